@@ -1,0 +1,76 @@
+"""What every test shares: a private kernel cache, hypothesis profiles, the host device, counts.
+
+The cache folder and hypothesis's own files live in one temporary folder per test run, shared by all
+worker processes, so that a run neither leans on nor litters the user's files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from zmlx.device.base import Device, device_named
+
+SCRATCH = "ZMLX_TEST_SCRATCH"  # set by the first process of a run, inherited by its workers
+
+hypothesis.settings.register_profile(
+    "default", max_examples=40, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile(
+    "exhaustive", max_examples=10_000, deadline=None, database=None, print_blob=True
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[SCRATCH] = tempfile.mkdtemp(prefix="zmlx-tests-")
+    os.environ["ZMLX_CACHE_DIR"] = os.path.join(os.environ[SCRATCH], "kernels")
+    set_hypothesis_home_dir(os.path.join(os.environ[SCRATCH], "hypothesis"))
+    exhaustive = "exhaustive" in config.option.markexpr and "not" not in config.option.markexpr
+    hypothesis.settings.load_profile("exhaustive" if exhaustive else "default")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SCRATCH), ignore_errors=True)
+
+
+@pytest.fixture
+def host_device() -> Device:
+    """The CPU device that runs kernels; where it must exist, its absence fails the test."""
+    device = device_named("host")
+    reason = device.unavailable()
+    if reason is not None and host_required():
+        pytest.fail(f"the host device is required here and cannot run: {reason}")
+    if reason is not None:
+        pytest.skip(reason)
+    return device
+
+
+def host_required() -> bool:
+    """ZMLX_REQUIRE_HOST=1 or 0 decides; unset, CI does."""
+    asked = os.environ.get("ZMLX_REQUIRE_HOST", os.environ.get("CI", ""))
+    return asked.lower() in ("1", "true")
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """`tally("generated graphs", n)`: counts that the end of the run adds up and prints."""
+    return lambda what, count: record_property(f"tally:{what}", count)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    totals: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, count in report.user_properties:
+            if report.when == "call" and name.startswith("tally:"):
+                totals[name.removeprefix("tally:")] += int(count)
+    for what, count in sorted(totals.items()):
+        terminalreporter.write_line(f"checked {count} {what}")

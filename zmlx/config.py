@@ -1,0 +1,44 @@
+"""Every environment variable ZMLX reads: name, default and meaning stand here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One environment variable."""
+
+    name: str
+    default: str
+    meaning: str
+
+    def text(self) -> str:
+        return os.environ.get(self.name, self.default)
+
+    def on(self) -> bool:
+        return self.text().strip().lower() not in ("", "0", "false", "off", "no")
+
+
+FUSE = Switch("ZMLX_FUSE", "1", "0 turns fusion off everywhere: functions run as plain MLX")
+CHECK = Switch(
+    "ZMLX_CHECK", "0", "1 also runs each region as MLX ops and raises where the two part"
+)
+LOG = Switch(
+    "ZMLX_LOG",
+    "",
+    "level of the 'zmlx' logger on stderr: info (retraces, compiles), debug (kernels too)",
+)
+DEVICE = Switch("ZMLX_DEVICE", "", "host or replay: forces the way kernels run on the CPU")
+CACHE = Switch(
+    "ZMLX_CACHE_DIR", "", "directory of compiled kernels; default: the user's cache directory"
+)
+COMPILER = Switch(
+    "ZMLX_CXX", "", "C++ compiler of the host device; default: $CXX, c++, g++, clang++"
+)
+THREADS = Switch(
+    "ZMLX_THREADS", "", "threads of the host device; default: all cores this process may use"
+)
+
+SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, THREADS)

@@ -1,0 +1,36 @@
+"""Every error that ZMLX raises on purpose, one class per stage.
+
+Messages read `[zmlx.<stage>] what failed: node or op, shapes, dtypes, source line. What to do.`
+"""
+
+
+class ZmlxError(Exception):
+    """Base of all ZMLX errors; catch it to catch them all."""
+
+
+class TraceError(ZmlxError):
+    """A function did something that a trace cannot record.
+
+    The usual causes are reading a value (``if x > 0``, ``float(x)``, ``x.item()``) and computing
+    with an array outside the tracer's sight. The message names the line and the way out.
+    """
+
+
+class PlanError(ZmlxError):
+    """A graph breaks a rule of the planner; always a defect of ZMLX, never of the user."""
+
+
+class DeriveError(ZmlxError):
+    """A derivative was asked for that does not exist or cannot be derived."""
+
+
+class EmitError(ZmlxError):
+    """A region cannot be written as a kernel."""
+
+
+class DeviceError(ZmlxError):
+    """A device cannot compile or launch a kernel; the message carries the compiler's words."""
+
+
+class CheckError(ZmlxError):
+    """`ZMLX_CHECK=1` found a region whose kernel and whose MLX ops disagree."""
