@@ -1,0 +1,85 @@
+"""Namespace: what a name of mlx.core or mlx.nn means in terms of the op table.
+
+The tracer asks `meaning` for a call by name: a row of the table, a composite of rows, or None
+(MLX runs it). Composites are written over an Elementwise namespace, which records rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from zmlx.ops.composite import COMPOSITES
+from zmlx.ops.table import OPS
+from zmlx.trace import intercept
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
+
+ROWS: dict[str, str] = {
+    name: spec.name for spec in OPS.values() for name in (*spec.mx, *spec.methods)
+}
+
+
+class Elementwise:
+    """One method for each row of the table: `F.add(a, b)` records on the tracer."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if op not in OPS:
+            raise AttributeError(op)
+        if op == "astype":
+            return lambda x, dtype: self._tracer.elementwise(op, (x,), dtype)
+        return lambda *operands: self._tracer.elementwise(op, operands)
+
+
+def meaning(
+    name: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Callable[[Tracer], Any] | None:
+    """What to record for `name(*args, **kwargs)`; None where MLX must run it.
+
+    A call on an explicit stream stays with MLX, as does one whose arguments do not fit the row.
+    """
+    if kwargs.get("stream") is not None:
+        return None
+    kwargs = {key: value for key, value in kwargs.items() if key != "stream"}
+    row = ROWS.get(name)
+    if row == "astype" and len(args) == 2 and not kwargs:
+        return lambda tracer: tracer.elementwise(row, args[:1], args[1])
+    if row is not None and row != "astype" and not kwargs and len(args) == OPS[row].arity:
+        return lambda tracer: tracer.elementwise(row, args)
+    composite = COMPOSITES.get(f"mlx.core.{name}")
+    if composite is not None:
+        return lambda tracer: composite(Elementwise(tracer), *args, **kwargs)
+    return None
+
+
+def function(op: str, param: mx.Dtype | None) -> Callable[..., Any]:
+    """MLX's own function for row `op`."""
+    if op == "astype":
+        return lambda x: mx.array.astype(x, param)
+    return intercept.original(OPS[op].mx[0])
+
+
+@cache
+def _activations() -> dict[int, Callable[..., Any]]:
+    """Composites of mlx.nn by the identity of the compiled function they replace."""
+    found = {}
+    for name, composite in COMPOSITES.items():
+        target = (
+            getattr(nn, name.removeprefix("mlx.nn."), None) if name.startswith("mlx.nn.") else None
+        )
+        if target is not None and not isinstance(target, type):
+            found[id(target)] = composite
+    return found
+
+
+def activation(target: Any) -> Callable[..., Any] | None:
+    """The composite for a compiled activation of mlx.nn, by identity."""
+    return _activations().get(id(target))
