@@ -1,0 +1,1 @@
+"""Derivatives of regions, as graphs: partials by sympy, lowering to rows, the chain rule."""

@@ -1,0 +1,283 @@
+"""Accumulation: the chain rule over a region, in reverse (VJP) and forward (JVP) mode.
+
+Comes in: a region (nodes of kind input, scalar, const, op). Goes out: a Derivative, whose graph
+recomputes what it needs of the region and holds kinds input, scalar, const, op and opaque (sums
+over broadcast dimensions), so that it is planned and differentiated like any other graph. Sizes in
+it are examples: it holds for all sizes of the same ranks and the same dimensions of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from zmlx import dtypes
+from zmlx.derive.lower import Builder, chain_rule
+from zmlx.errors import DeriveError
+from zmlx.ops.spec import OPERANDS
+from zmlx.trace.graph import Graph, OpaqueCall, Ref
+
+_KINDS = ("input", "scalar", "const", "op")
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """A derivative of a region as a graph.
+
+    VJP: inputs are the region's inputs, then one cotangent per region output; outputs are the
+    gradients of `targets`. JVP: inputs are the region's inputs, then one tangent per target;
+    outputs are the tangents of `outputs`. All other inputs have gradient zero, all other outputs
+    tangent zero.
+    """
+
+    graph: Graph
+    targets: tuple[int, ...]  # positions in region.inputs of what is differentiated
+    outputs: tuple[int, ...]  # positions in region.outputs of what depends on them
+
+
+def derive_vjp(region: Graph) -> Derivative:
+    """Reverse mode: the gradients of the region's float inputs."""
+    active = _active(region)
+    targets, outputs = _ends(region, active)
+    copy = _Copy(region)
+    seeds = [copy.input(region[node]["shape"], region[node]["dtype"]) for node in region.outputs]
+    pending: dict[int, dict[tuple[int, ...], int]] = {}
+    for position in outputs:
+        _contribute(copy, pending, region.outputs[position], seeds[position])
+    wanted = {region.inputs[t] for t in targets}
+    gradients: dict[int, int] = {}
+    for node in sorted(active, reverse=True):
+        buckets = pending.pop(node, None)
+        if buckets is None:
+            continue
+        cotangent = _gathered(copy, node, buckets)
+        if node in wanted:
+            gradients[node] = copy.builder.astype(cotangent, region[node]["dtype"], "")
+        elif region.kind(node) == "op":
+            _pull_back(copy, pending, active, node, cotangent)
+    copy.graph.outputs = [gradients[region.inputs[t]] for t in targets]
+    return Derivative(copy.graph, targets, outputs)
+
+
+def derive_jvp(region: Graph) -> Derivative:
+    """Forward mode: the tangents of the region's float outputs."""
+    active = _active(region)
+    targets, outputs = _ends(region, active)
+    copy = _Copy(region)
+    tangents: dict[int, int] = {}
+    for target in targets:
+        node = region.inputs[target]
+        tangents[node] = copy.input(region[node]["shape"], region[node]["dtype"])
+    for node in sorted(active):
+        if region.kind(node) == "op":
+            pushed = _push_forward(copy, tangents, node)
+            if pushed is not None:
+                tangents[node] = pushed
+    copy.graph.outputs = [_spread(copy, region.outputs[p], tangents) for p in outputs]
+    return Derivative(copy.graph, targets, outputs)
+
+
+# -- what depends on what -------------------------------------------------------------------------
+def _active(region: Graph) -> set[int]:
+    """Nodes on a differentiable path from a float input to a float output."""
+    reached: set[int] = set()
+    edges: list[tuple[int, int]] = []
+    for node in region:
+        data = region[node]
+        if data["kind"] not in _KINDS:
+            raise DeriveError(
+                f"[zmlx.derive] node {node} is {data['kind']}; a region has {_KINDS}."
+            )
+        if data["kind"] == "input" and dtypes.is_float(data["dtype"]):
+            reached.add(node)
+        elif data["kind"] == "op":
+            sources = [o for o, _ in _differentiable(region, node) if o in reached]
+            edges += [(source, node) for source in sources]
+            reached.update([node] if sources else [])
+    useful = {n for n in region.outputs if dtypes.is_float(region[n]["dtype"])}
+    for source, node in reversed(edges):
+        if node in useful:
+            useful.add(source)
+    return reached & useful
+
+
+def _differentiable(region: Graph, node: int) -> Iterable[tuple[int, int]]:
+    """(operand, position) pairs for which the row has a derivative that is not zero."""
+    rules = chain_rule(region[node]["op"])
+    return [(o, i) for i, o in enumerate(region.operands(node)) if rules[i] is not None]
+
+
+def _ends(region: Graph, active: set[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    targets = tuple(i for i, n in enumerate(region.inputs) if n in active)
+    outputs = tuple(
+        i
+        for i, n in enumerate(region.outputs)
+        if n in active and dtypes.is_float(region[n]["dtype"])
+    )
+    return targets, outputs
+
+
+# -- the region's own values inside the derivative ------------------------------------------------
+class _Copy:
+    """Recomputes the region's nodes in the derivative's graph, each when it is first needed."""
+
+    def __init__(self, region: Graph) -> None:
+        self.region, self.builder = region, Builder()
+        self.graph = self.builder.graph
+        self._nodes: dict[int, int] = {}
+        for node in region.inputs:
+            skip = ("kind", "operands", "index")
+            attributes = {k: v for k, v in region[node].items() if k not in skip}
+            self._nodes[node] = self.graph.add(region.kind(node), **attributes)
+
+    def input(self, shape: tuple[int, ...], dtype: str) -> int:
+        return self.graph.add("input", shape=shape, dtype=dtype)
+
+    def node(self, node: int) -> int:
+        """The copy of the region's `node`."""
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            missing = [o for o in self.region.operands(top) if o not in self._nodes]
+            if top in self._nodes or not missing:
+                stack.pop()
+                if top not in self._nodes:
+                    self._nodes[top] = self._made(top)
+            else:
+                stack += missing
+        return self._nodes[node]
+
+    def _made(self, node: int) -> int:
+        data = self.region[node]
+        if data["kind"] == "const":
+            return self.builder.const(data["value"], data["dtype"])
+        operands = [self._nodes[o] for o in data["operands"]]
+        return self.builder.raw(data["op"], operands, data["at"], data["dtype"], data["loc"])
+
+
+class _Values(Mapping[str, int]):
+    """x, y, z and out of one region node, copied on demand, in the type that it computes in."""
+
+    def __init__(self, copy: _Copy, node: int, factor: int) -> None:
+        self.copy, self.node, self.factor = copy, node, factor
+
+    def __getitem__(self, name: str) -> int:
+        if name == "g":
+            return self.factor
+        if name == "out":
+            return self.copy.node(self.node)
+        data = self.copy.region[self.node]
+        operand = self.copy.node(data["operands"][OPERANDS.index(name)])
+        if data["op"] == "where":  # the condition has a type of its own
+            return operand
+        return self.copy.builder.astype(operand, data["at"], data["loc"])
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((*OPERANDS, "out", "g"))
+
+    def __len__(self) -> int:
+        return len(OPERANDS) + 2
+
+
+def _chained(copy: _Copy, node: int, position: int, factor: int) -> int:
+    """factor times the derivative of `node` by its operand at `position`."""
+    data = copy.region[node]
+    rule = chain_rule(data["op"])[position]
+    assert rule is not None  # callers go by _differentiable
+    return copy.builder.plant(rule, _Values(copy, node, factor), data["at"], data["loc"])
+
+
+def _through_cast(copy: _Copy, node: int, value: int) -> int:
+    """MLX casts what flows through a node of an integer type to that type."""
+    dtype = copy.region[node]["dtype"]
+    return value if dtypes.is_float(dtype) else copy.builder.astype(value, dtype, "")
+
+
+# -- reverse mode ---------------------------------------------------------------------------------
+def _pull_back(
+    copy: _Copy,
+    pending: dict[int, dict[tuple[int, ...], int]],
+    active: set[int],
+    node: int,
+    cotangent: int,
+) -> None:
+    for operand, position in _differentiable(copy.region, node):
+        if operand in active:
+            value = _chained(copy, node, position, cotangent)
+            _contribute(copy, pending, operand, _through_cast(copy, operand, value))
+
+
+def _contribute(
+    copy: _Copy, pending: dict[int, dict[tuple[int, ...], int]], node: int, value: int
+) -> None:
+    """Add `value` to what `node` receives, at the shape `value` has."""
+    buckets = pending.setdefault(node, {})
+    shape = copy.graph[value]["shape"]
+    buckets[shape] = (
+        copy.builder.op("add", (buckets[shape], value), "") if shape in buckets else value
+    )
+
+
+def _gathered(copy: _Copy, node: int, buckets: Mapping[tuple[int, ...], int]) -> int:
+    """All that `node` receives, summed over the dimensions along which it was broadcast."""
+    shape = copy.region[node]["shape"]
+    parts = [_summed(copy, value, shape) for value in buckets.values()]
+    total = parts[0]
+    for part in parts[1:]:
+        total = copy.builder.op("add", (total, part), "")
+    return total
+
+
+def _summed(copy: _Copy, value: int, shape: tuple[int, ...]) -> int:
+    have = copy.graph[value]["shape"]
+    if have == shape:
+        return value
+    lead = len(have) - len(shape)
+    inner = tuple(d for d in range(lead, len(have)) if shape[d - lead] == 1 and have[d] != 1)
+    dtype = copy.graph[value]["dtype"]
+    if dtype in dtypes.HALVES:  # a long sum in a half type would lose most of its digits
+        value = copy.builder.astype(value, "float32", "")
+    axes = (*range(lead), *inner)
+    kept = tuple(1 if d in axes else size for d, size in enumerate(have))
+    if inner:
+        value = _opaque(copy, value, mx.sum, {"axis": axes, "keepdims": True}, "sum", kept)
+        if not lead:
+            return value
+        return _opaque(
+            copy, value, mx.squeeze, {"axis": tuple(range(lead))}, "squeeze", kept[lead:]
+        )
+    return _opaque(copy, value, mx.sum, {"axis": axes, "keepdims": False}, "sum", have[lead:])
+
+
+def _opaque(
+    copy: _Copy,
+    value: int,
+    fn: object,
+    kwargs: dict[str, object],
+    label: str,
+    shape: tuple[int, ...],
+) -> int:
+    call = OpaqueCall(fn, (Ref(0),), kwargs, label)  # type: ignore[arg-type]
+    dtype = copy.graph[value]["dtype"]
+    return copy.graph.add("opaque", (value,), shape=shape, dtype=dtype, call=call, pure=True)
+
+
+# -- forward mode ---------------------------------------------------------------------------------
+def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int | None:
+    total: int | None = None
+    for operand, position in _differentiable(copy.region, node):
+        if operand in tangents:
+            part = _chained(copy, node, position, tangents[operand])
+            total = part if total is None else copy.builder.op("add", (total, part), "")
+    return None if total is None else _through_cast(copy, node, total)
+
+
+def _spread(copy: _Copy, node: int, tangents: Mapping[int, int]) -> int:
+    """The tangent of output `node` in its type and at its full shape."""
+    data, tangent = copy.region[node], tangents[node]
+    if copy.graph[tangent]["shape"] != data["shape"]:
+        ones = copy.builder.op("ones_like", (copy.node(node),), "")
+        tangent = copy.builder.op("multiply", (ones, tangent), "")
+    return copy.builder.astype(tangent, data["dtype"], "")
