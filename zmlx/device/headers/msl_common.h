@@ -1,0 +1,125 @@
+// Metal functions that need no transcendental mathematics. Part of msl_on_host.h.
+//
+// Semantics are Metal's: min and max return the operand that is a number, round goes away from
+// zero at ties, select(a, b, c) is c ? b : a.
+#pragma once
+
+namespace metal {
+
+#define ZM_ROUNDING(NAME)                \
+  ZM_INLINE float NAME(float x) {        \
+    return __builtin_##NAME##f(x);       \
+  }
+ZM_ROUNDING(floor)
+ZM_ROUNDING(ceil)
+ZM_ROUNDING(trunc)
+ZM_ROUNDING(rint)
+#undef ZM_ROUNDING
+
+ZM_INLINE float copysign(float x, float y) {
+  return as_type<float>((as_type<uint>(x) & 0x7fffffffu) | (as_type<uint>(y) & 0x80000000u));
+}
+// The largest float below one half: adding one half itself would carry 0.49999997 up to one.
+ZM_INLINE float round(float x) {
+  return __builtin_truncf(x + copysign(0.49999997f, x));
+}
+ZM_INLINE float fabs(float x) {
+  return __builtin_fabsf(x);
+}
+ZM_INLINE float abs(float x) {
+  return __builtin_fabsf(x);
+}
+template <typename T>
+ZM_INLINE T abs(T x) {
+  return x < T(0) ? T(T(0) - x) : x;
+}
+ZM_INLINE float fract(float x) {
+  const float r = x - __builtin_floorf(x);
+  return r >= 1.0f ? 0.99999994f : r;
+}
+ZM_INLINE float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+ZM_INLINE float fmod(float x, float y) {
+  return __builtin_fmodf(x, y);
+}
+ZM_INLINE float sign(float x) {
+  return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : (x == 0.0f ? x : 0.0f));
+}
+
+ZM_INLINE bool isnan(float x) {
+  return x != x;
+}
+ZM_INLINE bool isinf(float x) {
+  return __builtin_fabsf(x) == INFINITY;
+}
+ZM_INLINE bool isfinite(float x) {
+  return __builtin_fabsf(x) < INFINITY;
+}
+ZM_INLINE bool isnormal(float x) {
+  return isfinite(x) && __builtin_fabsf(x) >= 0x1p-126f;
+}
+ZM_INLINE bool signbit(float x) {
+  return (as_type<uint>(x) >> 31) != 0;
+}
+
+ZM_INLINE float fmax(float x, float y) {
+  return (x > y || y != y) ? x : y;
+}
+ZM_INLINE float fmin(float x, float y) {
+  return (x < y || y != y) ? x : y;
+}
+ZM_INLINE float max(float x, float y) {
+  return fmax(x, y);
+}
+ZM_INLINE float min(float x, float y) {
+  return fmin(x, y);
+}
+template <typename T>
+ZM_INLINE T max(T x, T y) {
+  return x < y ? y : x;
+}
+template <typename T>
+ZM_INLINE T min(T x, T y) {
+  return y < x ? y : x;
+}
+template <typename T>
+ZM_INLINE T clamp(T x, T low, T high) {
+  return min(max(x, low), high);
+}
+ZM_INLINE float saturate(float x) {
+  return fmin(fmax(x, 0.0f), 1.0f);
+}
+ZM_INLINE float mix(float x, float y, float a) {
+  return x + (y - x) * a;
+}
+ZM_INLINE float step(float edge, float x) {
+  return x < edge ? 0.0f : 1.0f;
+}
+template <typename T>
+ZM_INLINE T select(T a, T b, bool c) {
+  return c ? b : a;
+}
+
+ZM_INLINE int popcount(uint x) {
+  return __builtin_popcount(x);
+}
+ZM_INLINE int popcount(ulong x) {
+  return __builtin_popcountl(x);
+}
+ZM_INLINE uint clz(uint x) {
+  return x == 0 ? 32u : uint(__builtin_clz(x));
+}
+ZM_INLINE uint ctz(uint x) {
+  return x == 0 ? 32u : uint(__builtin_ctz(x));
+}
+
+// The host has one accuracy: its fast functions are the precise ones.
+namespace precise {
+using namespace metal;
+}
+namespace fast {
+using namespace metal;
+}
+
+}  // namespace metal

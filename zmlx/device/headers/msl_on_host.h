@@ -1,0 +1,61 @@
+// Metal Shading Language's names in C++17, so that a kernel's MSL text compiles for the host CPU.
+//
+// Declares what Metal's standard library has, and nothing more; every other name starts with zm_ or
+// ZM_. No standard header is included: a small kernel compiles in about 0.2 s. Kernels that must
+// match MLX bit by bit define ZM_EXACT first and get their functions from mlx_exact.h.
+#pragma once
+
+#define ZM_INLINE static inline __attribute__((always_inline, unused))
+
+#if __has_include(<features.h>)
+#include <features.h>
+#endif
+
+// Address spaces and function kinds mean nothing on the host.
+#define thread
+#define device
+#define constant const
+#define threadgroup
+#define kernel
+
+#if defined(__clang__)
+#define ZMLX_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define ZMLX_LOOP _Pragma("GCC ivdep")
+#endif
+
+#define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
+#define MAXFLOAT 3.40282347e+38f
+#define M_PI_F 3.14159274f
+#define M_E_F 2.71828183f
+#define M_LN2_F 0.693147182f
+#define M_LOG2E_F 1.44269502f
+#define M_SQRT2_F 1.41421356f
+
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef unsigned long ulong;
+
+struct uint2 {
+  uint x, y;
+};
+struct uint3 {
+  uint x, y, z;
+};
+
+template <typename To, typename From>
+ZM_INLINE To as_type(From value) {
+  static_assert(sizeof(To) == sizeof(From), "as_type needs types of one size");
+  return __builtin_bit_cast(To, value);
+}
+
+#include "msl_halves.h"
+
+#ifdef ZM_EXACT
+#include "mlx_exact.h"
+#else
+#include "msl_math.h"
+#endif
+#include "msl_common.h"

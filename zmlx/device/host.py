@@ -1,0 +1,177 @@
+"""The host device: kernels compiled as C++ for this machine's CPU.
+
+Comes in: KernelSource objects. Goes out: launchers that build lazy MLX primitives. Compiled kernels
+are kept on disk and in this process; what is missing is compiled in one run of the compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import config
+from zmlx.device import native_module, toolchain
+from zmlx.device.base import DeviceReport, Launcher
+from zmlx.device.cache import KernelCache
+from zmlx.device.host_text import translation_unit
+from zmlx.errors import DeviceError
+from zmlx.msl.kernel import Arg, KernelSource
+
+_log = logging.getLogger("zmlx.device")
+
+
+class HostDevice:
+    """Compiles and loads kernels; safe to use from several threads."""
+
+    name = "host"
+
+    def __init__(self) -> None:
+        self.cache = KernelCache()
+        self._lock = threading.RLock()
+        self._launchers: dict[str, Launcher] = {}
+        self._native: Any = None
+        self._problem: str | None = None
+
+    @property
+    def native(self) -> Any:
+        """The native module; DeviceError where it cannot be had."""
+        if self._native is None:
+            with self._lock:
+                if self._native is None:
+                    module = native_module.load(self.cache)
+                    module.set_threads(thread_count())
+                    self._native = module
+        return self._native
+
+    def unavailable(self) -> str | None:
+        if config.DEVICE.text() == "replay":
+            return "ZMLX_DEVICE=replay asks for MLX ops in place of kernels"
+        if self._native is None and self._problem is None:
+            try:
+                self.native  # noqa: B018 - loads it
+            except DeviceError as error:
+                self._problem = str(error).removeprefix("[zmlx.device] ")
+        return self._problem
+
+    def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
+        native = self.native
+        with self._lock:
+            wanted = {k.digest: k for k in kernels if k.digest not in self._launchers}
+            for kernel, library in self._libraries(list(wanted.values())):
+                self._launchers[kernel.digest] = native.load(
+                    str(library), kernel.name, kernel.name,
+                    _triples(kernel.inputs), _triples(kernel.outputs), kernel.rank,
+                )  # fmt: skip
+            return [self._launchers[kernel.digest] for kernel in kernels]
+
+    def report(self) -> DeviceReport:
+        missing = [problem] if (problem := native_module.missing()) else []
+        if not missing and (problem := self.unavailable()):
+            missing = [problem]
+        compiler = toolchain.find_compiler()
+        built = native_module.built_path(self.cache)
+        size, count = self.cache.statistics()
+        return DeviceReport(
+            device=self.name,
+            mlx_version=mx.__version__,
+            threads=thread_count(),
+            compiler=compiler.path if compiler else "",
+            compiler_version=toolchain.version(),
+            abi_found=native_module.abi_of(native_module.mlx_core_path()),
+            abi_built=native_module.abi_of(built) if built else "",
+            cache_directory=str(self.cache.directory()),
+            cache_bytes=size,
+            cache_kernels=count,
+            missing=tuple(missing),
+        )
+
+    def _libraries(self, kernels: list[KernelSource]) -> list[tuple[KernelSource, Path]]:
+        """The library of each kernel, those not in the cache compiled together."""
+        keys = {kernel: _key(kernel) for kernel in kernels}
+        found = {kernel: self.cache.find(keys[kernel]) for kernel in kernels}
+        missing = [kernel for kernel in kernels if found[kernel] is None]
+        if missing:
+            self._refuse(missing)
+            started = time.perf_counter()
+            made = self.cache.make([keys[k] for k in missing], partial(_compile, missing))
+            seconds = time.perf_counter() - started
+            _log.info("compiled %d kernels in %.2f s: %s", len(missing), seconds, missing[0].name)
+            found.update(dict.fromkeys(missing, made))
+        return [(kernel, path) for kernel, path in found.items() if path is not None]
+
+    @staticmethod
+    def _refuse(kernels: Sequence[KernelSource]) -> None:
+        for kernel in kernels:
+            if not kernel.elementwise:
+                raise DeviceError(
+                    f"[zmlx.device] kernel {kernel.name} is not elementwise, and the host "
+                    "device runs elementwise kernels only. Run it as MLX ops."
+                )
+
+
+def thread_count() -> int:
+    """ZMLX_THREADS, or the cores that this process may use."""
+    text = config.THREADS.text()
+    if not text:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if not text.isdigit() or int(text) < 1:
+        raise DeviceError(f"[zmlx.device] ZMLX_THREADS is {text!r}; give a number from 1 on.")
+    return int(text)
+
+
+def _triples(arguments: Sequence[Arg]) -> list[tuple[str, str, int]]:
+    return [(a.name, a.dtype, a.rank) for a in arguments]
+
+
+@lru_cache(maxsize=1)
+def _headers_digest() -> str:
+    texts = [path.read_bytes() for path in sorted(toolchain.HEADERS.glob("*.h"))]
+    texts.append((Path(__file__).parent / "host_text.py").read_bytes())
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+
+
+def _key(kernel: KernelSource) -> str:
+    compiler = toolchain.find_compiler()
+    parts = [
+        kernel.digest, kernel.stem, compiler.identity if compiler else "",
+        " ".join(toolchain.kernel_flags()), " ".join(toolchain.kernel_libraries()),
+        _headers_digest(), mx.__version__, toolchain.cpu_features(),
+    ]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _compile(kernels: Sequence[KernelSource], folder: Path) -> Path:
+    sources = []
+    for exact in (False, True):
+        group = [kernel for kernel in kernels if kernel.exact == exact]
+        if group:
+            sources.append(folder / ("exact.cpp" if exact else "kernels.cpp"))
+            sources[-1].write_text(translation_unit(group), "utf-8")
+    output = folder / "kernels.so"
+    flags = [*toolchain.kernel_flags(), f"-I{toolchain.HEADERS}"]
+    try:
+        toolchain.compile_shared(sources, output, flags, toolchain.kernel_libraries())
+    except DeviceError as error:
+        raise DeviceError(f"{error}\n{_guilty(kernels, str(error))}") from None
+    return output
+
+
+def _guilty(kernels: Sequence[KernelSource], words: str) -> str:
+    """The numbered text of the first kernel that the compiler names, or of the first."""
+    kernel = next((k for k in kernels if k.name in words), kernels[0])
+    parts = []
+    for part, text in (("header", kernel.header), ("body", kernel.body)):
+        lines = [f"{n:4d} | {line}" for n, line in enumerate(text.splitlines(), start=1)]
+        parts.append(f"{kernel.name}.{part}:\n" + "\n".join(lines))
+    return "\n".join(parts)

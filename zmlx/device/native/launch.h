@@ -1,0 +1,172 @@
+// One launch of a compiled kernel: what it reads, how its dimensions merge, how it is shared out.
+//
+// The layout of `Arguments` is known to the text that zmlx/device/host_text.py writes around a kernel.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <vector>
+
+#include "mlx/array.h"
+#include "pool.h"
+#include "tiles.h"
+
+namespace zmlx {
+
+namespace mx = mlx::core;
+
+// Seen by the compiled kernel. `elements` is ELEMS: how many output elements one "thread" computes.
+struct Arguments {
+  void* const* data;  // inputs, then outputs
+  const int32_t* const* shapes;
+  const int64_t* const* strides;
+  const int32_t* ranks;
+  int64_t elements;
+};
+
+// Below this many elements waking another thread costs more than it brings.
+constexpr int64_t kInline = 1 << 15;
+constexpr int64_t kElements = 1 << 13;
+
+struct Launch {
+  Entry entry;
+  int64_t size;
+  std::vector<void*> data;
+  std::vector<std::vector<int32_t>> shapes;
+  std::vector<std::vector<int64_t>> strides;
+  Tiles tiles;
+
+  void run() const {
+    std::vector<const int32_t*> shape_pointers;
+    std::vector<const int64_t*> stride_pointers;
+    std::vector<int32_t> ranks;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      shape_pointers.push_back(shapes[i].data());
+      stride_pointers.push_back(strides[i].data());
+      ranks.push_back(static_cast<int32_t>(shapes[i].size()));
+    }
+    const bool tiled = size > kInline && tiles.row > 0;
+    const int64_t elements = tiled ? kTileElements : std::min(size, size > kInline ? kElements : kInline);
+    Arguments arguments{
+        data.data(), shape_pointers.data(), stride_pointers.data(), ranks.data(), elements};
+    Task task{entry, &arguments, &tiles};
+    if (size <= kInline) {
+      entry(&arguments, 0, 1);
+    } else if (tiled) {
+      Pool::get().run(&Task::run_tiles, &task, tiles.units(), 1);
+    } else {
+      const int64_t threads = (size + kElements - 1) / kElements;
+      const int64_t bites = 8 * static_cast<int64_t>(Pool::width());
+      Pool::get().run(&Task::run, &task, threads, std::max<int64_t>(1, threads / bites));
+    }
+  }
+
+ private:
+  struct Task {
+    Entry entry;
+    const Arguments* arguments;
+    const Tiles* tiles;
+
+    static void run(void* self, int64_t begin, int64_t end) {
+      auto* task = static_cast<Task*>(self);
+      task->entry(task->arguments, begin, end);
+    }
+
+    static void run_tiles(void* self, int64_t begin, int64_t end) {
+      auto* task = static_cast<Task*>(self);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        task->tiles->run(task->entry, task->arguments, unit);
+      }
+    }
+  };
+};
+
+// Shapes and strides of the inputs of an elementwise kernel, adjacent dimensions merged where every
+// input steps through them as through one. A merged group appears in its last dimension, the others
+// as size one; so a kernel whose text knows which dimensions are one sees no other pattern.
+class Merger {
+ public:
+  Merger(const std::vector<mx::array>& inputs, const mx::Shape& output)
+      : inputs_(inputs), sizes_(output.begin(), output.end()) {
+    int group = -1;
+    for (int d = static_cast<int>(sizes_.size()) - 1; d >= 0; --d) {
+      if (sizes_[d] == 1) {
+        continue;
+      }
+      if (group >= 0 && mergeable(d, group)) {
+        sizes_[group] *= sizes_[d];
+        sizes_[d] = 1;
+      } else {
+        group = d;
+      }
+    }
+  }
+
+  void present(Launch& launch) const {
+    for (const auto& input : inputs_) {
+      const int rank = static_cast<int>(input.ndim());
+      std::vector<int32_t> shape(rank, 1);
+      std::vector<int64_t> strides(rank, 0);
+      for (int own = 0; own < rank; ++own) {
+        const int d = own + offset(input);
+        if (d >= 0 && input.shape()[own] != 1) {
+          shape[own] = static_cast<int32_t>(sizes_[d]);
+          strides[own] = input.strides()[own];
+        }
+      }
+      launch.shapes.push_back(std::move(shape));
+      launch.strides.push_back(std::move(strides));
+      if (launch.tiles.row == 0) {
+        launch.tiles = tiles_for(input);
+      }
+    }
+  }
+
+ private:
+  int offset(const mx::array& input) const {
+    return static_cast<int>(sizes_.size()) - static_cast<int>(input.ndim());
+  }
+
+  bool mergeable(int d, int group) const {
+    if (sizes_[d] * sizes_[group] > std::numeric_limits<int32_t>::max()) {
+      return false;
+    }
+    return std::all_of(inputs_.begin(), inputs_.end(), [&](const mx::array& input) {
+      const int outer = d - offset(input);
+      const int inner = group - offset(input);
+      const bool outer_one = outer < 0 || input.shape()[outer] == 1;
+      const bool inner_one = inner < 0 || input.shape()[inner] == 1;
+      if (outer_one || inner_one) {
+        return outer_one && inner_one;
+      }
+      return input.strides()[outer] == input.strides()[inner] * sizes_[group];
+    });
+  }
+
+  // Rows along the dimension in which `input` has its smallest stride, if it also steps through a
+  // later dimension.
+  Tiles tiles_for(const mx::array& input) const {
+    int64_t smallest = 0, below = 1, all = 1;
+    Tiles tiles;
+    for (int d = static_cast<int>(sizes_.size()) - 1; d >= 0; --d) {
+      const int own = d - offset(input);
+      const bool varies = own >= 0 && sizes_[d] != 1 && input.shape()[own] != 1;
+      const int64_t stride = varies ? std::abs(input.strides()[own]) : 0;
+      if (stride != 0 && (smallest == 0 || stride < smallest)) {
+        tiles.row = smallest == 0 ? 0 : below;
+        smallest = stride;
+      }
+      below *= sizes_[d];
+      all = below;
+    }
+    const bool worth = tiles.row >= 2 * kTileElements && all >= tiles.row * (kTileRows / 4);
+    return worth ? Tiles{tiles.row, all / tiles.row} : Tiles{};
+  }
+
+  const std::vector<mx::array>& inputs_;
+  std::vector<int64_t> sizes_;
+};
+
+}  // namespace zmlx
