@@ -1,0 +1,191 @@
+"""The command line: `python -m zmlx demo | doctor | explain | version`.
+
+In: words from the shell. Out: text on the terminal, files where asked for, and an exit status (0
+well, 1 a promise broken or nothing can run, 2 wrong usage). Called by `python -m zmlx`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import mlx.core as mx
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import zmlx
+from zmlx import config
+from zmlx.demo import run_demo
+from zmlx.device.base import DeviceReport, device_for_current_stream
+from zmlx.errors import ZmlxError
+
+app = typer.Typer(
+    help="ZMLX: MLX functions fused, differentiated and run as kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+DTYPES = {
+    str(d).removeprefix("mlx.core."): d
+    for d in (
+        *(mx.float32, mx.float16, mx.bfloat16, mx.complex64, mx.bool_),
+        *(mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64),
+    )
+}
+
+
+@app.command()
+def demo(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each way.")] = 150,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the PNG and the HTML page.")] = Path(
+        "zmlx-demo"
+    ),
+) -> None:
+    """Train a digit classifier three ways and compare: plain MLX, mx.compile, @zmlx.fuse."""
+    if not run_demo(steps, seed, out, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Say which device will run, what was found, and how to get what is missing."""
+    console = Console()
+    report = device_for_current_stream().report()
+    console.print(doctor_table(report))
+    for number, missing in enumerate(report.missing, 1):
+        console.print(f"missing {number}: {missing}", soft_wrap=True, markup=False)
+    if not _a_fused_function_runs():
+        console.print("A fused function gave a wrong value: nothing here can be trusted to run.")
+        raise typer.Exit(1)
+    console.print(f"A fused function was called and ran {_way(report)}.")
+
+
+def doctor_table(report: DeviceReport) -> Table:
+    """What was found, a row per fact."""
+    table = Table(show_header=False, title="zmlx doctor")
+    cache = f"{report.cache_kernels} kernels, {report.cache_bytes / 2**20:.1f} MiB"
+    rows = {
+        "zmlx": zmlx.__version__,
+        "device": report.device,
+        "mlx": report.mlx_version,
+        "compiler": f"{report.compiler} {report.compiler_version}".strip() or "none",
+        "binary interface of mlx": report.abi_found or "not asked",
+        "binary interface of the primitive": report.abi_built or "not built yet",
+        "kernel cache": f"{report.cache_directory} ({cache})" if report.cache_directory else "none",
+    }
+    for name, fact in rows.items():
+        table.add_row(name, Text(fact, overflow="fold"))
+    return table
+
+
+def _way(report: DeviceReport) -> str:
+    if not config.FUSE.on():
+        return f"as plain MLX, because {config.FUSE.name} is {config.FUSE.text()!r}"
+    if report.missing or config.DEVICE.text() == "replay":
+        return "as MLX ops, unfused"
+    return f"as a kernel on this device ({report.device})"
+
+
+def _a_fused_function_runs() -> bool:
+    x = mx.array([0.0, 1.0, 2.0])
+    return bool(mx.allclose(zmlx.fuse(lambda x: x * x + 1.0)(x), mx.array([1.0, 2.0, 5.0])).item())
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of ZMLX and MLX."""
+    typer.echo(f"zmlx {zmlx.__version__}, mlx {mx.__version__}")
+
+
+@app.command()
+def explain(
+    target: Annotated[str, typer.Argument(help="The function, as module:function.")],
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="Arguments, joined by commas: SIZES:DTYPE (1024x4096:float32; 'scalar' for a 0-d "
+            "array), or =NUMBER for a Python number."
+        ),
+    ],
+    html: Annotated[Path | None, typer.Option(help="Also save the report as an HTML page.")] = None,
+) -> None:
+    """Show what zmlx.fuse makes of a function called with random arrays."""
+    arguments = parse_arguments(shape)
+    function = find_function(target)
+    try:
+        explanation = zmlx.explain(function, *arguments)
+    except (ZmlxError, TypeError, ValueError) as error:
+        typer.echo(f"[zmlx.cli] explain {target} failed: {error}", err=True)
+        raise typer.Exit(1) from error
+    Console().print(explanation)
+    if html is not None:
+        explanation.save(html)
+        typer.echo(f"Written: {html}")
+
+
+def find_function(target: str) -> Callable[..., Any]:
+    """What `module:name` (or `module:name.attribute`) names; the current folder counts."""
+    module, colon, path = target.partition(":")
+    if not (module and colon and path):
+        raise _bad("TARGET", target, "module:function, e.g. mlx.nn:gelu")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise _bad("TARGET", target, f"a module that imports ({error})") from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            where = getattr(found, "__name__", type(found).__name__)
+            raise _bad("TARGET", target, f"a function that exists; {where} has no {name!r}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise _bad("TARGET", target, f"something callable, not {type(found).__name__}")
+    return found
+
+
+def parse_arguments(text: str) -> list[Any]:
+    """Random arrays and numbers from `1024x4096:float32,scalar:float16,=0.5`."""
+    return [_parse_argument(part.strip()) for part in text.split(",")]
+
+
+def _parse_argument(part: str) -> Any:
+    if part.startswith("="):
+        return _parse_number(part)
+    sizes, _, dtype = part.partition(":")
+    if dtype not in DTYPES:
+        raise _bad("--shape", part, f"SIZES:DTYPE with a dtype of {', '.join(DTYPES)}")
+    if sizes == "scalar":
+        return random_array((), dtype)
+    pieces = sizes.split("x")
+    if not all(piece.isascii() and piece.isdigit() for piece in pieces):
+        raise _bad("--shape", part, "sizes joined by x before the colon, e.g. 1024x4096:float32")
+    return random_array(tuple(int(piece) for piece in pieces), dtype)
+
+
+def _parse_number(part: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(part[1:])
+        except ValueError:
+            continue
+    raise _bad("--shape", part, "a Python number after '=', e.g. =0.5")
+
+
+def random_array(shape: tuple[int, ...], dtype: str) -> mx.array:
+    """Normal numbers, or 0 and 1 for bool, or 0 to 9 for integers."""
+    if "int" in dtype:
+        return mx.random.randint(0, 10, shape).astype(DTYPES[dtype])
+    normal = mx.random.normal(shape)
+    return normal > 0 if dtype == "bool" else normal.astype(DTYPES[dtype])
+
+
+def _bad(where: str, got: str, wanted: str) -> typer.BadParameter:
+    return typer.BadParameter(f"got {got!r}, wanted {wanted}", param_hint=where)

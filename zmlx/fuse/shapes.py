@@ -1,0 +1,84 @@
+"""Symbolic shapes: which sizes of a graph are equal for every call, not just in the example.
+
+A dimension is 1, or a symbol. Elementwise ops make the symbols of their operands equal; the
+planner puts two outputs into one kernel only where their symbolic shapes are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zmlx.trace.graph import Graph
+
+Shape = tuple[int, ...]
+
+
+class Symbols:
+    """Union-find over dimensions: symbol 1 is the size one, others are unknown sizes."""
+
+    def __init__(self) -> None:
+        self.parent: list[int] = [0, 1]
+
+    def new(self) -> int:
+        self.parent.append(len(self.parent))
+        return len(self.parent) - 1
+
+    def find(self, symbol: int) -> int:
+        while self.parent[symbol] != symbol:
+            self.parent[symbol] = self.parent[self.parent[symbol]]
+            symbol = self.parent[symbol]
+        return symbol
+
+    def join(self, a: int, b: int) -> int:
+        a, b = self.find(a), self.find(b)
+        self.parent[max(a, b)] = min(a, b)
+        return min(a, b)
+
+
+def symbolic_shapes(graph: Graph) -> dict[int, Shape]:
+    """For each node, its shape in symbols (1 for a size of one)."""
+    symbols, shapes = Symbols(), {}
+    for node in graph:
+        data = graph[node]
+        if data["kind"] == "op":
+            shapes[node] = _broadcast(symbols, [shapes[o] for o in graph.operands(node)])
+        else:
+            shapes[node] = tuple(1 if size == 1 else symbols.new() for size in data["shape"])
+    return {n: tuple(symbols.find(s) for s in shape) for n, shape in shapes.items()}
+
+
+def _broadcast(symbols: Symbols, shapes: Sequence[Shape]) -> Shape:
+    rank = max(map(len, shapes), default=0)
+    result = [1] * rank
+    for shape in shapes:
+        for i, symbol in enumerate(shape, start=rank - len(shape)):
+            if symbol != 1:
+                result[i] = symbol if result[i] == 1 else symbols.join(result[i], symbol)
+    return tuple(result)
+
+
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """The NumPy broadcast of shapes that are known to fit."""
+    rank = max(map(len, shapes), default=0)
+    result = [1] * rank
+    for shape in shapes:
+        for i, size in enumerate(shape, start=rank - len(shape)):
+            if size != 1:
+                result[i] = size
+    return tuple(result)
+
+
+def reshaped(region: Graph, shapes: Sequence[Shape]) -> None:
+    """Give `region` (input, scalar, const and op nodes) new input shapes, in place."""
+    given = iter(shapes)
+    for node in region:
+        data = region[node]
+        if data["kind"] == "input":
+            data["shape"] = tuple(next(given))
+        elif data["kind"] == "op":
+            data["shape"] = broadcast([region[o]["shape"] for o in region.operands(node)])
+
+
+def pattern(shapes: Sequence[Shape]) -> tuple[tuple[bool, ...], ...]:
+    """What of the shapes a kernel is made for: ranks, and which dimensions are one."""
+    return tuple([tuple([size == 1 for size in shape]) for shape in shapes])

@@ -1,0 +1,119 @@
+"""Simplification: graph -> smaller graph with the same values, to the last bit.
+
+Common subexpressions merge, dead nodes vanish, and a few rewrites apply that IEEE arithmetic
+allows (x*1, x-0, x/1, --x, a cast to the type a value has). Nothing else: x+0 would lose -0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zmlx.ops.table import OPS
+from zmlx.trace.graph import Graph
+
+_IDENTITY = {"multiply": (1, (0, 1)), "divide": (1, (1,)), "subtract": (0, (1,))}
+
+
+def simplify(graph: Graph) -> Graph:
+    """A new graph without duplicate, dead and idle nodes; inputs and outputs keep their order."""
+    live = _live(graph)
+    result, new, seen = Graph(), {}, {}
+    for node in graph:
+        if node not in live:
+            continue
+        operands = tuple(new[o] for o in graph.operands(node))
+        kept = _idle(graph, node, result, operands)
+        if kept is not None:
+            new[node] = kept
+            continue
+        key = _key(graph, node, operands)
+        if key is not None and key in seen:
+            new[node] = seen[key]
+            continue
+        new[node] = copy_node(graph, node, result, operands)
+        if key is not None:
+            seen[key] = new[node]
+    result.outputs = [new[n] for n in graph.outputs]
+    return result if len(result) == len(_live(result)) else simplify(result)
+
+
+def copy_node(source: Graph, node: int, target: Graph, operands: Sequence[int]) -> int:
+    """Append a copy of `node`, fed by `operands`, to `target`."""
+    attributes = {k: v for k, v in source[node].items() if k not in ("operands", "kind")}
+    index = attributes.pop("index", None)
+    copied = target.add(source.kind(node), operands, **attributes)
+    if index is not None and source.kind(node) == "item":
+        target[copied]["index"] = index
+    return copied
+
+
+def _live(graph: Graph) -> set[int]:
+    """Nodes that an output needs, every input, and calls with effects."""
+    stack = [*graph.outputs, *graph.inputs]
+    stack += [n for n in graph if graph.kind(n) == "opaque" and not graph[n].get("pure", True)]
+    live: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if node not in live:
+            live.add(node)
+            stack.extend(graph.operands(node))
+    return live
+
+
+def _key(graph: Graph, node: int, operands: tuple[int, ...]) -> Any:
+    data = graph[node]
+    if data["kind"] == "op":
+        return ("op", data["op"], data["at"], data["dtype"], operands)
+    if data["kind"] == "const":
+        value = data["value"]
+        zero = isinstance(value, float) and math.copysign(1.0, value) < 0
+        return ("const", data["dtype"], type(value), repr(value), zero)
+    if data["kind"] == "item":
+        return ("item", operands, data["index"])
+    return None
+
+
+def _idle(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> int | None:
+    """The operand that `node` passes on unchanged, if it does."""
+    data = graph[node]
+    if data["kind"] != "op":
+        return None
+    rule = _IDLE.get(data["op"])
+    found = None if rule is None else rule(result, data, operands)
+    if found is None:
+        return None
+    same = result[found]["dtype"] == data["dtype"] and result[found]["shape"] == data["shape"]
+    return found if same else None
+
+
+def _identity(result: Graph, data: dict[str, Any], operands: Sequence[int]) -> int | None:
+    unit, places = _IDENTITY[data["op"]]
+    for place in places:
+        other = result[operands[place]]
+        if other["kind"] == "const" and other["value"] == unit:
+            if unit == 0 and math.copysign(1.0, other["value"]) < 0:
+                continue
+            return operands[1 - place]
+    return None
+
+
+def _double(result: Graph, data: dict[str, Any], operands: Sequence[int]) -> int | None:
+    inner = result[operands[0]]
+    if inner["kind"] == "op" and inner["op"] == data["op"]:
+        return inner["operands"][0]
+    return None
+
+
+_IDLE: dict[str, Callable[[Graph, dict[str, Any], Sequence[int]], int | None]] = {
+    **{op: _identity for op in _IDENTITY},
+    "negative": _double,
+    "bitwise_invert": _double,
+    "astype": lambda result, data, operands: operands[0],
+}
+
+
+def cost(graph: Graph, nodes: Sequence[int]) -> int:
+    """Rough price of computing `nodes` for one element, in adds."""
+    return sum(OPS[graph[n]["op"]].cost for n in nodes)
