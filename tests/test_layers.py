@@ -31,10 +31,14 @@ LAZY = {
     *("jinja2", "matplotlib", "nanobind", "networkx", "rich", "scipy", "sklearn", "sympy"),
     *("filelock", "platformdirs"),
     # Of the standard library, some ms each.
-    *("importlib", "shutil", "subprocess", "sysconfig", "tempfile"),
+    *("atexit", "importlib", "shutil", "subprocess", "sysconfig", "tempfile"),
 }
 # Own modules that only some machines or some calls need.
-LAZY_OWN = {"zmlx.device.host", "zmlx.device.metal"}
+LAZY_OWN = {
+    *("zmlx.device.host", "zmlx.device.metal"),
+    "zmlx.derive.accumulate",  # brings sympy
+    "zmlx.fuse.explain",  # brings rich
+}
 MAX_LINES, MAX_FUNCTION = 400, 60
 
 FILES = sorted(PACKAGE.rglob("*.py"))

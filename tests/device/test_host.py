@@ -16,7 +16,9 @@ from handwritten import kernel, run
 
 from zmlx.device import host
 from zmlx.device.base import Device
+from zmlx import dtypes
 from zmlx.device.host import HostDevice
+from zmlx.device.signature import portable
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import Arg, KernelSource
 
@@ -197,6 +199,22 @@ def test_tracers_are_told_apart(host_device: HostDevice) -> None:
     mx.grad(loss)(plain)
     assert seen == [(False, True, False)]
     assert not any_tracer([plain])
+
+
+def test_signatures_tell_types_ranks_and_ones(host_device: HostDevice) -> None:
+    for signature in (host_device.native.signature, portable):
+        plain = mx.ones((3, 1))
+        assert signature([plain, plain]) == b"c\x0a\x02n1\x0a\x02n1"
+        assert signature([mx.ones((7, 1))]) == signature([plain]) != signature([mx.ones((1, 3))])
+        assert signature([plain, 1.0]) is None
+        assert signature([]) == signature(()) == b"c"
+
+
+@pytest.mark.parametrize("dtype", dtypes.ALL)
+def test_both_signatures_are_one(host_device: HostDevice, dtype: str) -> None:
+    array = mx.zeros((2, 1, 0), getattr(mx, "bool_" if dtype == "bool" else dtype))
+    for arrays in ([array], (array, array[0]), [array[0, 0]]):
+        assert host_device.native.signature(arrays) == portable(arrays)
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,18 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
 
 Launcher = Callable[[Sequence[mx.array]], list[mx.array]]
+NEVER_ALONE = 1000  # above every cost: MLX's own kernel for a lone op is as good
 
 
 class Device(Protocol):
     """Compiles kernels and launches them on the stream that is current at the call."""
 
     name: str
+    worth_alone: int  # an op of at least this cost (see zmlx.ops.spec) deserves its own kernel
 
     def unavailable(self) -> str | None:
         """Why kernels cannot run here, and the command that mends it; None when they can."""
@@ -55,6 +58,8 @@ class DeviceReport:
 class AbsentDevice:
     """Stands for a GPU that ZMLX has no device for: always unavailable, for a stated reason."""
 
+    worth_alone = NEVER_ALONE
+
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
         self.reason = reason
@@ -63,8 +68,6 @@ class AbsentDevice:
         return self.reason
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
-        from zmlx.errors import DeviceError
-
         raise DeviceError(f"[zmlx.device] {self.reason}")
 
     def report(self) -> DeviceReport:

@@ -33,6 +33,7 @@ class HostDevice:
     """Compiles and loads kernels; safe to use from several threads."""
 
     name = "host"
+    worth_alone = 10  # MLX computes exp and the like one element at a time, on one core
 
     def __init__(self) -> None:
         self.cache = KernelCache()

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device.base import DeviceReport, Launcher
+from zmlx.device.base import NEVER_ALONE, DeviceReport, Launcher
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
 
@@ -25,6 +25,7 @@ class MetalDevice:
     """Launches kernels on the GPU through MLX."""
 
     name = "metal"
+    worth_alone = NEVER_ALONE
 
     def __init__(self) -> None:
         self._launchers: dict[str, Launcher] = {}
@@ -76,12 +77,13 @@ class MetalLauncher:
             size *= n
         if size == 0:
             return [mx.zeros(shape, dtype) for dtype in self.dtypes]
-        threads = -(-size // ELEMENTS)
-        index = _index_type(arrays, size, self.kernel.rank)
+        elements = _elements(size)
+        threads = -(-size // elements)
         return list(
             self.launch(
-                inputs=list(arrays),
-                template=[("ELEMS", ELEMENTS), ("INDEX", index)],
+                # MLX passes an array of rank 0 as a reference, which a text cannot index.
+                inputs=[a if a.ndim else a.reshape(1) for a in arrays],
+                template=[("ELEMS", elements), ("INDEX", _index_type(size, self.kernel.rank))],
                 grid=(threads, 1, 1),
                 threadgroup=(min(THREADGROUP, threads), 1, 1),
                 output_shapes=[shape] * len(self.dtypes),
@@ -107,12 +109,17 @@ def _member(dtype: str) -> str:
     return "bool_" if dtype == "bool" else dtype
 
 
-def _index_type(arrays: Sequence[mx.array], size: int, rank: int) -> mx.Dtype:
-    """32 bits where no element offset can need more; GPUs divide 64-bit integers slowly.
+def _elements(size: int) -> int:
+    """Output elements of a thread: a few, or as many as a grid of 31 bits asks for."""
+    elements = ELEMENTS
+    while -(-size // elements) > INT32_MAX:
+        elements *= 2
+    return elements
 
-    A view may step through memory far larger than itself and Python sees no strides, so all memory
-    in use bounds the offset. A kernel of one dimension divides nothing.
+
+def _index_type(size: int, rank: int) -> mx.Dtype:
+    """32 bits where they count all elements: GPUs divide 64-bit integers slowly.
+
+    A kernel of one dimension divides nothing.
     """
-    smallest = min((a.itemsize for a in arrays), default=1)
-    reach = max(size, mx.get_active_memory() // smallest)
-    return mx.int32 if rank > 1 and reach <= INT32_MAX else mx.int64
+    return mx.int32 if rank > 1 and size <= INT32_MAX - ELEMENTS else mx.int64

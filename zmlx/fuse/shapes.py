@@ -68,17 +68,18 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
     return tuple(result)
 
 
-def reshaped(region: Graph, shapes: Sequence[Shape]) -> None:
-    """Give `region` (input, scalar, const and op nodes) new input shapes, in place."""
+def reshaped(region: Graph, shapes: Sequence[Shape]) -> Graph:
+    """A copy of `region` (input, scalar, const and op nodes) for inputs of new shapes."""
+    made = Graph()
     given = iter(shapes)
     for node in region:
-        data = region[node]
-        if data["kind"] == "input":
-            data["shape"] = tuple(next(given))
-        elif data["kind"] == "op":
-            data["shape"] = broadcast([region[o]["shape"] for o in region.operands(node)])
-
-
-def pattern(shapes: Sequence[Shape]) -> tuple[tuple[bool, ...], ...]:
-    """What of the shapes a kernel is made for: ranks, and which dimensions are one."""
-    return tuple([tuple([size == 1 for size in shape]) for shape in shapes])
+        data = {k: v for k, v in region[node].items() if k not in ("kind", "operands", "index")}
+        kind, operands = region.kind(node), region.operands(node)
+        if node in region.inputs:
+            shape = tuple(next(given))
+            data["shape"] = shape if kind == "input" else ()
+        elif kind == "op":
+            data["shape"] = broadcast([made[o]["shape"] for o in operands])
+        made.add(kind, operands, **data)
+    made.outputs = list(region.outputs)
+    return made

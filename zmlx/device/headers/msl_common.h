@@ -123,3 +123,16 @@ using namespace metal;
 }
 
 }  // namespace metal
+
+// Floats outside an unsigned type's range: x86 instructions before AVX-512 wrap negative numbers
+// around, and MLX's wheels are compiled for those.
+#if defined(__x86_64__)
+#define ZMLX_NATIVE_TO_UINT
+ZM_INLINE uint zmlx_to_uint(float x) {
+  return x >= 0x1p31f ? uint(int(x - 0x1p31f)) ^ 0x80000000u : uint(int(x));
+}
+#define ZMLX_NATIVE_TO_ULONG
+ZM_INLINE ulong zmlx_to_ulong(float x) {
+  return x >= 0x1p63f ? ulong(long(x - 0x1p63f)) ^ (1ul << 63) : ulong(long(x));
+}
+#endif

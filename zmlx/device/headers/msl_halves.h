@@ -9,7 +9,13 @@ ZM_INLINE float zm_half_to_float(ushort bits) {
   const uint sign = uint(bits & 0x8000) << 16;
   // Times 2**112 moves the exponent and makes normal numbers of half's denormal ones.
   const float scaled = as_type<float>(magnitude) * 0x1p112f;
+#ifdef ZM_EXACT
+  // MLX computes with the number and so makes a NaN quiet; powf(NaN, 0) tells the two kinds apart.
+  const uint nan = (bits & 0x7fff) > 0x7c00 ? 0x7fc00000u : 0u;
+  const uint special = (bits & 0x7c00) == 0x7c00 ? 0x7f800000u | nan : 0u;
+#else
   const uint special = (bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;
+#endif
   return as_type<float>(as_type<uint>(scaled) | special | sign);
 }
 

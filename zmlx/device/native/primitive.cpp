@@ -20,6 +20,7 @@
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "ruled.h"
 
 namespace nb = nanobind;
 
@@ -180,15 +181,6 @@ mx::Stream current_stream() {
   return mx::default_stream(device == mx::Device::cpu ? device : mx::Device(mx::Device::cpu));
 }
 
-std::vector<mx::array> arrays_of(nb::handle sequence) {
-  std::vector<mx::array> arrays;
-  arrays.reserve(nb::len(sequence));
-  for (nb::handle item : sequence) {
-    arrays.push_back(nb::cast<const mx::array&>(item));
-  }
-  return arrays;
-}
-
 class Kernel {
  public:
   explicit Kernel(std::shared_ptr<const Compiled> compiled) : compiled_(std::move(compiled)) {}
@@ -264,6 +256,25 @@ Kernel load(
   return Kernel(std::move(compiled));
 }
 
+// What a kernel is made for, as bytes: the default device; then for each array its type, its rank,
+// and for each size whether it is one. None where an item is no array. The same bytes as
+// zmlx.device.signature.portable.
+nb::object signature(nb::handle sequence) {
+  std::string text(1, mx::default_device() == mx::Device::cpu ? 'c' : 'g');
+  for (nb::handle item : sequence) {
+    const mx::array* array = nullptr;
+    if (!nb::try_cast<const mx::array*>(item, array) || array == nullptr) {
+      return nb::none();
+    }
+    text.push_back(static_cast<char>(array->dtype().val()));
+    text.push_back(static_cast<char>(array->ndim()));
+    for (const auto size : array->shape()) {
+      text.push_back(size == 1 ? '1' : 'n');
+    }
+  }
+  return nb::bytes(text.data(), text.size());
+}
+
 bool any_tracer(nb::handle sequence) {
   for (nb::handle item : sequence) {
     if (nb::cast<const mx::array&>(item).is_tracer()) {
@@ -280,6 +291,8 @@ NB_MODULE(zmlx_native, m) {
   m.def("linked", [] { return nb::type<zmlx::mx::array>().is_valid(); });
   m.def("load", &zmlx::load);
   m.def("any_tracer", &zmlx::any_tracer, nb::arg("arrays"));
+  m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
+  m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def("set_threads", [](int threads) { zmlx::Pool::width() = std::max(1, threads); });
   nb::class_<zmlx::Kernel>(m, "Kernel")
       .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"))

@@ -1,0 +1,180 @@
+// Ruled: a lazy computation that MLX's transformations go through by rules written in Python.
+//
+// Wraps the primitive behind some outputs (a kernel of ours, or MLX's own custom kernel), which alone
+// evaluates; vjp, jvp and vmap ask a Python object. Unlike mx.custom_function it passes on which
+// gradients are wanted, and nothing without a vmap stays in the graph.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlx/primitives.h"
+
+namespace zmlx {
+
+namespace mx = mlx::core;
+namespace nb = nanobind;
+
+// A Python object that a primitive holds. Primitives die on any thread, often without the
+// interpreter's lock, so the reference is only put down; `bury` drops it where Python runs.
+class Held {
+ public:
+  explicit Held(nb::handle object) : object_(object.inc_ref()) {}
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  ~Held() {
+    std::lock_guard<std::mutex> lock(mutex());
+    graveyard().push_back(object_);
+  }
+
+  nb::handle get() const {
+    return object_;
+  }
+
+  static void bury() {
+    std::vector<nb::handle> dead;
+    {
+      std::lock_guard<std::mutex> lock(mutex());
+      dead.swap(graveyard());
+    }
+    for (nb::handle object : dead) {
+      object.dec_ref();
+    }
+  }
+
+ private:
+  // Never destroyed: primitives may outlive static objects when the process ends.
+  static std::mutex& mutex() {
+    static auto* const kMutex = new std::mutex;
+    return *kMutex;
+  }
+  static std::vector<nb::handle>& graveyard() {
+    static auto* const kDead = new std::vector<nb::handle>;
+    return *kDead;
+  }
+
+  nb::handle object_;
+};
+
+inline nb::list list_of(const std::vector<mx::array>& arrays) {
+  nb::list items;
+  for (const auto& array : arrays) {
+    items.append(nb::cast(array));
+  }
+  return items;
+}
+
+inline nb::list list_of(const std::vector<int>& numbers) {
+  nb::list items;
+  for (const int number : numbers) {
+    items.append(nb::int_(number));
+  }
+  return items;
+}
+
+inline std::vector<mx::array> arrays_of(nb::handle sequence) {
+  std::vector<mx::array> arrays;
+  arrays.reserve(nb::len(sequence));
+  for (nb::handle item : sequence) {
+    arrays.push_back(nb::cast<const mx::array&>(item));
+  }
+  return arrays;
+}
+
+class Ruled : public mx::Primitive {
+ public:
+  Ruled(std::shared_ptr<mx::Primitive> inner, nb::handle rules)
+      : mx::Primitive(inner->stream()), inner_(std::move(inner)), rules_(rules) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    inner_->eval_cpu(inputs, outputs);
+  }
+
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    inner_->eval_gpu(inputs, outputs);
+  }
+
+  // One gradient for each of `argnums`.
+  std::vector<mx::array> vjp(
+      const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+      const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
+    nb::gil_scoped_acquire lock;
+    return arrays_of(rules_.get().attr("vjp")(
+        list_of(primals), list_of(cotangents), list_of(argnums), list_of(outputs)));
+  }
+
+  // One tangent for each output; tangents[i] belongs to primals[argnums[i]].
+  std::vector<mx::array> jvp(
+      const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
+      const std::vector<int>& argnums) override {
+    nb::gil_scoped_acquire lock;
+    return arrays_of(
+        rules_.get().attr("jvp")(list_of(primals), list_of(tangents), list_of(argnums)));
+  }
+
+  // Axis -1 where an input is not mapped; every output is mapped along its first axis.
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(
+      const std::vector<mx::array>& inputs, const std::vector<int>& axes) override {
+    nb::gil_scoped_acquire lock;
+    auto outputs = arrays_of(rules_.get().attr("vmap")(list_of(inputs), list_of(axes)));
+    std::vector<int> first(outputs.size(), 0);
+    return {std::move(outputs), std::move(first)};
+  }
+
+  const char* name() const override {
+    return inner_->name();
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto* same = dynamic_cast<const Ruled*>(&other);
+    return same != nullptr && same->rules_.get().is(rules_.get()) &&
+        inner_->is_equivalent(*same->inner_);
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    return inner_->output_shapes(inputs);
+  }
+
+ private:
+  const std::shared_ptr<mx::Primitive> inner_;
+  const Held rules_;
+};
+
+// The outputs of one unevaluated computation again, with rules; the given ones are left aside.
+inline nb::list ruled(nb::handle outputs, nb::handle rules) {
+  Held::bury();
+  std::vector<mx::array> bare = arrays_of(outputs);
+  nb::list results;
+  if (bare.empty() || !bare[0].has_primitive()) {
+    for (auto& array : bare) {
+      results.append(nb::cast(std::move(array)));
+    }
+    return results;
+  }
+  std::vector<mx::Shape> shapes;
+  std::vector<mx::Dtype> dtypes;
+  for (const auto& array : bare) {
+    shapes.push_back(array.shape());
+    dtypes.push_back(array.dtype());
+  }
+  auto primitive = std::make_shared<Ruled>(bare[0].primitive_ptr(), rules);
+  if (bare.size() == 1) {
+    results.append(nb::cast(mx::array(
+        std::move(shapes[0]), dtypes[0], std::move(primitive), bare[0].inputs())));
+    return results;
+  }
+  for (auto& array :
+       mx::array::make_arrays(std::move(shapes), dtypes, primitive, bare[0].inputs())) {
+    results.append(nb::cast(std::move(array)));
+  }
+  return results;
+}
+
+}  // namespace zmlx

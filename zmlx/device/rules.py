@@ -1,0 +1,89 @@
+"""Rules: how MLX's transformations go through a launched kernel.
+
+Comes in: a launcher and an object with the rules vjp, jvp and vmap. Goes out: a launcher whose
+results mx.grad, mx.jvp and mx.vmap can pass. With the native module a primitive of ours asks the
+rules; without it mx.custom_function does, which cannot batch a kernel and wants every gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from zmlx.device.base import Launcher, device_named
+
+Arrays = Sequence[mx.array]
+
+
+class Rules(Protocol):
+    """The transformations of one kernel; arrays come and go as lists."""
+
+    def vjp(
+        self, primals: Arrays, cotangents: Arrays, argnums: Sequence[int], outputs: Arrays
+    ) -> Arrays:
+        """The gradient of each primal named in `argnums`."""
+        ...
+
+    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> Arrays:
+        """The tangent of each output; tangents[i] is that of primals[argnums[i]]."""
+        ...
+
+    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> Arrays:
+        """The outputs, mapped along their first axis; axis -1 where an input is not mapped."""
+        ...
+
+
+def differentiable(launch: Launcher, rules: Rules) -> Launcher:
+    """`launch` with `rules` attached."""
+    native = native_or_none()
+    if native is None:
+        return _custom_function(launch, rules)
+    ruled = native.ruled
+
+    def run(arrays: Arrays) -> list[mx.array]:
+        return ruled(launch(arrays), rules)  # type: ignore[no-any-return]
+
+    return run
+
+
+def any_traced(arrays: Arrays) -> bool:
+    """Whether a transformation of MLX traces one of `arrays`; False where that cannot be known."""
+    native = native_or_none()
+    return native is not None and bool(native.any_tracer(arrays))
+
+
+def native_or_none() -> Any:
+    """The native module, where this machine has it or can build it."""
+    host: Any = device_named("host")
+    return host.native if host.unavailable() is None else None
+
+
+def _custom_function(launch: Launcher, rules: Rules) -> Launcher:
+    call = mx.custom_function(lambda *arrays: tuple(launch(arrays)))
+
+    def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:
+        primals = _several(primals)
+        everything = range(len(primals))
+        return list(rules.vjp(primals, _several(cotangents), everything, _several(outputs)))
+
+    def jvp(primals: Any, tangents: Any) -> tuple[mx.array, ...]:
+        given = [(i, t) for i, t in enumerate(_several(tangents)) if t is not None]
+        argnums, known = [i for i, _ in given], [t for _, t in given]
+        return tuple(rules.jvp(_several(primals), known, argnums))
+
+    def vmap(inputs: Any, axes: Any) -> tuple[tuple[mx.array, ...], tuple[int, ...]]:
+        mapped = [-1 if axis is None else axis for axis in _several(axes)]
+        outputs = tuple(rules.vmap(_several(inputs), mapped))
+        return outputs, (0,) * len(outputs)
+
+    call.vjp(vjp)
+    call.jvp(jvp)
+    call.vmap(vmap)
+    return lambda arrays: list(call(*arrays))
+
+
+def _several(values: Any) -> list[Any]:
+    """A single positional argument comes bare, see mx.custom_function."""
+    return list(values) if isinstance(values, (list, tuple)) else [values]

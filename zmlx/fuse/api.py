@@ -1,0 +1,211 @@
+"""`fuse`, the decorator, and `explain`: what users call.
+
+Comes in: a function, a method, an nn.Module. Goes out: a FusedFunction, which finds or makes the
+trace that fits a call (zmlx.fuse.table) and runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from types import MethodType
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import mlx.nn as nn
+
+from zmlx import config
+from zmlx.fuse.table import Options, Table, tracing_exactly
+from zmlx.trace import intercept
+
+if TYPE_CHECKING:
+    from zmlx.fuse.explain import Explanation
+
+NUMERICS = ("fp32", "mlx")
+
+
+class CacheInfo(NamedTuple):
+    """Counts of a fused function's traces, as functools.lru_cache counts calls."""
+
+    hits: int  # calls that found their trace
+    misses: int  # traces made
+    maxsize: int
+    currsize: int  # traces kept
+
+
+class FusedFunction:
+    """A function whose elementwise regions run as single kernels; made by `zmlx.fuse`.
+
+    Call it like the function. Attributes of the function (or module) can be read through it.
+    """
+
+    def __init__(self, fn: Callable[..., Any], options: Options) -> None:
+        self.__wrapped__: Callable[..., Any]  # set by update_wrapper
+        self._bound: Any = None
+        self._fn, self._options = fn, options
+        if isinstance(fn, nn.Module):
+            self._bound, self._fn = fn, type(fn).__call__
+        elif isinstance(fn, MethodType) and isinstance(fn.__self__, nn.Module):
+            self._bound, self._fn = fn.__self__, fn.__func__
+        self._name = getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
+        self._tables: dict[tuple[Any, ...], Table | None] = {}
+        update_wrapper(self, fn, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._bound is not None:
+            args = (self._bound, *args)
+        tracer = intercept.current()
+        if tracer is not None and tracer.sees((args, kwargs)):
+            if tracing_exactly() == self._options.exact:
+                return self._fn(*args, **kwargs)
+            return tracer.opaque(self._name, self._unbound, args, kwargs)
+        table = self._table()
+        return self._fn(*args, **kwargs) if table is None else table(args, kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_fn" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __repr__(self) -> str:
+        return f"<zmlx.fuse {self._name}>"
+
+    def cache_info(self) -> CacheInfo:
+        """Counts over all settings of the switches since the last `clear`."""
+        tables = [t for t in self._tables.values() if t is not None]
+        return CacheInfo(
+            sum(t.hits for t in tables),
+            sum(t.misses for t in tables),
+            self._options.cache_size,
+            sum(t.size for t in tables),
+        )
+
+    def clear(self) -> None:
+        """Forget every trace; compiled kernels stay in the kernel cache."""
+        with intercept.LOCK:
+            self._tables.clear()
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """What this function becomes for these arguments: see `zmlx.explain`."""
+        from zmlx.fuse.explain import Explanation
+
+        if self._bound is not None:
+            args = (self._bound, *args)
+        table = self._table() or Table(self._fn, self._name, self._options)
+        entry = table.entry(args, kwargs)
+        return Explanation(self._name, entry.trace, entry.program)
+
+    def _table(self) -> Table | None:
+        """The table for the current switches; None where ZMLX_FUSE turns fusion off."""
+        mode = config.mode()
+        try:
+            return self._tables[mode]
+        except KeyError:
+            made = Table(self._fn, self._name, self._options) if config.FUSE.on() else None
+            return self._tables.setdefault(mode, made)
+
+    def _unbound(self, *args: Any, **kwargs: Any) -> Any:
+        """The call with the module among the arguments, as a trace records it."""
+        return self(*args[self._bound is not None :], **kwargs)
+
+
+@overload
+def fuse(fn: Callable[..., Any], /) -> FusedFunction: ...
+
+
+@overload
+def fuse(
+    fn: None = None,
+    /,
+    *,
+    inputs: Any = ...,
+    outputs: Any = ...,
+    numerics: str = ...,
+    cache_size: int = ...,
+) -> Callable[[Callable[..., Any]], FusedFunction]: ...
+
+
+@overload
+def fuse(
+    fn: Callable[..., Any],
+    /,
+    *,
+    inputs: Any = ...,
+    outputs: Any = ...,
+    numerics: str = ...,
+    cache_size: int = ...,
+) -> FusedFunction: ...
+
+
+def fuse(
+    fn: Any = None,
+    /,
+    *,
+    inputs: Any = None,
+    outputs: Any = None,
+    numerics: str = "fp32",
+    cache_size: int = 128,
+) -> Any:
+    """Make a function's elementwise regions run as single kernels, gradients included.
+
+    Use it as `@zmlx.fuse`, `@zmlx.fuse(...)` or `zmlx.fuse(f)`.
+
+    Args:
+        fn: a function, lambda, method or mlx.nn.Module over arrays of any shape and dtype. It runs
+            once for each kind of arguments (see docs/fuse.md), over proxies without values.
+        inputs: containers (list, dict, nn.Module, nested) of arrays that the function reads without
+            taking them as arguments; read anew at every call.
+        outputs: containers that the function updates; written back after every call.
+        numerics: "fp32" computes in float32 inside a region and rounds once, at its outputs; "mlx"
+            rounds after every op, bit by bit as plain MLX.
+        cache_size: how many traces are kept; the one unused for longest goes first.
+
+    Returns:
+        A FusedFunction; without `fn`, a decorator that makes one.
+
+    Raises:
+        TypeError, ValueError: for an argument of the wrong kind. Calls raise
+        zmlx.errors.TraceError where the function needs the value of an array.
+    """
+    if numerics not in NUMERICS:
+        raise ValueError(f"[zmlx.fuse] numerics is {numerics!r}; wanted one of {NUMERICS}.")
+    if type(cache_size) is not int or cache_size < 1:
+        raise ValueError(f"[zmlx.fuse] cache_size is {cache_size!r}; wanted an int of 1 or more.")
+    for name, state in (("inputs", inputs), ("outputs", outputs)):
+        if state is not None and not isinstance(state, (list, tuple, dict)):
+            raise TypeError(
+                f"[zmlx.fuse] {name} is a {type(state).__name__}; wanted a list, dict or nn.Module "
+                "that holds the arrays, so that they can be replaced in place."
+            )
+    options = Options(inputs, outputs, numerics == "mlx", cache_size)
+    if fn is None:
+        return lambda function: _made(function, options)
+    return _made(fn, options)
+
+
+def _made(fn: Any, options: Options) -> FusedFunction:
+    if not callable(fn):
+        raise TypeError(
+            f"[zmlx.fuse] fn is a {type(fn).__name__}; wanted a function, method or nn.Module. "
+            'Options go by name: @zmlx.fuse(numerics="mlx").'
+        )
+    return FusedFunction(fn, options)
+
+
+def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
+    """What `zmlx.fuse` makes of `fn` for these arguments: regions, kernels, derivatives, bytes.
+
+    Args:
+        fn: a fused function, or one that is fused for this.
+        args, kwargs: arguments as for a call; their values do not matter.
+
+    Returns:
+        An Explanation: prints as text, shows itself in a notebook, saves as HTML.
+
+    Raises:
+        TraceError: where the function cannot be traced.
+    """
+    fused = fn if isinstance(fn, FusedFunction) else fuse(fn)
+    return fused.explain(*args, **kwargs)

@@ -1,0 +1,71 @@
+"""Checking: ZMLX_CHECK=1 runs each region as MLX ops as well, and raises where the two part.
+
+Comes in: a region's graph and its launcher. Goes out: a launcher that evaluates both and compares
+them element by element. Under a transformation there are no values to compare, so zmlx.fuse.region
+asks for it on plain calls only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from zmlx.dtypes import TOLERANCES
+from zmlx.errors import CheckError
+from zmlx.fuse.replay import replay, replay_fp32
+from zmlx.trace.graph import Graph
+
+Launch = Callable[[Sequence[mx.array]], list[mx.array]]
+
+# Both ways are accurate to a few units in the last place for each op, and ops amplify that; what
+# this must catch is a wrong kernel, not a wrong rounding.
+RELATIVE, OF_LARGEST = 1e-3, 1e-5
+
+
+def checked(graph: Graph, launch: Launch, exact: bool, name: str) -> Launch:
+    """`launch`, but a result that differs from the MLX ops raises CheckError."""
+
+    def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+        got = launch(arrays)
+        wanted = (replay if exact else replay_fp32)(graph, arrays)
+        for index, (mine, theirs) in enumerate(zip(got, wanted, strict=True)):
+            _compare(mine, theirs, exact, f"{name}, output {index}")
+        return got
+
+    return run
+
+
+def _compare(got: mx.array, wanted: mx.array, exact: bool, what: str) -> None:
+    if got.size == 0:
+        return
+    with mx.stream(mx.cpu):
+        error, allowed = _distance(got, wanted, exact)
+        worst = int(mx.argmax(error - allowed).item())
+        if error[worst].item() <= allowed[worst].item():
+            return
+        place, rest = [], worst
+        for size in reversed(got.shape):
+            place.append(rest % size)
+            rest //= size
+        values = [a.reshape(-1)[worst].item() for a in (got, wanted)]
+    raise CheckError(
+        f"[zmlx.check] {what}: kernel and MLX ops part, worst at {tuple(reversed(place))}: "
+        f"kernel {values[0]!r}, MLX {values[1]!r} ({got.dtype}, shape {got.shape}). "
+        "Please report it, with the function."
+    )
+
+
+def _distance(got: mx.array, wanted: mx.array, exact: bool) -> tuple[mx.array, mx.array]:
+    """Flat (error, what is allowed), in float64; inf where only one is NaN or infinite."""
+    a, b = got.reshape(-1).astype(mx.float64), wanted.reshape(-1).astype(mx.float64)
+    same = (a == b) | (mx.isnan(a) & mx.isnan(b))
+    finite = mx.isfinite(a) & mx.isfinite(b)
+    error = mx.where(same, 0.0, mx.where(finite, mx.abs(a - b), mx.inf))
+    dtype = str(got.dtype).removeprefix("mlx.core.")
+    if exact or dtype not in TOLERANCES:
+        return error, mx.zeros_like(error)
+    size = mx.where(mx.isfinite(b), mx.abs(b), 0.0)
+    tolerance = TOLERANCES[dtype]
+    relative = max(RELATIVE, 4 * tolerance.rtol)
+    return error, relative * size + OF_LARGEST * mx.max(size) + tolerance.atol

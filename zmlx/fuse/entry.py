@@ -1,0 +1,100 @@
+"""Entries: what one trace of a function became, ready to be called, and where it is found again.
+
+A Site holds the traces for one key (structure, ranks, dtypes, sizes of one); they differ in what
+those traces found out that they depend on: exact sizes, and numbers whose value was read.
+zmlx.fuse.table makes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx.fuse.program import Program
+from zmlx.fuse.runtime import Run
+from zmlx.trace.run import Output, Trace, rebuild, write_state
+from zmlx.trace.scalars import Expr, Number, evaluate
+
+
+@dataclass(eq=False)
+class Entry:
+    """One trace, its program, and how to turn the program's values into the function's result."""
+
+    trace: Trace
+    program: Program
+    used: int = 0  # when it was last called, for the cache's bound
+    _run: Run = field(init=False)
+    _numbers: tuple[Expr | None, ...] = field(init=False)
+    _plain: bool = field(init=False)
+    _result: Callable[[Sequence[mx.array]], Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        graph = self.trace.graph
+        self._run = self.program.simple() or self.program
+        self._numbers = tuple(graph[n].get("expr") for n in graph.inputs)
+        self._plain = not any(graph.kind(n) == "scalar" for n in graph.inputs)
+        self._result = _shortcut(self.trace.result)
+
+    def __call__(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
+        values = self.values(arrays, numbers)
+        if self._result is not None:
+            return self._result(values)
+        return rebuild(self.trace.result, values, numbers)
+
+    def values(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> list[mx.array]:
+        """The values of the graph's outputs."""
+        if self._plain:
+            return self._run(arrays)
+        given = iter(arrays)
+        return self._run(
+            [next(given) if e is None else evaluate(e, numbers) for e in self._numbers]
+        )
+
+    def update(
+        self, states: Sequence[Any], arrays: Sequence[mx.array], numbers: Sequence[Number]
+    ) -> Any:
+        """The function's result; the containers of `outputs=` get their new arrays."""
+        values = self.values(arrays, numbers)
+        for container, recipe in zip(states, self.trace.state, strict=True):
+            write_state(container, recipe, values)
+        return rebuild(self.trace.result, values, numbers)
+
+
+def _shortcut(recipe: Any) -> Callable[[Sequence[mx.array]], Any] | None:
+    """A faster `rebuild` for the two commonest results: one array, a flat tuple of arrays."""
+    if type(recipe) is Output and recipe.index == 0:
+        return lambda values: values[0]
+    if type(recipe) is tuple and all(type(item) is Output for item in recipe):
+        indices = [item.index for item in recipe]
+        return lambda values: tuple([values[i] for i in indices])
+    return None
+
+
+@dataclass(eq=False)
+class Site:
+    """The entries for one key, told apart by what their traces depend on beyond it."""
+
+    sizes: bool = False  # a trace read a size: entries hold for their exact sizes only
+    static: frozenset[int] = frozenset()  # numbers whose value a trace read
+    entries: dict[Any, Entry] = field(default_factory=dict)
+
+    def find(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Entry | None:
+        return self.entries.get(self.key(arrays, numbers))
+
+    def add(self, entry: Entry, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> None:
+        """Keep `entry`; where it depends on more than earlier ones, those are traced again."""
+        sizes = self.sizes or bool(entry.trace.shape_reads)
+        static = self.static | entry.trace.static_numbers
+        if (sizes, static) != (self.sizes, self.static):
+            self.entries.clear()
+            self.sizes, self.static = sizes, static
+        self.entries[self.key(arrays, numbers)] = entry
+
+    def key(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
+        if not self.sizes and not self.static:
+            return None
+        shapes = tuple([a.shape for a in arrays]) if self.sizes else None
+        return shapes, tuple([repr(numbers[i]) for i in sorted(self.static)])

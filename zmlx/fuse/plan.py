@@ -1,0 +1,124 @@
+"""Plans: a graph cut into steps, each a fused region or a call that MLX runs.
+
+Comes in: a graph. Goes out: a Plan, in an order in which the steps can run; every step knows why it
+is what it is. zmlx.fuse.program turns a plan into a callable, zmlx.fuse.explain shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zmlx.errors import PlanError
+from zmlx.fuse.regions import Ends, ends, regions, unfusable
+from zmlx.fuse.simplify import copy_node, cost
+from zmlx.trace.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars."""
+
+    graph: Graph
+    ends: Ends  # node ids of the whole graph; graph.inputs are ends.inputs + ends.scalars
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Native:
+    """One node that MLX runs, and why."""
+
+    node: int
+    reason: str
+
+
+Step = Region | Native
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """`graph` and the steps that compute its outputs, in order."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+
+    @property
+    def regions(self) -> list[Region]:
+        return [step for step in self.steps if isinstance(step, Region)]
+
+    @property
+    def natives(self) -> list[Native]:
+        return [step for step in self.steps if isinstance(step, Native)]
+
+
+def plan(graph: Graph, worth_alone: int) -> Plan:
+    """Cut `graph`; a lone op cheaper than `worth_alone` stays with MLX."""
+    steps: list[Step] = []
+    fused: set[int] = set()
+    for nodes in regions(graph):
+        if _deserves_a_kernel(graph, nodes, worth_alone):
+            steps.append(extract(graph, nodes))
+            fused.update(nodes)
+    for node in graph:
+        if graph.kind(node) in ("op", "opaque", "item") and node not in fused:
+            steps.append(Native(node, _reason(graph, node)))
+    return Plan(graph, _ordered(graph, steps))
+
+
+def extract(graph: Graph, nodes: Sequence[int]) -> Region:
+    """The subgraph over `nodes` (in topological order) as a graph of its own."""
+    found = ends(graph, nodes, graph.outputs)
+    region = Graph()
+    new: dict[int, int] = {}
+    for kind, sources in (("input", found.inputs), ("scalar", found.scalars)):
+        for source in sources:
+            data = graph[source]
+            given = {"expr": data["expr"]} if kind == "scalar" else {}
+            new[source] = region.add(
+                kind, shape=data["shape"], dtype=data["dtype"], loc=data["loc"], **given
+            )
+    for node in nodes:
+        for operand in graph.operands(node):
+            if operand not in new:  # a constant
+                new[operand] = copy_node(graph, operand, region, ())
+        new[node] = copy_node(graph, node, region, [new[o] for o in graph.operands(node)])
+    region.outputs = [new[n] for n in found.outputs]
+    return Region(region, found, tuple(nodes))
+
+
+def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> bool:
+    working = [n for n in nodes if cost(graph, (n,)) > 0]
+    return len(working) > 1 or (len(working) == 1 and cost(graph, working) >= worth_alone)
+
+
+def _reason(graph: Graph, node: int) -> str:
+    kind = graph.kind(node)
+    if kind != "op":
+        return "not elementwise"
+    return unfusable(graph, node) or "a single op: MLX's own kernel is as good"
+
+
+def _ordered(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
+    """`steps` so that each comes after what it reads; earlier nodes first."""
+    import networkx as nx
+
+    owner = {n: i for i, step in enumerate(steps) for n in _nodes(step)}
+    order = nx.DiGraph()
+    order.add_nodes_from(range(len(steps)))
+    for node, index in owner.items():
+        for operand in graph.operands(node):
+            if owner.get(operand, index) != index:
+                order.add_edge(owner[operand], index)
+    effects = [owner[n] for n in sorted(owner) if not graph[n].get("pure", True)]
+    order.add_edges_from(zip(effects, effects[1:], strict=False))
+    try:
+        sequence = list(
+            nx.lexicographical_topological_sort(order, key=lambda i: max(_nodes(steps[i])))
+        )
+    except nx.NetworkXUnfeasible as error:
+        raise PlanError("[zmlx.plan] two regions wait for each other.") from error
+    return tuple(steps[i] for i in sequence)
+
+
+def _nodes(step: Step) -> tuple[int, ...]:
+    return step.nodes if isinstance(step, Region) else (step.node,)

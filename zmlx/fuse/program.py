@@ -1,0 +1,190 @@
+"""Programs: a planned graph as a callable.
+
+Comes in: a graph. Goes out: Program, which runs the plan's steps over a list of values, one place
+for each node. zmlx.fuse.api runs the programs of traces, zmlx.fuse.region those of derivatives.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import dtypes
+from zmlx.device.base import device_for_current_stream
+from zmlx.fuse.plan import Native, Plan, Region, plan
+from zmlx.fuse.region import RegionFunction
+from zmlx.fuse.replay import constant, dtype_of, op_function
+from zmlx.fuse.runtime import Run, Runtime
+from zmlx.fuse.simplify import simplify
+from zmlx.msl.emit import scalar_type
+from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.tracer import arrays_in
+
+Values = list[Any]  # by node: arrays, Python numbers of scalars, lists of a call's several results
+Step = Callable[[Values], None]
+_log = logging.getLogger("zmlx.fuse")
+
+
+class Program:
+    """The steps of a plan; call it with one array (or number, for a scalar) for each input."""
+
+    def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
+        device = device_for_current_stream()
+        self.plan = plan(simplify(graph), device.worth_alone)
+        _log.info("%s: %s", name, describe(self.plan))
+        graph = self.plan.graph
+        self._template = [_initial(graph[node]) for node in graph]
+        self._inputs, self._outputs = tuple(graph.inputs), tuple(graph.outputs)
+        self.functions = [
+            RegionFunction(region.graph, runtime, f"{name}.region{i}")
+            for i, region in enumerate(self.plan.regions)
+        ]
+        functions = iter(self.functions)
+        self._steps = [
+            _region_step(graph, step, next(functions))
+            if isinstance(step, Region)
+            else _native_step(graph, step)
+            for step in self.plan.steps
+        ]
+        self._build_kernels()
+
+    def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
+        values = self._template.copy()
+        for node, value in zip(self._inputs, inputs, strict=True):
+            values[node] = value
+        for step in self._steps:
+            step(values)
+        return [values[node] for node in self._outputs]
+
+    def simple(self) -> Run | None:
+        """The program as one region's function, where it is nothing but that."""
+        if len(self.plan.steps) != 1 or not self.plan.regions:
+            return None
+        ends = self.plan.regions[0].ends
+        if ends.scalars or ends.inputs != self._inputs or ends.outputs != self._outputs:
+            return None
+        return self.functions[0]
+
+    def _build_kernels(self) -> None:
+        """Compile what the example shapes need in one run of the compiler."""
+        device = device_for_current_stream()
+        if device.unavailable() is not None:
+            return
+        kernels = []
+        for function, region in zip(self.functions, self.plan.regions, strict=True):
+            shapes = [_example(region.graph[n]) for n in region.graph.inputs]
+            kernel = function.specialized(shapes).kernel
+            kernels += [] if kernel is None else [kernel]
+        device.build(kernels)
+
+
+def make_program(graph: Graph, runtime: Runtime, name: str) -> Run:
+    """`graph` as a function of its inputs."""
+    program = Program(graph, runtime, name)
+    return program.simple() or program
+
+
+def describe(plan: Plan) -> str:
+    """A plan in one line, for the log."""
+    fused = ", ".join(f"{len(region.nodes)} ops" for region in plan.regions)
+    return f"{len(plan.regions)} regions ({fused}), {len(plan.natives)} nodes run by MLX"
+
+
+def _example(data: dict[str, Any]) -> tuple[int, ...]:
+    return (1,) if data["kind"] == "scalar" else tuple(data["shape"])
+
+
+def _initial(data: dict[str, Any]) -> Any:
+    if data["kind"] == "array":
+        return data["value"]
+    return constant(data) if data["kind"] == "const" else None
+
+
+# -- steps ----------------------------------------------------------------------------------------
+def _region_step(graph: Graph, region: Region, function: RegionFunction) -> Step:
+    inputs, outputs = region.ends.inputs, region.ends.outputs
+    scalars = [(node, graph[node]["dtype"]) for node in region.ends.scalars]
+
+    def run(values: Values) -> None:
+        arrays = [values[node] for node in inputs]
+        for node, dtype in scalars:
+            arrays.append(number_array(values[node], dtype))
+        for node, result in zip(outputs, function(arrays), strict=True):
+            values[node] = result
+
+    return run
+
+
+def _native_step(graph: Graph, step: Native) -> Step:
+    node, data = step.node, graph[step.node]
+    if data["kind"] == "item":
+        source, index = graph.operands(node)[0], data["index"]
+
+        def pick(values: Values) -> None:
+            values[node] = values[source][index]
+
+        return pick
+    if data["kind"] == "opaque":
+        return _call_step(node, graph.operands(node), data["call"])
+    return _op_step(graph, node)
+
+
+def _op_step(graph: Graph, node: int) -> Step:
+    function = op_function(graph, node)
+    kinds = [(o, graph.kind(o), graph[o]["dtype"]) for o in graph.operands(node)]
+
+    def run(values: Values) -> None:
+        operands = [
+            number_array(values[o], dtype).reshape(()).astype(dtype_of(dtype))
+            if kind == "scalar"
+            else values[o]
+            for o, kind, dtype in kinds
+        ]
+        values[node] = function(*operands)
+
+    return run
+
+
+def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
+    def run(values: Values) -> None:
+        given = [values[o] for o in operands]
+        result = call.fn(*_filled(call.args, given), **_filled(call.kwargs, given))
+        values[node] = list(arrays_in(result)) if call.outputs else result
+
+    return run
+
+
+def _filled(template: Any, values: Sequence[Any]) -> Any:
+    """A call's arguments with each Ref replaced by its operand's value."""
+    kind = type(template)
+    if kind is Ref:
+        return values[template.position]
+    if kind in (list, tuple):
+        return kind([_filled(item, values) for item in template])
+    if kind is dict:
+        return {key: _filled(item, values) for key, item in template.items()}
+    if kind is slice:
+        parts = (template.start, template.stop, template.step)
+        return slice(*[_filled(part, values) for part in parts])
+    return template
+
+
+def number_array(value: Any, dtype: str) -> mx.array:
+    """A Python number as the array of one element in which kernels take it."""
+    if isinstance(value, mx.array):
+        return value
+    if dtypes.is_integer(dtype) and not _fits(value, dtype):
+        raise ValueError(
+            f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the arrays "
+            "beside it. Cast the arrays, or pass a smaller number."
+        )
+    return mx.array([value], dtype_of(scalar_type(dtype)))
+
+
+def _fits(value: int, dtype: str) -> bool:
+    bits = int(dtype.lstrip("uint"))
+    low, high = (0, 2**bits) if dtype in dtypes.UNSIGNED else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    return low <= value < high

@@ -1,0 +1,208 @@
+"""Running one region: specialised to its inputs, launched, differentiated, batched.
+
+Comes in: a region's graph. Goes out: RegionFunction, a callable from arrays to arrays that picks
+the kernel made for their ranks, types and sizes of one, or replays the region as MLX ops where
+no kernel can run. Its results carry derived rules for MLX's transformations; the rules' own regions
+are RegionFunctions again, so that gradients of gradients come for free. zmlx.fuse.program calls it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from zmlx.device.base import Launcher, device_for_current_stream
+from zmlx.device.rules import differentiable
+from zmlx.fuse.check import checked
+from zmlx.fuse.replay import dtype_of, replay
+from zmlx.fuse.runtime import Run, Runtime
+from zmlx.fuse.shapes import Shape, broadcast, reshaped
+from zmlx.msl.emit import emit
+from zmlx.msl.kernel import KernelSource
+from zmlx.trace.graph import Graph
+
+if TYPE_CHECKING:
+    from zmlx.derive.accumulate import Derivative
+
+Arrays = Sequence[mx.array]
+Runner = Callable[[Arrays], list[mx.array]]
+_log = logging.getLogger("zmlx.fuse")
+_warned: set[str] = set()
+
+
+class RegionFunction:
+    """A region as a function: one array for each region input, one result for each output."""
+
+    def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
+        self.graph, self.runtime, self.name = graph, runtime, name
+        self._runners: dict[bytes, Runner] = {}
+        self._special: dict[tuple[str, bytes], Specialized] = {}
+
+    def __call__(self, arrays: Arrays) -> list[mx.array]:
+        signature = self.runtime.signature(arrays)
+        runner = self._runners.get(signature)
+        if runner is None:
+            runner = self._runners[signature] = self._runner(arrays)
+        return runner(arrays)
+
+    def specialized(self, shapes: Sequence[Shape]) -> Specialized:
+        """The region for inputs of these ranks and sizes of one."""
+        device = device_for_current_stream()
+        ones = repr([[size == 1 for size in shape] for shape in shapes]).encode()
+        key = (device.name, ones)
+        if key not in self._special:
+            graph = reshaped(self.graph, shapes)
+            self._special[key] = Specialized(graph, self.runtime, self.name)
+        return self._special[key]
+
+    def _runner(self, arrays: Arrays) -> Runner:
+        special = self.specialized([a.shape for a in arrays])
+        launch = special.launcher
+        if launch is None:
+            return special.replayed
+        if self.runtime.check:
+            launch = checked(special.graph, launch, self.runtime.exact, self.name)
+        return differentiable(launch, RegionRules(self, special))
+
+
+@dataclass(eq=False)
+class Specialized:
+    """A region whose shapes say for which ranks and sizes of one it is made."""
+
+    graph: Graph
+    runtime: Runtime
+    name: str
+
+    @cached_property
+    def space(self) -> Shape:
+        """The iteration space for the example shapes: the broadcast of all inputs."""
+        nodes = [n for n in self.graph.inputs if self.graph.kind(n) == "input"]
+        return broadcast([self.graph[n]["shape"] for n in nodes])
+
+    @cached_property
+    def kernel(self) -> KernelSource | None:
+        """The region's kernel; None where these shapes make its outputs differ in shape."""
+        if any(self.graph[n]["shape"] != self.space for n in self.graph.outputs):
+            return None
+        kernel = emit(self.graph, exact=self.runtime.exact)
+        _log.debug("kernel %s:\n%s%s", kernel.name, kernel.header, kernel.body)
+        return kernel
+
+    @cached_property
+    def launcher(self) -> Launcher | None:
+        """The kernel on the current device; None where it must be replayed, after one warning."""
+        device = device_for_current_stream()
+        if self.kernel is None:
+            return None
+        if problem := device.unavailable():
+            warn_once(problem)
+            return None
+        return device.build([self.kernel])[0]
+
+    def replayed(self, arrays: Arrays) -> list[mx.array]:
+        return replay(self.graph, arrays)
+
+    @cached_property
+    def vjp(self) -> Derivative:
+        from zmlx.derive.accumulate import derive_vjp
+
+        return derive_vjp(self.graph)
+
+    @cached_property
+    def jvp(self) -> Derivative:
+        from zmlx.derive.accumulate import derive_jvp
+
+        return derive_jvp(self.graph)
+
+
+class RegionRules:
+    """The transformations of a specialised region (zmlx.device.rules.Rules)."""
+
+    def __init__(self, function: RegionFunction, special: Specialized) -> None:
+        self._function, self._special = function, special
+        self._pulls: dict[tuple[int, ...], tuple[Run, tuple[int, ...]]] = {}
+        self._push: Run | None = None
+
+    def vjp(
+        self, primals: Arrays, cotangents: Arrays, argnums: Sequence[int], outputs: Arrays
+    ) -> list[mx.array]:
+        """The gradients asked for, by one kernel and the sums over broadcast dimensions."""
+        wanted = tuple(argnums)
+        if wanted not in self._pulls:
+            self._pulls[wanted] = self._pull(wanted)
+        run, found = self._pulls[wanted]
+        seeds = [_like(c, o) for c, o in zip(cotangents, outputs, strict=True)]
+        gradients = dict(zip(found, run([*primals, *seeds]), strict=True)) if found else {}
+        return [gradients[i] if i in gradients else mx.zeros_like(primals[i]) for i in wanted]
+
+    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
+        """The tangents of all outputs; inputs without one have tangent zero."""
+        derivative = self._special.jvp
+        if self._push is None:
+            self._push = self._program(derivative.graph, "jvp")
+        known = dict(zip(argnums, tangents, strict=True))
+        given = [known.get(t, mx.zeros(1)) for t in derivative.targets]
+        given = [
+            _like(tangent, primals[t]) for tangent, t in zip(given, derivative.targets, strict=True)
+        ]
+        places = derivative.outputs
+        pushed = dict(zip(places, self._push([*primals, *given]), strict=True)) if places else {}
+        shape = broadcast([p.shape for p in primals])
+        nodes = self._special.graph.outputs
+        kinds = [dtype_of(self._special.graph[n]["dtype"]) for n in nodes]
+        return [pushed[i] if i in pushed else mx.zeros(shape, kind) for i, kind in enumerate(kinds)]
+
+    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
+        """The region itself, over inputs of one rank more."""
+        pairs = list(zip(inputs, axes, strict=True))
+        rank = max(x.ndim - (axis >= 0) for x, axis in pairs)
+        size = next(x.shape[axis] for x, axis in pairs if axis >= 0)
+        outputs = self._function([_batch_first(x, a, rank) if a >= 0 else x for x, a in pairs])
+        return [o if o.ndim > rank else mx.broadcast_to(o, (size, *o.shape)) for o in outputs]
+
+    def _pull(self, wanted: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
+        """The program for these gradients, and for which of them there is anything to compute."""
+        derivative = self._special.vjp
+        kept = [i for i, target in enumerate(derivative.targets) if target in wanted]
+        graph = _with_outputs(derivative.graph, kept)
+        return self._program(graph, "vjp"), tuple(derivative.targets[i] for i in kept)
+
+    def _program(self, graph: Graph, what: str) -> Run:
+        return self._function.runtime.program(graph, f"{self._function.name}.{what}")
+
+
+def warn_once(problem: str) -> None:
+    """Say, once in a process, that regions run as MLX ops and why."""
+    if problem not in _warned:
+        _warned.add(problem)
+        warnings.warn(
+            f"[zmlx.device] fused regions run as MLX ops: {problem}", RuntimeWarning, stacklevel=2
+        )
+
+
+def _like(value: mx.array, pattern: mx.array) -> mx.array:
+    """`value` in type and shape of `pattern`: MLX does not check what a user's rule returned."""
+    if value.dtype != pattern.dtype:
+        value = value.astype(pattern.dtype)
+    return value if value.shape == pattern.shape else mx.broadcast_to(value, pattern.shape)
+
+
+def _with_outputs(graph: Graph, positions: Sequence[int]) -> Graph:
+    """`graph` with only some of its outputs; what the others need dies in simplification."""
+    chosen = Graph()
+    chosen.nx, chosen.inputs = graph.nx, graph.inputs
+    chosen.outputs = [graph.outputs[p] for p in positions]
+    return chosen
+
+
+def _batch_first(x: mx.array, axis: int, rank: int) -> mx.array:
+    """The mapped axis in front of `rank` others, sizes of one in between."""
+    moved = mx.moveaxis(x, axis, 0)
+    missing = rank - (moved.ndim - 1)
+    return moved.reshape(moved.shape[0], *(1,) * missing, *moved.shape[1:]) if missing else moved

@@ -1,0 +1,180 @@
+"""Regions: which elementwise ops of a graph go into one kernel.
+
+Comes in: a simplified graph. Goes out: groups of op nodes, each legal as one kernel. zmlx.fuse.plan
+turns them into steps.
+
+An op's stage is the number of calls run by MLX that its value must wait for. Ops of one stage and
+one iteration space (symbolic shape) can always share a kernel: a path from one through a call back
+to another would raise the stage. What is used in one place only moves to the stage of its use, also
+into larger iteration spaces, where it is computed again for every element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from zmlx import dtypes
+from zmlx.fuse.shapes import Shape, symbolic_shapes
+from zmlx.msl.emit import MAX_BUFFERS
+from zmlx.trace.graph import Graph
+
+Home = tuple[int, Shape]  # (stage, iteration space)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a kernel over some nodes reads and writes, as node ids of the whole graph."""
+
+    inputs: tuple[int, ...]  # arrays
+    scalars: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def unfusable(graph: Graph, node: int) -> str | None:
+    """Why op `node` cannot be part of a kernel; None when it can."""
+    data = graph[node]
+    kinds = [data["dtype"], data["at"], *(graph[o]["dtype"] for o in graph.operands(node))]
+    alien = [kind for kind in kinds if not dtypes.has_msl(kind)]
+    return f"{alien[0]} does not exist in MSL" if alien else None
+
+
+def regions(graph: Graph) -> list[list[int]]:
+    """Groups of op nodes in topological order; every op that can be fused is in exactly one."""
+    shapes = symbolic_shapes(graph)
+    homes = _homes(graph, shapes)
+    groups: dict[Home, list[int]] = {}
+    for node in _depth_first(graph, homes):
+        groups.setdefault(homes[node], []).append(node)
+    outputs = set(graph.outputs)
+    found: list[list[int]] = []
+    for group in groups.values():
+        found += [group] if _fits(graph, group, outputs) else _split(graph, group, shapes, outputs)
+    return found
+
+
+def ends(graph: Graph, nodes: Sequence[int], outputs: Iterable[int]) -> Ends:
+    """Inputs, scalars and outputs of a kernel over `nodes`; `outputs` are those of the graph."""
+    inside, returned = set(nodes), set(outputs)
+    arrays: dict[int, None] = {}
+    scalars: dict[int, None] = {}
+    for node in nodes:
+        for operand in graph.operands(node):
+            kind = graph.kind(operand)
+            if operand not in inside and kind != "const":
+                (scalars if kind == "scalar" else arrays)[operand] = None
+    results = [
+        n for n in nodes if n in returned or any(u not in inside for u in graph.nx.successors(n))
+    ]
+    return Ends(tuple(arrays), tuple(scalars), tuple(results))
+
+
+# -- stages and homes -----------------------------------------------------------------------------
+def _homes(graph: Graph, shapes: dict[int, Shape]) -> dict[int, Home]:
+    fused = _fusable(graph)
+    earliest = _earliest(graph, fused)
+    outputs = set(graph.outputs)
+    homes: dict[int, Home] = {}
+    for node in reversed(range(len(graph))):
+        if node in fused:
+            homes[node] = _home(graph, node, homes, earliest, shapes[node], node in outputs)
+    return homes
+
+
+def _home(
+    graph: Graph,
+    node: int,
+    homes: dict[int, Home],
+    earliest: dict[int, int],
+    shape: Shape,
+    returned: bool,
+) -> Home:
+    users = graph.users(node)
+    used_by = {homes[u] for u in users if u in homes}
+    stored = returned or len(used_by) != 1 or any(u not in homes for u in users)
+    if not stored:
+        return next(iter(used_by))
+    latest = min((homes[u][0] if u in homes else earliest[u] for u in users), default=None)
+    joined = [h for h in used_by if h[1] == shape and latest is not None and h[0] <= latest]
+    return min(joined, default=(earliest[node], shape))
+
+
+def _fusable(graph: Graph) -> set[int]:
+    """Ops that MSL has and that depend on an array (an op on numbers alone has no size)."""
+    sized = {n for n in graph if graph.kind(n) not in ("const", "scalar", "op")}
+    fused: set[int] = set()
+    for node in graph:
+        if graph.kind(node) != "op":
+            continue
+        if any(o in sized for o in graph.operands(node)):
+            sized.add(node)
+            if unfusable(graph, node) is None:
+                fused.add(node)
+    return fused
+
+
+def _earliest(graph: Graph, fused: set[int]) -> dict[int, int]:
+    """For each node the first stage in which it can run; effects keep their order."""
+    stages: dict[int, int] = {}
+    effects = 0
+    for node in graph:
+        effect = not graph[node].get("pure", True)
+        waits = effects if effect else 0
+        for operand in graph.operands(node):
+            called = operand not in fused and graph.kind(operand) in ("op", "opaque", "item")
+            waits = max(waits, stages[operand] + (called and node in fused))
+        stages[node] = waits
+        effects = max(effects, waits) if effect else effects
+    return stages
+
+
+def _depth_first(graph: Graph, nodes: Iterable[int]) -> list[int]:
+    """`nodes` in topological order, operands right before their use: few values live at a time."""
+    wanted, order, done = set(nodes), [], set()
+    for root in sorted(wanted):
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            waiting = [o for o in graph.operands(node) if o in wanted and o not in done]
+            if node in done or not waiting:
+                stack.pop()
+                if node not in done:
+                    done.add(node)
+                    order.append(node)
+            else:
+                stack.extend(reversed(waiting))
+    return order
+
+
+# -- the limit of buffers -------------------------------------------------------------------------
+def _split(
+    graph: Graph, group: list[int], shapes: dict[int, Shape], outputs: set[int]
+) -> list[list[int]]:
+    """`group` cut into parts that a kernel has the buffers for, each over one shape.
+
+    What was to be computed again in a larger space gets a kernel of its own, so that every value
+    that passes from part to part has the shape of its part.
+    """
+    parts: list[list[int]] = []
+    by_shape: dict[Shape, list[int]] = {}
+    for node in group:
+        by_shape.setdefault(shapes[node], []).append(node)
+    for nodes in by_shape.values():
+        while nodes:
+            length = _longest(graph, nodes, outputs)
+            parts.append(nodes[:length])
+            nodes = nodes[length:]
+    return parts
+
+
+def _longest(graph: Graph, nodes: list[int], outputs: set[int]) -> int:
+    lengths = range(len(nodes), 1, -1)
+    return next((n for n in lengths if _fits(graph, nodes[:n], outputs)), 1)
+
+
+def _fits(graph: Graph, nodes: Sequence[int], outputs: set[int]) -> bool:
+    """Whether Metal has the buffers: an input brings its strides along, and maybe its sizes."""
+    found = ends(graph, nodes, outputs)
+    ranks = [len(graph[n]["shape"]) for n in found.inputs]
+    inputs = sum(2 if rank else 1 for rank in ranks) + max(ranks, default=0)
+    return inputs + len(found.scalars) + len(found.outputs) <= MAX_BUFFERS

@@ -1,0 +1,31 @@
+"""Runtime: how the parts of one fused function run, fixed for one setting of the switches.
+
+Made by zmlx.fuse.api for each mode, passed down to programs and regions. `program` is the way back
+up: a derivative's graph is planned and run like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx.trace.graph import Graph
+
+Run = Callable[[Sequence[mx.array]], list[mx.array]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Numerics, checking, and the functions that know how to key arrays and run graphs."""
+
+    exact: bool  # numerics="mlx"
+    check: bool  # ZMLX_CHECK
+    signature: Callable[[Sequence[Any]], Any]
+    make_program: Callable[[Graph, Runtime, str], Run]
+
+    def program(self, graph: Graph, name: str) -> Run:
+        """`graph` as a function from its inputs' arrays (scalars included) to its outputs'."""
+        return self.make_program(graph, self, name)

@@ -1,0 +1,177 @@
+"""Tables: a fused function's traces, found by what a call passes, made where none fits.
+
+A Table holds for one setting of the switches (fusing, checking, device). zmlx.fuse.api calls it
+with the arguments of each call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import config
+from zmlx.device import signature
+from zmlx.device.rules import any_traced
+from zmlx.fuse.entry import Entry, Site
+from zmlx.fuse.program import Program, make_program
+from zmlx.fuse.runtime import Runtime
+from zmlx.trace import intercept
+from zmlx.trace.run import Call, trace
+from zmlx.trace.tracer import name_of
+from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
+
+_log = logging.getLogger("zmlx.fuse")
+_clock = itertools.count(1)
+_exact: list[bool] = []  # numerics of the traces that run now, innermost last
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `zmlx.fuse(...)` was asked for."""
+
+    inputs: Any = None
+    outputs: Any = None
+    exact: bool = False  # numerics="mlx"
+    cache_size: int = 128
+
+
+def tracing_exactly() -> bool | None:
+    """Whether the innermost running trace is for numerics="mlx"; None where none runs."""
+    return _exact[-1] if _exact else None
+
+
+class Table:
+    """Entries by key; at most `options.cache_size` of them."""
+
+    def __init__(self, fn: Callable[..., Any], name: str, options: Options) -> None:
+        self.fn, self.name, self.options = fn, name, options
+        self.signature = signature.fastest()
+        self.runtime = Runtime(options.exact, config.CHECK.on(), self.signature, make_program)
+        self.hits = self.misses = 0
+        self.size = 0
+        self._sites: dict[Any, Site] = {}
+        self._last: dict[str, str] = {}
+        self._stateful = options.inputs is not None or options.outputs is not None
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not kwargs and not self._stateful:
+            key = self.signature(args)  # None unless all are arrays
+            site = self._sites.get(key) if key is not None else None
+            entry = site.find(args, ()) if site is not None else None
+            if entry is not None:
+                self.hits += 1
+                entry.used = next(_clock)
+                return entry(args, ())
+        return self._flattened(args, kwargs)
+
+    def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        """The entry that a call with these arguments uses, made if need be."""
+        call, key = self._call(args, kwargs)
+        return self._entry(call, key)
+
+    def clear(self) -> None:
+        self._sites.clear()
+        self.hits = self.misses = self.size = 0
+
+    # -- the general way --------------------------------------------------------------------------
+    def _flattened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call, key = self._call(args, kwargs)
+        entry = self._entry(call, key)
+        arrays, numbers = call.leaves.arrays, call.leaves.numbers
+        if self._stateful:
+            return entry.update(call.updates, arrays, numbers)
+        return entry(arrays, numbers)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
+        leaves = Leaves()
+        structure = flatten((args, kwargs), leaves)
+        if not self._stateful:
+            if not kwargs and len(leaves.arrays) == len(args) and not leaves.slots:
+                return Call(leaves, structure), self.signature(args)
+            return Call(leaves, structure), (structure, self.signature(leaves.arrays))
+        read, written = (_without_random(s) for s in (self.options.inputs, self.options.outputs))
+        state = flatten_state(read, leaves) if read is not None else None
+        updates = () if written is None else (written,)
+        held = tuple(c for s in (read, written) for c in containers(s))
+        call = Call(leaves, structure, updates, held)
+        return call, (structure, state, self.signature(leaves.arrays))
+
+    def _entry(self, call: Call, key: Any) -> Entry:
+        arrays, numbers = call.leaves.arrays, call.leaves.numbers
+        site = self._sites.get(key)
+        entry = site.find(arrays, numbers) if site is not None else None
+        if entry is None:
+            with intercept.LOCK:
+                site = self._sites.get(key)
+                entry = site.find(arrays, numbers) if site is not None else None
+                if entry is None:
+                    return self._traced(call, key)
+        self.hits += 1
+        entry.used = next(_clock)
+        return entry
+
+    def _traced(self, call: Call, key: Any) -> Entry:
+        self.misses += 1
+        arrays, numbers = call.leaves.arrays, call.leaves.numbers
+        self._report(call)
+        _exact.append(self.options.exact)
+        try:
+            recorded = trace(self.fn, call)
+        finally:
+            _exact.pop()
+        entry = Entry(recorded, Program(recorded.graph, self.runtime, self.name), next(_clock))
+        if any_traced([c.array for c in recorded.captures]):
+            _log.info("%s: captures arrays that MLX is transforming: not cached", self.name)
+            return entry
+        site = self._sites.setdefault(key, Site())
+        site.add(entry, arrays, numbers)
+        self._evict()
+        return entry
+
+    def _evict(self) -> None:
+        """Drop the entries that were not called for longest, down to the bound."""
+        held = [(e.used, site, k) for site in self._sites.values() for k, e in site.entries.items()]
+        self.size = len(held)
+        for _, site, k in sorted(held, key=lambda h: h[0])[: self.size - self.options.cache_size]:
+            del site.entries[k]
+            self.size -= 1
+
+    def _report(self, call: Call) -> None:
+        """Log that a trace is made, and what differs from the one before."""
+        now = _described(call)
+        if not self._last:
+            _log.info("%s: traced", self.name)
+        else:
+            pairs = [
+                (k, self._last.get(k, "absent"), now.get(k, "absent"))
+                for k in {**self._last, **now}
+            ]
+            changes = [f"{k}: {a} -> {b}" for k, a, b in pairs if a != b]
+            _log.info("%s: traced again; %s", self.name, "; ".join(changes) or "evicted before")
+        self._last = now
+
+
+def _described(call: Call) -> dict[str, str]:
+    """What a trace may depend on, in words, by name."""
+    words = {"arguments": repr(call.structure)}
+    for i, array in enumerate(call.leaves.arrays):
+        words[f"array {i}"] = f"{name_of(array.dtype)}{list(array.shape)}"
+    for i, number in enumerate(call.leaves.numbers):
+        words[f"number {i}"] = f"{type(number).__name__} {number!r}"
+    words["device"] = str(mx.default_device())
+    return words
+
+
+def _without_random(state: Any) -> Any:
+    """`state` less mx.random.state: each replay draws from MLX's own state anyway."""
+    if state is mx.random.state:
+        return None
+    if isinstance(state, (list, tuple)):
+        kept = [item for item in state if item is not mx.random.state]
+        return kept if len(kept) != len(state) or isinstance(state, tuple) else state
+    return state
