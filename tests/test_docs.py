@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+
+from zmlx.device.base import Device
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,3 +47,10 @@ def test_the_readme_has_code_and_the_two_commands() -> None:
     assert blocks(ROOT / "README.md")
     assert 'pip install -e ".[cpu]" && python -m zmlx demo' in readme
     assert 'pip install -e ".[cpu,dev]" && python -m pytest' in readme
+
+
+def test_what_the_architecture_page_shows_is_what_its_code_prints(host_device: Device) -> None:
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_architecture.py"))
+    assert generator["page"]() == generator["PAGE"].read_text(), (
+        "docs/ARCHITECTURE.md is out of date: python docs/generate_architecture.py"
+    )

@@ -43,7 +43,7 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     ruled = native.ruled
 
     def run(arrays: Arrays) -> list[mx.array]:
-        return ruled(launch(arrays), rules)  # type: ignore[no-any-return]
+        return ruled(launch(arrays), rules)
 
     return run
 

@@ -42,4 +42,4 @@ def fastest() -> Callable[[Sequence[Any]], bytes | None]:
     if mx.default_device().type != mx.DeviceType.cpu:
         return portable
     host: Any = device_named("host")
-    return portable if host.unavailable() else host.native.signature  # type: ignore[no-any-return]
+    return portable if host.unavailable() else host.native.signature

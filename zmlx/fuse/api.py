@@ -18,6 +18,7 @@ from zmlx.fuse.table import Options, Table, tracing_exactly
 from zmlx.trace import intercept
 
 if TYPE_CHECKING:
+    from zmlx.fuse.entry import Entry
     from zmlx.fuse.explain import Explanation
 
 NUMERICS = ("fp32", "mlx")
@@ -87,14 +88,18 @@ class FusedFunction:
         with intercept.LOCK:
             self._tables.clear()
 
+    def entry(self, *args: Any, **kwargs: Any) -> Entry:
+        """The trace and the program that a call with these arguments runs, made if need be."""
+        if self._bound is not None:
+            args = (self._bound, *args)
+        table = self._table() or Table(self._fn, self._name, self._options)
+        return table.entry(args, kwargs)
+
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """What this function becomes for these arguments: see `zmlx.explain`."""
         from zmlx.fuse.explain import Explanation
 
-        if self._bound is not None:
-            args = (self._bound, *args)
-        table = self._table() or Table(self._fn, self._name, self._options)
-        entry = table.entry(args, kwargs)
+        entry = self.entry(*args, **kwargs)
         return Explanation(self._name, entry.trace, entry.program)
 
     def _table(self) -> Table | None:

@@ -10,18 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zmlx.errors import PlanError
-from zmlx.fuse.regions import Ends, ends, regions, unfusable
-from zmlx.fuse.simplify import copy_node, cost
+from zmlx.fuse.extract import Region, extract
+from zmlx.fuse.regions import regions, unfusable
+from zmlx.fuse.simplify import cost
 from zmlx.trace.graph import Graph
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars."""
-
-    graph: Graph
-    ends: Ends  # node ids of the whole graph; graph.inputs are ends.inputs + ends.scalars
-    nodes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -63,27 +55,6 @@ def plan(graph: Graph, worth_alone: int) -> Plan:
         if graph.kind(node) in ("op", "opaque", "item") and node not in fused:
             steps.append(Native(node, _reason(graph, node)))
     return Plan(graph, _ordered(graph, steps))
-
-
-def extract(graph: Graph, nodes: Sequence[int]) -> Region:
-    """The subgraph over `nodes` (in topological order) as a graph of its own."""
-    found = ends(graph, nodes, graph.outputs)
-    region = Graph()
-    new: dict[int, int] = {}
-    for kind, sources in (("input", found.inputs), ("scalar", found.scalars)):
-        for source in sources:
-            data = graph[source]
-            given = {"expr": data["expr"]} if kind == "scalar" else {}
-            new[source] = region.add(
-                kind, shape=data["shape"], dtype=data["dtype"], loc=data["loc"], **given
-            )
-    for node in nodes:
-        for operand in graph.operands(node):
-            if operand not in new:  # a constant
-                new[operand] = copy_node(graph, operand, region, ())
-        new[node] = copy_node(graph, node, region, [new[o] for o in graph.operands(node)])
-    region.outputs = [new[n] for n in found.outputs]
-    return Region(region, found, tuple(nodes))
 
 
 def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> bool:

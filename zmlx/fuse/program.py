@@ -14,7 +14,8 @@ import mlx.core as mx
 
 from zmlx import dtypes
 from zmlx.device.base import device_for_current_stream
-from zmlx.fuse.plan import Native, Plan, Region, plan
+from zmlx.fuse.extract import Region
+from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import constant, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
@@ -106,12 +107,12 @@ def _initial(data: dict[str, Any]) -> Any:
 # -- steps ----------------------------------------------------------------------------------------
 def _region_step(graph: Graph, region: Region, function: RegionFunction) -> Step:
     inputs, outputs = region.ends.inputs, region.ends.outputs
-    scalars = [(node, graph[node]["dtype"]) for node in region.ends.scalars]
+    scalars = [(node, number_maker(graph[node]["dtype"])) for node in region.ends.scalars]
 
     def run(values: Values) -> None:
         arrays = [values[node] for node in inputs]
-        for node, dtype in scalars:
-            arrays.append(number_array(values[node], dtype))
+        for node, array_of in scalars:
+            arrays.append(array_of(values[node]))
         for node, result in zip(outputs, function(arrays), strict=True):
             values[node] = result
 
@@ -134,16 +135,18 @@ def _native_step(graph: Graph, step: Native) -> Step:
 
 def _op_step(graph: Graph, node: int) -> Step:
     function = op_function(graph, node)
-    kinds = [(o, graph.kind(o), graph[o]["dtype"]) for o in graph.operands(node)]
+    operands = graph.operands(node)
+    scalars = [(o, graph[o]["dtype"]) for o in operands if graph.kind(o) == "scalar"]
+    makers = {o: (number_maker(dtype), dtype_of(dtype)) for o, dtype in scalars}
+
+    def value(values: Values, operand: int) -> mx.array:
+        if operand not in makers:
+            return values[operand]
+        array_of, dtype = makers[operand]
+        return array_of(values[operand]).reshape(()).astype(dtype)
 
     def run(values: Values) -> None:
-        operands = [
-            number_array(values[o], dtype).reshape(()).astype(dtype_of(dtype))
-            if kind == "scalar"
-            else values[o]
-            for o, kind, dtype in kinds
-        ]
-        values[node] = function(*operands)
+        values[node] = function(*[value(values, o) for o in operands])
 
     return run
 
@@ -172,19 +175,27 @@ def _filled(template: Any, values: Sequence[Any]) -> Any:
     return template
 
 
-def number_array(value: Any, dtype: str) -> mx.array:
-    """A Python number as the array of one element in which kernels take it."""
-    if isinstance(value, mx.array):
-        return value
-    if dtypes.is_integer(dtype) and not _fits(value, dtype):
-        raise ValueError(
-            f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the arrays "
-            "beside it. Cast the arrays, or pass a smaller number."
-        )
-    return mx.array([value], dtype_of(scalar_type(dtype)))
+def number_maker(dtype: str) -> Callable[[Any], mx.array]:
+    """What makes a Python number the array of one element in which kernels take it."""
+    kind = dtype_of(scalar_type(dtype))
+    low, high = _bounds(dtype)
+
+    def make(value: Any) -> mx.array:
+        if isinstance(value, mx.array):
+            return value
+        if low is not None and not low <= value < high:
+            raise ValueError(
+                f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the "
+                "arrays beside it. Cast the arrays, or pass a smaller number."
+            )
+        return mx.array([value], kind)
+
+    return make
 
 
-def _fits(value: int, dtype: str) -> bool:
+def _bounds(dtype: str) -> tuple[int | None, int]:
+    """The integers that `dtype` holds as a half-open range; None where any number will do."""
+    if not dtypes.is_integer(dtype):
+        return None, 0
     bits = int(dtype.lstrip("uint"))
-    low, high = (0, 2**bits) if dtype in dtypes.UNSIGNED else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-    return low <= value < high
+    return (0, 2**bits) if dtype in dtypes.UNSIGNED else (-(2 ** (bits - 1)), 2 ** (bits - 1))

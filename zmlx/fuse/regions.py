@@ -12,23 +12,14 @@ into larger iteration spaces, where it is computed again for every element.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from zmlx import dtypes
+from zmlx.fuse.extract import ends, extract
 from zmlx.fuse.shapes import Shape, symbolic_shapes
-from zmlx.msl.emit import MAX_BUFFERS
+from zmlx.msl.space import MAX_BUFFERS, buffer_slots
 from zmlx.trace.graph import Graph
 
 Home = tuple[int, Shape]  # (stage, iteration space)
-
-
-@dataclass(frozen=True)
-class Ends:
-    """What a kernel over some nodes reads and writes, as node ids of the whole graph."""
-
-    inputs: tuple[int, ...]  # arrays
-    scalars: tuple[int, ...]
-    outputs: tuple[int, ...]
 
 
 def unfusable(graph: Graph, node: int) -> str | None:
@@ -51,22 +42,6 @@ def regions(graph: Graph) -> list[list[int]]:
     for group in groups.values():
         found += [group] if _fits(graph, group, outputs) else _split(graph, group, shapes, outputs)
     return found
-
-
-def ends(graph: Graph, nodes: Sequence[int], outputs: Iterable[int]) -> Ends:
-    """Inputs, scalars and outputs of a kernel over `nodes`; `outputs` are those of the graph."""
-    inside, returned = set(nodes), set(outputs)
-    arrays: dict[int, None] = {}
-    scalars: dict[int, None] = {}
-    for node in nodes:
-        for operand in graph.operands(node):
-            kind = graph.kind(operand)
-            if operand not in inside and kind != "const":
-                (scalars if kind == "scalar" else arrays)[operand] = None
-    results = [
-        n for n in nodes if n in returned or any(u not in inside for u in graph.nx.successors(n))
-    ]
-    return Ends(tuple(arrays), tuple(scalars), tuple(results))
 
 
 # -- stages and homes -----------------------------------------------------------------------------
@@ -131,7 +106,8 @@ def _earliest(graph: Graph, fused: set[int]) -> dict[int, int]:
 def _depth_first(graph: Graph, nodes: Iterable[int]) -> list[int]:
     """`nodes` in topological order, operands right before their use: few values live at a time."""
     wanted, order, done = set(nodes), [], set()
-    for root in sorted(wanted):
+    sinks = [n for n in sorted(wanted) if not any(u in wanted for u in graph.nx.successors(n))]
+    for root in sinks:
         stack = [root]
         while stack:
             node = stack[-1]
@@ -173,8 +149,8 @@ def _longest(graph: Graph, nodes: list[int], outputs: set[int]) -> int:
 
 
 def _fits(graph: Graph, nodes: Sequence[int], outputs: set[int]) -> bool:
-    """Whether Metal has the buffers: an input brings its strides along, and maybe its sizes."""
+    """Whether Metal has the buffers for a kernel over `nodes`."""
     found = ends(graph, nodes, outputs)
-    ranks = [len(graph[n]["shape"]) for n in found.inputs]
-    inputs = sum(2 if rank else 1 for rank in ranks) + max(ranks, default=0)
-    return inputs + len(found.scalars) + len(found.outputs) <= MAX_BUFFERS
+    # An input brings its strides along, and maybe its sizes.
+    most = 3 * len(found.inputs) + len(found.scalars) + len(found.outputs)
+    return most <= MAX_BUFFERS or buffer_slots(extract(graph, nodes).graph) <= MAX_BUFFERS

@@ -21,7 +21,7 @@ Values = Sequence[mx.array]
 
 def dtype_of(name: str) -> mx.Dtype:
     """MLX's dtype of that name."""
-    return getattr(mx, "bool_" if name == "bool" else name)  # type: ignore[no-any-return]
+    return getattr(mx, "bool_" if name == "bool" else name)
 
 
 def constant(data: dict[str, Any]) -> mx.array:
@@ -42,7 +42,7 @@ def op_function(graph: Graph, node: int) -> Callable[..., mx.array]:
 
     def run(*operands: mx.array) -> mx.array:
         pairs = zip(operands, converted, strict=True)
-        return function(*[o.astype(at) if wrong else o for o, wrong in pairs])  # type: ignore[no-any-return]
+        return function(*[o.astype(at) if wrong else o for o, wrong in pairs])
 
     return run
 

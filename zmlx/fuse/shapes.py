@@ -37,7 +37,8 @@ class Symbols:
 
 def symbolic_shapes(graph: Graph) -> dict[int, Shape]:
     """For each node, its shape in symbols (1 for a size of one)."""
-    symbols, shapes = Symbols(), {}
+    symbols = Symbols()
+    shapes: dict[int, Shape] = {}
     for node in graph:
         data = graph[node]
         if data["kind"] == "op":

@@ -19,7 +19,9 @@ _IDENTITY = {"multiply": (1, (0, 1)), "divide": (1, (1,)), "subtract": (0, (1,))
 def simplify(graph: Graph) -> Graph:
     """A new graph without duplicate, dead and idle nodes; inputs and outputs keep their order."""
     live = _live(graph)
-    result, new, seen = Graph(), {}, {}
+    result = Graph()
+    new: dict[int, int] = {}
+    seen: dict[Any, int] = {}
     for node in graph:
         if node not in live:
             continue

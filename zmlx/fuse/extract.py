@@ -1,0 +1,68 @@
+"""Extraction: some op nodes of a graph as a region, a graph of its own.
+
+Comes in: a graph and the nodes that share a kernel. Goes out: a Region, with what it reads and
+writes. zmlx.fuse.regions asks whether a kernel could hold it, zmlx.fuse.plan makes it a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from zmlx.fuse.simplify import copy_node
+from zmlx.trace.graph import Graph
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a kernel over some nodes reads and writes, as node ids of the whole graph."""
+
+    inputs: tuple[int, ...]  # arrays
+    scalars: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars."""
+
+    graph: Graph
+    ends: Ends  # node ids of the whole graph; graph.inputs are ends.inputs + ends.scalars
+    nodes: tuple[int, ...]
+
+
+def extract(graph: Graph, nodes: Sequence[int]) -> Region:
+    """The subgraph over `nodes` (in topological order) as a graph of its own."""
+    found = ends(graph, nodes, graph.outputs)
+    region = Graph()
+    new: dict[int, int] = {}
+    for kind, sources in (("input", found.inputs), ("scalar", found.scalars)):
+        for source in sources:
+            data = graph[source]
+            given = {"expr": data["expr"]} if kind == "scalar" else {}
+            new[source] = region.add(
+                kind, shape=data["shape"], dtype=data["dtype"], loc=data["loc"], **given
+            )
+    for node in nodes:
+        for operand in graph.operands(node):
+            if operand not in new:  # a constant
+                new[operand] = copy_node(graph, operand, region, ())
+        new[node] = copy_node(graph, node, region, [new[o] for o in graph.operands(node)])
+    region.outputs = [new[n] for n in found.outputs]
+    return Region(region, found, tuple(nodes))
+
+
+def ends(graph: Graph, nodes: Sequence[int], outputs: Iterable[int]) -> Ends:
+    """Inputs, scalars and outputs of a kernel over `nodes`; `outputs` are those of the graph."""
+    inside, returned = set(nodes), set(outputs)
+    arrays: dict[int, None] = {}
+    scalars: dict[int, None] = {}
+    for node in nodes:
+        for operand in graph.operands(node):
+            kind = graph.kind(operand)
+            if operand not in inside and kind != "const":
+                (scalars if kind == "scalar" else arrays)[operand] = None
+    results = [
+        n for n in nodes if n in returned or any(u not in inside for u in graph.nx.successors(n))
+    ]
+    return Ends(tuple(arrays), tuple(scalars), tuple(results))
