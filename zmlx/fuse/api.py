@@ -7,7 +7,7 @@ trace that fits a call (zmlx.fuse.table) and runs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -196,7 +196,21 @@ def _made(fn: Any, options: Options) -> FusedFunction:
             f"[zmlx.fuse] fn is a {type(fn).__name__}; wanted a function, method or nn.Module. "
             'Options go by name: @zmlx.fuse(numerics="mlx").'
         )
-    return FusedFunction(fn, options)
+    return FusedFunction(_by_name(fn), options)
+
+
+def _by_name(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of mlx.core as a call through its module, where a trace can see it."""
+    name = getattr(fn, "__name__", "")
+    module = next((m for m in intercept.MODULES.values() if getattr(m, name, None) is fn), None)
+    if module is None:
+        return fn
+
+    @wraps(fn, assigned=("__name__", "__qualname__", "__doc__"), updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(module, name)(*args, **kwargs)
+
+    return call
 
 
 def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:

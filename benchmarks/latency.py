@@ -1,0 +1,276 @@
+"""Latency rows: what a call costs before and around its kernel, and a chain of 60 ops.
+
+What happens once in a process is measured in fresh processes with private caches, of ZMLX and of
+MLX (which keeps its compiled kernels below TMPDIR).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+import zmlx
+from benchmarks import cases
+from benchmarks.cases import CHAIN
+from benchmarks.elementwise import forward
+from benchmarks.harness import SUBJECT, Bar, Parted, Peer, Result, Row, Settings, agree, measure
+from benchmarks.peers import COMPILE, EAGER, call_of, mlx_peers, nothing
+from zmlx.device import native_module
+from zmlx.device.base import device_for_current_stream
+from zmlx.device.cache import ENTRY_SUFFIX
+from zmlx.device.host import HostDevice
+
+SUITE = "latency"
+ROOT = Path(__file__).parents[1]
+SMALL = (1024,)
+CALLS = 2000  # in one sample of a call's host time
+LINKS = 200  # calls in a row of dependent ones
+NEW_SIZES = 5
+TASKS = {SUBJECT: "fuse", COMPILE: "compile"}  # of benchmarks.child
+NOTE = "in fresh processes with empty caches; the native module is there"
+IMPORTS = """
+import json, time
+start = time.perf_counter()
+import mlx.core
+between = time.perf_counter()
+import zmlx
+end = time.perf_counter()
+print(json.dumps({"mlx": between - start, "zmlx": end - between}))
+"""
+
+
+def rows(settings: Settings) -> list[Row]:
+    listed: list[tuple[str, Callable[[Settings], Result]]] = [
+        ("chain of 60 ops float32", lambda s: forward(CHAIN, "float32", s)),
+        ("primitives of the chain's lazy result", kernels),
+        ("trace, plan, emit the chain: first in a process", stages("cold", "ms", 100)),
+        ("trace, plan, emit the chain: again", stages("warm", "ms", 100)),
+        ("C++ compile of the chain", stages("compile", "s", 1.5)),
+        ("first call of the chain, empty caches", first_call),
+        ("first call of the chain, second process", second_process),
+        ("host time to build a call, 1024 elements", build_call),
+        ("200 dependent calls, 1024 elements, each", dependent_calls),
+        ("traces for 5 new sizes", new_sizes),
+        ("import zmlx, beyond mlx.core", imports),
+    ]
+    if settings.device == "gpu":  # its compiler is MLX's own, and part of the first call
+        listed = [row for row in listed if not row[0].startswith("C++")]
+    return [Row(SUITE, name, run) for name, run in listed]
+
+
+# -- in this process ------------------------------------------------------------------------------
+def kernels(settings: Settings) -> Result:
+    """Whether the chain is one kernel: MLX's own picture of its lazy result."""
+    x = mx.random.normal(SMALL)
+    mx.eval(x)
+    peers = mlx_peers(cases.chain, [x])
+    agree(peers, [cases.chain(x)], mx.float32)
+    counts = {peer.name: [float(primitives(peer.call()))] for peer in peers}
+    return Result(SUITE, "", "primitives", counts, (Bar("at most", 1),))
+
+
+def primitives(result: mx.array) -> int:
+    """Primitives in the graph of a lazy array whose inputs were evaluated."""
+    picture = io.StringIO()
+    mx.export_to_dot(picture, result)
+    return len(re.findall(r'label ?= ?"', picture.getvalue()))
+
+
+def build_call(settings: Settings) -> Result:
+    """Microseconds of Python for a call whose result is not evaluated."""
+    inputs = [mx.random.normal(SMALL) for _ in range(2)]
+    mx.eval(inputs)
+    calls = 50 if settings.quick else CALLS
+    single = mlx_peers(cases.silu_mul, inputs)
+    agree(single, [cases.silu_mul(*inputs)], mx.float32)
+    peers = [Peer(peer.name, repeated(peer.call, calls), nothing, nothing) for peer in single]
+    taken = measure(peers, settings, "µs", launches=1)
+    samples = {name: [t / calls for t in values] for name, values in taken.items()}
+    return Result(SUITE, "", "µs", samples, (Bar("at most", 5),), note=f"samples of {calls} calls")
+
+
+def repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
+    """`call` that many times; results are dropped at once, so no graph grows."""
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
+
+
+def dependent_calls(settings: Settings) -> Result:
+    """Microseconds a call in a row of calls, each on the result of the one before, evaluated."""
+    x, y = (mx.random.uniform(0.5, 1.0, SMALL) for _ in range(2))
+    mx.eval(x, y)
+    links = 10 if settings.quick else LINKS
+    ways = ((SUBJECT, zmlx.fuse(cases.silu_mul)), (COMPILE, mx.compile(cases.silu_mul)))
+    peers = [
+        Peer(name, call_of(linked, [f, x, y, links]))
+        for name, f in (*ways, (EAGER, cases.silu_mul))
+    ]
+    agree(peers, [linked(cases.silu_mul, x, y, links)], mx.float32)
+    taken = measure(peers, settings, "µs", launches=1)
+    samples = {name: [t / links for t in values] for name, values in taken.items()}
+    bars = (Bar("at most", 8),) if settings.device == "gpu" else ()
+    return Result(SUITE, "", "µs", samples, bars, note=f"{links} calls a sample")
+
+
+def linked(f: Callable[..., mx.array], x: mx.array, y: mx.array, links: int) -> mx.array:
+    for _ in range(links):
+        x = f(x, y)
+    return x
+
+
+def new_sizes(settings: Settings) -> Result:
+    """How often a function's Python runs again when only sizes change."""
+    ran: list[int] = []
+
+    def counted(x: mx.array) -> mx.array:
+        ran.append(1)
+        return cases.gelu_tanh(x)
+
+    mx.random.seed(0)
+    arrays = [mx.random.normal((32 + i, 64)) for i in range(NEW_SIZES + 1)]
+    expected = [cases.gelu_tanh(x) for x in arrays[1:]]
+    counts = {}
+    for name, f in ((SUBJECT, zmlx.fuse(counted)), (COMPILE, mx.compile(counted))):
+        mx.eval(f(arrays[0]))
+        before = len(ran)
+        results = [f(x) for x in arrays[1:]]
+        counts[name] = [float(len(ran) - before)]
+        agree([Peer(name, call_of(list, [results]))], expected, mx.float32)
+    return Result(SUITE, "", "traces", counts, (Bar("at most", 0),))
+
+
+# -- in fresh processes ---------------------------------------------------------------------------
+def stages(stage: str, unit: str, limit: float) -> Callable[[Settings], Result]:
+    """A row for one of the figures of benchmarks.child.stages."""
+
+    def run(settings: Settings) -> Result:
+        taken = []
+        for _ in range(processes(settings)):
+            with private_caches() as environment:
+                found = child(["stages", settings.device], environment)
+            if stage not in found:
+                raise RuntimeError(device_for_current_stream().unavailable() or "no kernels here")
+            taken.append(found[stage] * (1e3 if unit == "ms" else 1))
+        return Result(SUITE, "", unit, {SUBJECT: taken}, (Bar("at most", limit),), note=NOTE)
+
+    return run
+
+
+def first_call(settings: Settings) -> Result:
+    """Trace, compile and run, beside mx.compile, which compiles too."""
+    samples: dict[str, list[float]] = {SUBJECT: [], COMPILE: []}
+    for _ in range(processes(settings)):
+        found = {}
+        for name, task in TASKS.items():
+            with private_caches() as environment:
+                found[name] = child([task, settings.device], environment)
+        _keep(samples, found, 1)
+    bars = (Bar("at most", 3),) if settings.device == "gpu" else ()
+    return Result(SUITE, "", "s", samples, bars, note=NOTE)
+
+
+def second_process(settings: Settings) -> Result:
+    """The same call in a process that finds the caches filled by another."""
+    samples: dict[str, list[float]] = {SUBJECT: [], COMPILE: []}
+    with private_caches() as environment:
+        for task in TASKS.values():
+            child([task, settings.device], environment)
+        for _ in range(processes(settings)):
+            found = {n: child([task, settings.device], environment) for n, task in TASKS.items()}
+            _keep(samples, found, 1e3)
+    bars = (Bar("at most", 150),) if settings.device == "cpu" else ()
+    return Result(SUITE, "", "ms", samples, bars, note="in fresh processes, imports not counted")
+
+
+def _keep(
+    samples: dict[str, list[float]], found: dict[str, dict[str, float]], scale: float
+) -> None:
+    """Add what children found to the samples, once their results agree."""
+    mine, theirs = found[SUBJECT]["sum"], found[COMPILE]["sum"]
+    if not abs(mine - theirs) <= 1e-4 * abs(theirs):
+        raise Parted(f"the chain adds up to {mine} in {SUBJECT}, to {theirs} in {COMPILE}")
+    for name, values in found.items():
+        samples[name].append(scale * values["seconds"])
+
+
+def imports(settings: Settings) -> Result:
+    """Milliseconds that `import zmlx` adds to `import mlx.core`."""
+    extra, base = [], []
+    command = [sys.executable, "-c", IMPORTS]
+    _json(command, dict(os.environ))  # leaves byte code behind
+    for _ in range(1 if settings.quick else max(7, settings.rounds)):
+        found = _json(command, dict(os.environ))
+        extra.append(1e3 * found["zmlx"])
+        base.append(1e3 * found["mlx"])
+    note = f"in fresh processes; mlx.core itself: {statistics.median(base):.1f} ms"
+    return Result(SUITE, "", "ms", {SUBJECT: extra}, (Bar("at most", 100),), note=note)
+
+
+def processes(settings: Settings) -> int:
+    return 1 if settings.quick else max(3, min(5, settings.rounds))
+
+
+def child(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """What `python -m benchmarks.child` printed."""
+    return _json([sys.executable, "-m", "benchmarks.child", *arguments], environment)
+
+
+def _json(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    # Byte code is kept, as in any process of a user.
+    environment = {k: v for k, v in environment.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        command,
+        env={**environment, "PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@contextmanager
+def private_caches() -> Iterator[dict[str, str]]:
+    """An environment with kernel caches that are empty but for ZMLX's native module."""
+    with tempfile.TemporaryDirectory(prefix="zmlx-benchmark-") as name:
+        folder = Path(name)
+        kernels, scratch = folder / "kernels", folder / "scratch"
+        for path in (kernels, scratch):
+            path.mkdir(mode=0o700)
+        copy_native_module(kernels)
+        yield {**os.environ, "ZMLX_CACHE_DIR": str(kernels), "TMPDIR": str(scratch)}
+
+
+def copy_native_module(target: Path) -> None:
+    """Put the built native module of the cache in use into `target`, where there is one."""
+    device = device_for_current_stream()
+    if not isinstance(device, HostDevice) or device.unavailable() is not None:
+        return
+    built = native_module.built_path(device.cache)
+    if built is None:
+        return
+    shutil.copy(built, target)
+    for entry in device.cache.directory().glob(f"*{ENTRY_SUFFIX}"):
+        if entry.read_text("ascii").startswith(built.name):
+            shutil.copy(entry, target)
