@@ -159,8 +159,8 @@ def _temporary(asked: str, problem: str) -> Path:
 
 def _nowhere(error: OSError) -> str:
     return (
-        f"[zmlx.device] compiled kernels can be kept nowhere: {error}. Free some disk space, or set "
-        "ZMLX_CACHE_DIR to a private, writable directory."
+        f"[zmlx.device] compiled kernels can be kept nowhere: {error}. Free some disk space, or "
+        "set ZMLX_CACHE_DIR to a private, writable directory."
     )
 
 

@@ -59,7 +59,7 @@ class Entry:
         """The function's result; the containers of `outputs=` get their new arrays."""
         values = self.values(arrays, numbers)
         for container, recipe in zip(states, self.trace.state, strict=True):
-            write_state(container, recipe, values)
+            write_state(container, recipe, values, numbers)
         return rebuild(self.trace.result, values, numbers)
 
 

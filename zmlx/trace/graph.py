@@ -2,18 +2,26 @@
 
 Node ids are ints that grow in creation order, which is always a topological order.
 
-Node attributes (all of them, for every node):
-  kind    "input"   an array that the caller passes; `index` is its position
-          "scalar"  a Python number that the caller passes, a run-time kernel argument; `index` likewise
-          "const"   a Python number fixed in the text; `value`
-          "array"   an array captured when the trace was made; `value`
-          "op"      an elementwise op of the table; `op` names its row
-          "opaque"  anything else, run by MLX; `call` is an OpaqueCall
-          "item"    one output of a multi-output opaque node; `index` is its position
-  shape   tuple of ints seen when tracing (sizes are an example, only ones and ranks are meant)
-  dtype   MLX name of the result, e.g. "bfloat16"; for weak Python numbers the type they adopt
-  at      "op" only: the type that the operands are converted to before computing
-  loc     "file.py:12" of the user's line, or ""
+Attributes of every node:
+  kind      one of the kinds below
+  operands  tuple of the ids that feed it, in order; repeats are allowed
+  shape     tuple of ints seen when tracing (sizes are an example, only ones and ranks are meant)
+  dtype     MLX name of the result, e.g. "bfloat16"; for Python numbers the type they adopt
+  loc       "file.py:12" of the user's line, or ""
+
+Further attributes, by kind, and nothing else:
+  "input"   an array that the caller passes: `index`, its position in Graph.inputs
+  "scalar"  a Python number that the caller passes, a run-time argument of kernels: `index`
+            likewise; `expr` says how it is computed from the caller's numbers (see
+            zmlx.trace.scalars), None in a graph whose caller computes it
+  "const"   a Python number fixed in the text: `value`
+  "array"   an array captured when the trace was made: `value`
+  "op"      an elementwise op of the table: `op` names its row, `at` the type that the operands are
+            converted to before it computes
+  "opaque"  anything else, run by MLX: `call`, an OpaqueCall; `pure`, False where it must run once a
+            call even if nobody uses the result (random draws). Shape and dtype are those of its
+            one output, () and "float32" where the call has several
+  "item"    one output of an opaque node with several: `index`, its position among them
 
 Edge attribute: `positions`, the operand positions at which the source feeds the target.
 """
@@ -24,11 +32,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
-
+from zmlx import dtypes
 from zmlx.errors import PlanError
+from zmlx.ops.table import OPS
 
 Scalar = bool | int | float | complex
+
+COMMON = ("kind", "operands", "shape", "dtype", "loc")
+KINDS: dict[str, tuple[str, ...]] = {
+    "input": ("index",),
+    "scalar": ("index", "expr"),
+    "const": ("value",),
+    "array": ("value",),
+    "op": ("op", "at"),
+    "opaque": ("call", "pure"),
+    "item": ("index",),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,11 @@ class Ref:
 
 @dataclass(frozen=True, eq=False)
 class OpaqueCall:
-    """A call that MLX runs: `fn(*args, **kwargs)` with each Ref replaced by an operand's value."""
+    """A call that MLX runs: `fn(*args, **kwargs)` with each Ref replaced by an operand's value.
+
+    Refs stand anywhere in nested lists, tuples, dicts and slices of `args` and `kwargs`. The value
+    of a "scalar" operand is a Python number. `fn` enters the stream it must run on by itself.
+    """
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
@@ -53,7 +76,9 @@ class Graph:
     """A directed acyclic graph of array values with named inputs and outputs."""
 
     def __init__(self) -> None:
-        self.nx = nx.DiGraph()
+        import networkx  # slow to load, and `import zmlx` reaches this module
+
+        self.nx = networkx.DiGraph()
         self.inputs: list[int] = []  # ids of "input" and "scalar" nodes, by index
         self.outputs: list[int] = []
 
@@ -89,6 +114,8 @@ class Graph:
         if kind in ("input", "scalar"):
             self.nx.nodes[node]["index"] = len(self.inputs)
             self.inputs.append(node)
+        if kind == "scalar":
+            self.nx.nodes[node].setdefault("expr", None)
         return node
 
     # -- reading ----------------------------------------------------------------------------------
@@ -110,3 +137,113 @@ class Graph:
 
     def kind(self, node: int) -> str:
         return self.nx.nodes[node]["kind"]
+
+    def __str__(self) -> str:
+        """One line a node, as `%2 = add(%0, %1)  float32[4, 3]  file.py:7`, then the outputs."""
+        lines = [_line(self, node) for node in self]
+        return "\n".join([*lines, "return " + ", ".join(f"%{n}" for n in self.outputs)])
+
+    def verify(self) -> None:
+        """Raise PlanError, naming the node, where the graph breaks the schema above."""
+        verify(self)
+
+
+def _line(graph: Graph, node: int) -> str:
+    data = graph[node]
+    kind = data["kind"]
+    name = {"op": data.get("op"), "opaque": getattr(data.get("call"), "label", "")}.get(kind, kind)
+    inside = [f"%{o}" for o in data["operands"]]
+    inside += [str(data[k]) for k in ("index", "value") if k in data and kind != "array"]
+    if kind == "op" and data["at"] != data["dtype"]:
+        inside.append(f"at={data['at']}")
+    text = f"%{node} = {name}({', '.join(inside)})  {data['dtype']}{list(data['shape'])}"
+    return f"{text}  {data['loc']}" if data["loc"] else text
+
+
+def verify(graph: Graph) -> None:
+    """The body of Graph.verify."""
+    for node in graph:
+        problem = _problem(graph, node)
+        if problem:
+            raise PlanError(f"[zmlx.trace] node {node} {dict(graph[node])}: {problem}")
+    indexed = [n for n in graph if graph.kind(n) in ("input", "scalar")]
+    if graph.inputs != indexed:
+        raise PlanError(f"[zmlx.trace] inputs are {graph.inputs}, but nodes say {indexed}")
+    if any(output not in graph.nx for output in graph.outputs):
+        raise PlanError(f"[zmlx.trace] outputs {graph.outputs} name nodes that are not there")
+
+
+def _problem(graph: Graph, node: int) -> str:
+    data = graph[node]
+    kind = data.get("kind")
+    if kind not in KINDS:
+        return f"unknown kind {kind!r}"
+    if set(data) != {*COMMON, *KINDS[kind]}:
+        return f"attributes of a node of kind {kind!r} are {sorted({*COMMON, *KINDS[kind]})}"
+    if data["dtype"] not in dtypes.ALL or any(type(size) is not int for size in data["shape"]):
+        return "dtype or shape is not one"
+    return _edge_problem(graph, node) or _RULES.get(kind, _leaf)(graph, data)
+
+
+def _edge_problem(graph: Graph, node: int) -> str:
+    operands = graph.operands(node)
+    if any(not 0 <= o < node for o in operands):
+        return "an operand does not precede it"
+    want = {o: tuple(i for i, x in enumerate(operands) if x == o) for o in operands}
+    have = {o: graph.nx.edges[o, node].get("positions") for o in graph.nx.predecessors(node)}
+    return "" if want == have else f"operands {operands} against edges {have}"
+
+
+def _leaf(graph: Graph, data: dict[str, Any]) -> str:
+    if data["operands"]:
+        return "takes no operands"
+    known = data["kind"] not in ("input", "scalar") or data["index"] < len(graph.inputs)
+    return "" if known else "index beyond the inputs"
+
+
+def _op(graph: Graph, data: dict[str, Any]) -> str:
+    spec = OPS.get(data["op"])
+    if spec is None or spec.arity != len(data["operands"]) or data["at"] not in dtypes.ALL:
+        return "no row of that name, arity and type"
+    rank = len(data["shape"])
+    result = [1] * rank
+    for shape in [graph[o]["shape"] for o in data["operands"]]:
+        for i, size in enumerate(shape, start=rank - len(shape)):
+            if i < 0 or (size != 1 and result[i] not in (1, size)):
+                return "operands do not broadcast to its shape"
+            result[i] = result[i] if size == 1 else size
+    return "" if tuple(result) == data["shape"] else f"operands broadcast to {tuple(result)}"
+
+
+def _opaque(graph: Graph, data: dict[str, Any]) -> str:
+    call = data["call"]
+    if not isinstance(call, OpaqueCall) or type(data["pure"]) is not bool:
+        return "call or pure is not one"
+    found = sorted(_refs((call.args, call.kwargs)))
+    return "" if found == list(range(len(data["operands"]))) else f"Refs {found} against operands"
+
+
+def _item(graph: Graph, data: dict[str, Any]) -> str:
+    sources = [graph[o] for o in data["operands"] if graph.kind(o) == "opaque"]
+    fits = [0 <= data["index"] < source["call"].outputs for source in sources]
+    return "" if fits == [True] else "is no output of an opaque node"
+
+
+def _refs(tree: Any) -> Iterator[int]:
+    if isinstance(tree, Ref):
+        yield tree.position
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _refs(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _refs(item)
+    elif isinstance(tree, slice):
+        yield from _refs((tree.start, tree.stop, tree.step))
+
+
+_RULES: dict[str, Callable[[Graph, dict[str, Any]], str]] = {
+    "op": _op,
+    "opaque": _opaque,
+    "item": _item,
+}

@@ -1,8 +1,9 @@
 """Interception: while a trace runs, MLX's functions report to the tracer of their thread.
 
 The names on mlx.core and its submodules are replaced by wrappers that pass straight through for
-other threads and for calls without proxies. Compiled functions, gradients and custom functions are
-objects, not names: their type's `__call__` is replaced. Everything is restored when the last trace
+other threads and for calls without traced values. Compiled functions, gradients and custom
+functions are objects, not names: their type's `__call__` is replaced, and so are the methods of
+mx.array that a captured array meets traced values in. Everything is restored when the last trace
 ends; one lock lets one thread trace at a time.
 """
 
@@ -10,13 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from zmlx.errors import TraceError
+from zmlx.ops.table import OPS
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -24,20 +25,27 @@ if TYPE_CHECKING:
 LOCK = threading.RLock()
 _thread = threading.local()
 _installed: list[tuple[Any, str, Any]] = []
+_made: dict[tuple[int, str], tuple[Any, Any]] = {}  # (owner, name) -> what was there, its wrapper
 
-MODULES = {"": mx, "random.": mx.random, "fast.": mx.fast, "linalg.": mx.linalg, "fft.": mx.fft}
+MODULES = {
+    "": mx,
+    **{f"{m}.": getattr(mx, m) for m in ("random", "fast", "linalg", "fft", "distributed")},
+}
 # Functions that neither take nor make arrays a trace would care about.
 _PASS = {
-    "array", "stream", "default_device", "default_stream", "set_default_device", "new_stream",
-    "set_default_stream", "export_to_dot", "broadcast_shapes", "result_type", "issubdtype", "can_cast",
-    "isdtype", "einsum_path", "grad", "value_and_grad", "compile", "checkpoint", "custom_function",
-    "vmap", "synchronize", "metal_kernel", "cuda_kernel", "precompiled_cuda_kernel",
+    "stream", "default_device", "default_stream", "new_stream", "export_to_dot", "result_type",
+    "broadcast_shapes", "issubdtype", "can_cast", "isdtype", "einsum_path", "grad",
+    "value_and_grad", "compile", "checkpoint", "custom_function", "vmap", "synchronize",
+    "metal_kernel", "cuda_kernel", "precompiled_cuda_kernel", "init", "is_available",
 }  # fmt: skip
+# Functions that need values, and those with effects that a graph does not hold.
 _REFUSED = {
-    "eval": "mx.eval", "async_eval": "mx.async_eval", "save": "mx.save", "savez": "mx.savez",
-    "save_safetensors": "mx.save_safetensors", "save_gguf": "mx.save_gguf",
-    "savez_compressed": "mx.savez_compressed", "random.seed": "mx.random.seed", "export_function": "mx.export_function",
+    "eval", "async_eval", "save", "savez", "save_safetensors", "save_gguf", "savez_compressed",
+    "export_function", "exporter",
 }  # fmt: skip
+_EFFECTS = {"random.seed", "set_default_device", "set_default_stream"}
+_CALLS_BACK = {"vjp", "jvp"}
+_DRAWS_NOTHING = {"random.key", "random.split", "random.seed"}
 _IN_PLACE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
              "lshift", "rshift")  # fmt: skip
 
@@ -48,18 +56,27 @@ def current() -> Tracer | None:
     return stack[-1] if stack else None
 
 
+def paused() -> Tracer | None:
+    """The tracer that waits on this thread while MLX runs an opaque call, if any."""
+    stack = getattr(_thread, "stack", None)
+    if not stack or stack[-1] is not None:
+        return None
+    return next((tracer for tracer in reversed(stack) if tracer is not None), None)
+
+
 @contextmanager
 def recording(tracer: Tracer | None) -> Iterator[None]:
     """Within the block, calls on this thread go to `tracer`; None pauses recording."""
     with LOCK:
         stack = _thread.__dict__.setdefault("stack", [])
-        if not _installed:
-            _install()
-        stack.append(tracer)
+        depth = len(stack)
         try:
+            if not _installed:
+                _install()
+            stack.append(tracer)
             yield
         finally:
-            stack.pop()
+            del stack[depth:]
             if not stack:
                 _restore()
 
@@ -75,60 +92,98 @@ def name_on_module(name: str) -> Any:
     return getattr(MODULES[prefix + "." if prefix else ""], last)
 
 
+# -- installing -----------------------------------------------------------------------------------
 def _install() -> None:
     for prefix, module in MODULES.items():
-        for name in dir(module):
-            function = getattr(module, name)
+        for name, function in list(vars(module).items()):
             if name.startswith("_") or name in _PASS or isinstance(function, type):
                 continue
             if callable(function):
-                _replace(module, name, _wrap(prefix + name, function))
+                _replace(module, name, partial(_wrap, prefix + name))
     for kind in (type(mx.compile(abs)), mx.custom_function):
-        _replace(kind, "__call__", _wrap_object(kind.__call__))
+        _replace(kind, "__call__", _wrap_object)
     for op in _IN_PLACE:
-        name = f"__i{op}__"
-        if hasattr(mx.array, name):
-            _replace(mx.array, name, _wrap_in_place(getattr(mx.array, name)))
-    _replace(mx.array, "__setitem__", _wrap_set_item(mx.array.__setitem__))
+        _replace(mx.array, f"__i{op}__", _wrap_in_place)
+    for spec in OPS.values():
+        if spec.dunder and spec.arity == 2:
+            _replace(mx.array, f"__{spec.dunder}__", partial(_wrap_binary, spec.name))
+    _replace(mx.array, "__getitem__", _wrap_get_item)
+    _replace(mx.array, "__setitem__", _wrap_set_item)
+    _replace(mx.array, "at", _wrap_at)
 
 
-def _replace(owner: Any, name: str, replacement: Any) -> None:
-    _installed.append((owner, name, getattr(owner, name)))
-    setattr(owner, name, replacement)
+def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    old = vars(owner).get(name)
+    if old is None:
+        return
+    made = _made.get((id(owner), name))
+    if made is None or made[0] is not old:
+        made = _made[id(owner), name] = (old, wrap(old))
+    _installed.append((owner, name, old))
+    setattr(owner, name, made[1])
 
 
 def _restore() -> None:
     while _installed:
-        owner, name, value = _installed.pop()
+        owner, name, value = _installed[-1]
         setattr(owner, name, value)
+        _installed.pop()
 
 
+# -- wrappers -------------------------------------------------------------------------------------
 def _wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    random = name.startswith("random.") and name not in ("random.key", "random.split")
+    draws = name.startswith("random.") and name not in _DRAWS_NOTHING
+    always = draws or name in _EFFECTS
 
     @wraps(function, assigned=("__name__", "__doc__"), updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         tracer = current()
-        if tracer is None or not (random or tracer.sees((args, kwargs))):
+        if tracer is None:
+            _refuse_closures((args, kwargs))
             return function(*args, **kwargs)
+        if not always and not tracer.sees((args, kwargs)):
+            with recording(None) if name in _CALLS_BACK else nullcontext():
+                return function(*args, **kwargs)
         if name in _REFUSED:
-            raise TraceError(
-                tracer.message(
-                    f"{_REFUSED[name]} needs values, which a trace has not.", "Call it outside."
-                )
+            raise tracer.refuse(
+                f"mx.{name} needs values, which a trace has not.", "Call it outside."
             )
-        return tracer.call(name, function, args, kwargs)
+        if name in _EFFECTS:
+            raise tracer.refuse(
+                f"mx.{name} has an effect that happens at no later call.", "Call it outside."
+            )
+        return tracer.call(name, function, args, kwargs, draws)
 
     call.__zmlx_original__ = function  # type: ignore[attr-defined]
     return call
 
 
+def _refuse_closures(tree: Any) -> None:
+    """Raise where an opaque call reaches a traced value through a closure."""
+    tracer = paused()
+    if tracer is not None and tracer.sees(tree):
+        tracer.refuse_closures(tree)
+
+
 def _wrap_object(call: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: Any, *args: Any, **kwargs: Any) -> Any:
         tracer = current()
-        if tracer is None or not tracer.sees((args, kwargs)):
+        if tracer is None:
+            _refuse_closures((args, kwargs))
             return call(self, *args, **kwargs)
+        if not tracer.sees((args, kwargs)):
+            return tracer.untraced(call, self, args, kwargs)
         return tracer.call_object(self, args, kwargs)
+
+    return intercepted
+
+
+def _wrap_binary(op: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def intercepted(self: mx.array, other: Any) -> Any:
+        beside = getattr(type(other), "beside", None)  # a ScalarProxy; other arrays come first
+        if beside is None or not (current() or paused()):
+            return method(self, other)
+        return other.beside(op, (self, other))
 
     return intercepted
 
@@ -136,9 +191,26 @@ def _wrap_object(call: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_in_place(method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: mx.array, other: Any) -> Any:
         tracer = current()
-        if tracer is not None and tracer.sees(other):
+        if tracer is None:
+            _refuse_closures(other)
+            return method(self, other)
+        if tracer.sees(other):
             return NotImplemented  # Python then asks the proxy, which records
+        tracer.forget(self)
         return method(self, other)
+
+    return intercepted
+
+
+def _wrap_get_item(method: Callable[..., Any]) -> Callable[..., Any]:
+    def intercepted(self: mx.array, index: Any) -> Any:
+        tracer = current()
+        if tracer is None:
+            _refuse_closures(index)
+            return method(self, index)
+        if not tracer.sees(index):
+            return method(self, index)
+        return tracer.method("getitem", method, (self, index), {})
 
     return intercepted
 
@@ -146,13 +218,24 @@ def _wrap_in_place(method: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_set_item(method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: mx.array, index: Any, value: Any) -> None:
         tracer = current()
-        if tracer is not None and tracer.sees((index, value)):
-            raise TraceError(
-                tracer.message(
-                    "a captured array is written in place with a traced value.",
-                    "Pass the array as an argument, or build the result with mx.where or x.at[...].",
-                )
+        if tracer is None:
+            _refuse_closures((index, value))
+        elif tracer.sees((index, value)):
+            raise tracer.refuse(
+                "an array that is no argument is written in place with a traced value.",
+                "Pass it as an argument, or build the result with mx.where, mx.stack or x.at[...].",
             )
+        else:
+            tracer.forget(self)
         method(self, index, value)
 
     return intercepted
+
+
+def _wrap_at(original_at: property) -> property:
+    def at(self: mx.array) -> Any:
+        tracer = current()
+        get: Callable[[mx.array], Any] = original_at.fget  # type: ignore[assignment]
+        return get(self) if tracer is None else tracer.at(self)
+
+    return property(at)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from zmlx import dtypes
 from zmlx.ops.composite import COMPOSITES
 from zmlx.ops.table import OPS
 from zmlx.trace import intercept
+from zmlx.trace.operands import name_of
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -50,14 +52,32 @@ def meaning(
         return None
     kwargs = {key: value for key, value in kwargs.items() if key != "stream"}
     row = ROWS.get(name)
-    if row == "astype" and len(args) == 2 and not kwargs:
-        return lambda tracer: tracer.elementwise(row, args[:1], args[1])
-    if row is not None and row != "astype" and not kwargs and len(args) == OPS[row].arity:
+    if row == "astype" and len(args) + len(kwargs) == 2 and isinstance(args[0], mx.array):
+        target = args[1] if len(args) == 2 else kwargs.get("dtype")
+        if isinstance(target, mx.Dtype):
+            return lambda tracer: tracer.elementwise(row, args[:1], target)
+    elif row is not None and not kwargs and len(args) == OPS[row].arity:
         return lambda tracer: tracer.elementwise(row, args)
     composite = COMPOSITES.get(f"mlx.core.{name}")
-    if composite is not None:
+    if composite is not None and _has_kernels(args, kwargs):
         return lambda tracer: composite(Elementwise(tracer), *args, **kwargs)
     return None
+
+
+def reason(name: str, kwargs: dict[str, Any]) -> str:
+    """Why a call that could be elementwise is not; "" for calls that never are."""
+    known = name in ROWS or f"mlx.core.{name}" in COMPOSITES
+    if not known:
+        return ""
+    if kwargs.get("stream") is not None:
+        return "it names a stream"
+    return "unusual arguments, or a type that has no kernels"
+
+
+def _has_kernels(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether no array is of a type that a kernel cannot hold: a composite gains nothing there."""
+    arrays = [a for a in (*args, *kwargs.values()) if isinstance(a, mx.array)]
+    return all(dtypes.has_msl(name_of(a.dtype)) for a in arrays)
 
 
 def function(op: str, param: mx.Dtype | None) -> Callable[..., Any]:
@@ -80,6 +100,8 @@ def _activations() -> dict[int, Callable[..., Any]]:
     return found
 
 
-def activation(target: Any) -> Callable[..., Any] | None:
+def activation(
+    target: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Callable[..., Any] | None:
     """The composite for a compiled activation of mlx.nn, by identity."""
-    return _activations().get(id(target))
+    return _activations().get(id(target)) if _has_kernels(args, kwargs) else None

@@ -1,53 +1,57 @@
 """Placeholders: arrays with a shape and a dtype that can never be evaluated.
 
-They are what mx.compile hands to a function while it traces, kept after the trace has ended:
-MLX infers shapes and dtypes from them, and raises when anything asks for a value. They are made on
-a thread of their own, because inside a transformation of the caller mx.compile would not trace.
+All of them depend on one root: what mx.export_function hands to a function while it traces, kept
+after that has ended (it traces inside any transformation, and where mx.compile is disabled). MLX
+infers shapes and dtypes from them and raises when anything asks for a value; and whether an array
+was computed from one is seen from its graph. The tracer is the caller.
 """
 
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Sequence
+from functools import cache
 
 import mlx.core as mx
 
-_PREFIX = "zmlx_placeholder_"
+_ROOT = "zmlx_placeholder"
+
+
+@cache
+def _root() -> mx.array:
+    made: list[mx.array] = []
+
+    def capture(array: mx.array) -> mx.array:
+        made.append(array)
+        return array
+
+    with mx.stream(mx.cpu):
+        mx.export_function(lambda item: None, capture, mx.zeros((), mx.bool_))
+    return made[0]
+
+
+def tied(array: mx.array) -> mx.array:
+    """An array of the same shape and dtype that depends on the root."""
+    return mx.depends([array], [_root()])[0]
 
 
 def placeholders(specs: Sequence[tuple[tuple[int, ...], mx.Dtype]]) -> list[mx.array]:
     """One placeholder for each (shape, dtype)."""
-    made: list[mx.array] = []
-
-    def capture(*arrays: mx.array) -> mx.array:
-        made.extend(arrays)
-        return arrays[0]
-
-    def run() -> None:
-        with mx.stream(mx.cpu):
-            mx.compile(capture)(*[mx.zeros(shape, dtype) for shape, dtype in specs])
-
-    if specs:
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-    return made
+    with mx.stream(mx.cpu):  # float64 exists there only
+        return [tied(mx.zeros(shape, dtype)) for shape, dtype in specs]
 
 
-def _dot(array: mx.array, named: Sequence[mx.array]) -> str:
-    """MLX's graph of `array` as DOT text, with `named` arrays under our names."""
+def depends_on_one(array: mx.array) -> bool:
+    """Whether the lazy `array` is computed from a placeholder."""
+    return f'"{_ROOT}" ->' in _graph_text(array)
+
+
+def is_filled(array: mx.array) -> bool:
+    """Whether `array` waits to be filled with one value, as mx.zeros_like(x) does."""
+    return 'label ="Full"' in _graph_text(array)
+
+
+def _graph_text(array: mx.array) -> str:
     text = io.StringIO()
-    mx.export_to_dot(text, array, **{f"{_PREFIX}{i}": p for i, p in enumerate(named)})
+    mx.export_to_dot(text, array, **{_ROOT: _root()})
     return text.getvalue()
-
-
-def depends_on(array: mx.array, sources: Sequence[mx.array]) -> bool:
-    """Whether the lazy `array` is computed from any of `sources`."""
-    return bool(sources) and _PREFIX in _dot(array, sources)
-
-
-def mentions(array: mx.array, primitives: Sequence[str]) -> bool:
-    """Whether MLX's graph of `array` holds one of these primitives."""
-    text = _dot(array, ())
-    return any(f'label ="{name}' in text for name in primitives)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import mlx.core as mx
 
-from zmlx.errors import TraceError
 from zmlx.ops.table import OPS
+from zmlx.trace import intercept
+from zmlx.trace.scalars import ScalarProxy
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -71,27 +72,49 @@ class Proxy(mx.array):
         return self.shape[0]
 
     def __copy__(self) -> Proxy:
-        return self
+        return self.tracer.alias(self)
 
     def __deepcopy__(self, memo: Any) -> Proxy:
-        return self
+        return self.tracer.alias(self)
+
+    def __pos__(self) -> Proxy:
+        return self.tracer.alias(self)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return self.tracer.opaque("matmul", mx.array.__matmul__, (other, self), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.set_item(self, index, value)
 
     @property
     def at(self) -> At:
-        return At(self)
+        return At(self, self.tracer)
+
+
+def foreign(operand: Any) -> BaseException:
+    """What to raise for a traced value that is used where its tracer does not record."""
+    if type(operand) is ScalarProxy:
+        return operand.specialize()
+    tracer = intercept.current() or intercept.paused() or operand.tracer
+    if operand.tracer.finished:
+        return tracer.refuse(
+            "an array of a trace that has ended is used.",
+            "Do not keep a fused function's arrays outside of it; return them instead.",
+        )
+    return tracer.refuse(
+        "a traced array is used inside another function transformation, through a closure.",
+        "Pass it to the inner function as an argument, or fuse inside: mx.grad(zmlx.fuse(f)).",
+    )
 
 
 class At:
-    """`x.at[index].add(value)` and its siblings on a Proxy."""
+    """`x.at[index].add(value)` and its siblings, on an array that meets traced values."""
 
-    def __init__(self, proxy: Proxy, index: Any = None) -> None:
-        self.proxy, self.index = proxy, index
+    def __init__(self, array: mx.array, tracer: Tracer, index: Any = None) -> None:
+        self.array, self.tracer, self.index = array, tracer, index
 
     def __getitem__(self, index: Any) -> At:
-        return At(self.proxy, index)
+        return At(self.array, self.tracer, index)
 
     def __getattr__(self, name: str) -> Callable[[Any], Any]:
         if name not in ("add", "subtract", "multiply", "divide", "maximum", "minimum"):
@@ -100,38 +123,61 @@ class At:
         def update(x: mx.array, index: Any, value: Any) -> Any:
             return getattr(x.at[index], name)(value)
 
-        return lambda value: self.proxy.tracer.opaque(
-            f"at.{name}", update, (self.proxy, self.index, value), {}
-        )
+        def method(value: Any) -> Any:
+            operands = (self.array, self.index, value)
+            if not self.tracer.sees(operands):
+                with intercept.recording(None):
+                    return update(*operands)
+            return self.tracer.opaque(f"at.{name}", update, operands, {})
+
+        return method
 
 
 def _read(name: str) -> Callable[..., NoReturn]:
     what, way_out = READS[name]
 
     def method(self: Proxy, *_: Any, **__: Any) -> NoReturn:
-        raise TraceError(
-            self.tracer.message(f"{what} needs a value, which a trace has not.", way_out)
-        )
+        raise self.tracer.refuse(f"{what} needs a value, which a trace has not.", way_out)
 
     return method
 
 
-def _dunder(op: str, reflected: bool, in_place: bool) -> Callable[[Proxy, Any], Any]:
+def _dunder(op: str, name: str, reflected: bool) -> Callable[..., Any]:
+    own: Any = vars(mx.array).get(name)  # not getattr: `type` itself has an __ror__
+    arity = OPS[op].arity
+
     def method(self: Proxy, *other: Any) -> Any:
-        operands = (*other, self) if reflected else (self, *other)
-        result = self.tracer.elementwise(op, operands)
-        return self.tracer.rebind(self, result) if in_place else result
+        if own is None and not isinstance(other[0], mx.array):
+            return NotImplemented  # `2 & x`: MLX has no such form
+        if len(other) != arity - 1 or not all(map(self.tracer.takes, other)):
+            # A list, a string, None: MLX answers (`x == "a"` is False) or raises.
+            return own(mx.array(self), *other)
+        return self.tracer.elementwise(op, (*other, self) if reflected else (self, *other))
+
+    return method
+
+
+def _in_place(op: str, name: str) -> Callable[[Proxy, Any], Any]:
+    """`x += y`: records as `x + y`, then lets MLX give the proxy's base its new shape and type."""
+    own = getattr(mx.array, name)
+
+    def method(self: Proxy, other: Any) -> Any:
+        if not self.tracer.takes(other):
+            return own(mx.array(self), other)
+        if op == "matmul":
+            result = self.tracer.opaque(op, mx.array.__matmul__, (self, other), {})
+        else:
+            result = self.tracer.elementwise(op, (self, other))
+        return self.tracer.rebind(self, result, lambda: own(self, self.tracer.base(other)))
 
     return method
 
 
 def _method(name: str) -> Callable[..., Any]:
     original = getattr(mx.array, name)
-    in_place = name in ("__imatmul__",)
 
     def method(self: Proxy, *args: Any, **kwargs: Any) -> Any:
-        result = self.tracer.method(name, original, (self, *args), kwargs)
-        return self.tracer.rebind(self, result) if in_place else result
+        return self.tracer.method(name.strip("_"), original, (self, *args), kwargs)
 
     return method
 
@@ -145,27 +191,25 @@ def _property(name: str) -> property:
 
 def _install() -> None:
     """Give Proxy an override of every attribute that mx.array has."""
-    dunders: dict[str, tuple[str, bool, bool]] = {}
+    made: dict[str, Callable[..., Any]] = {"__imatmul__": _in_place("matmul", "__imatmul__")}
     for spec in OPS.values():
         if spec.dunder:
-            dunders[f"__{spec.dunder}__"] = (spec.name, False, False)
-            if spec.arity == 2:
-                dunders[f"__r{spec.dunder}__"] = (spec.name, True, False)
-                dunders[f"__i{spec.dunder}__"] = (spec.name, False, True)
-    for name in dir(mx.array):
+            made[f"__{spec.dunder}__"] = _dunder(spec.name, f"__{spec.dunder}__", reflected=False)
+        if spec.dunder and spec.arity == 2 and spec.result == "operand":
+            made[f"__r{spec.dunder}__"] = _dunder(spec.name, f"__r{spec.dunder}__", reflected=True)
+            if hasattr(mx.array, f"__i{spec.dunder}__"):
+                made[f"__i{spec.dunder}__"] = _in_place(spec.name, f"__i{spec.dunder}__")
+    for name in sorted({*dir(mx.array), *made, *READS}):
         if name in _INHERITED or name in Proxy.__dict__:
             continue
         if name in READS:
             setattr(Proxy, name, _read(name))
-        elif name in dunders:
-            setattr(Proxy, name, _dunder(*dunders[name]))
+        elif name in made:
+            setattr(Proxy, name, made[name])
         elif callable(getattr(mx.array, name)):
             setattr(Proxy, name, _method(name))
         else:
             setattr(Proxy, name, _property(name))
-    for name in dunders:  # reflected forms that mx.array itself lacks (2 & x)
-        if name not in Proxy.__dict__ and not name.startswith("__i"):
-            setattr(Proxy, name, _dunder(*dunders[name]))
 
 
 _install()

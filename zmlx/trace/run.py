@@ -6,16 +6,19 @@ and the recipe to rebuild what the function returned. zmlx.fuse.api is the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx.errors import TraceError
-from zmlx.trace import intercept
+from zmlx.trace import intercept, locate
 from zmlx.trace.graph import Graph
+from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import Expr, Number, ScalarProxy, Specialize, evaluate
+from zmlx.trace.state import State
 from zmlx.trace.tracer import Capture, Tracer
 from zmlx.trace.tree import Leaves, replaced, store, unflatten
 
@@ -37,6 +40,9 @@ class Output:
     index: int
 
 
+UNCHANGED = Output(-1)  # in the recipe of a container: the array that it holds already
+
+
 @dataclass(frozen=True)
 class NumberOutput:
     """Stands for a Python number that the function computed from its arguments' numbers."""
@@ -53,7 +59,8 @@ class Trace:
     state: tuple[Any, ...]  # likewise, one for each container of Call.updates
     captures: tuple[Capture, ...]
     shape_reads: tuple[str, ...]  # lines that read a size: the trace holds for its sizes only
-    static_numbers: frozenset[int] = field(default=frozenset())  # numbers whose value was read
+    static_numbers: frozenset[int] = frozenset()  # numbers whose value was read
+    notes: tuple[tuple[int, str], ...] = ()  # (opaque node, why it is not elementwise)
 
 
 def trace(fn: Callable[..., Any], call: Call) -> Trace:
@@ -65,66 +72,116 @@ def trace(fn: Callable[..., Any], call: Call) -> Trace:
     static: frozenset[int] = frozenset()
     with intercept.LOCK:
         while True:
+            tracer = Tracer()
             try:
-                return _run(fn, call, static)
+                return _run(tracer, fn, call, static)
             except Specialize as need:
-                if need.positions <= static:
-                    raise TraceError(
-                        "[zmlx.trace] a static number was read as a traced one."
-                    ) from None
+                if need.tracer is not tracer or need.positions <= static:
+                    raise
                 static |= need.positions
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+                if len(static) == len(call.leaves.numbers) or not _met_a_number(error):
+                    raise
+                static = frozenset(range(len(call.leaves.numbers)))
+            finally:
+                tracer.finished = True
 
 
-def _run(fn: Callable[..., Any], call: Call, static: frozenset[int]) -> Trace:
-    tracer = Tracer()
-    proxies = tracer.array_inputs(call.leaves.arrays)
-    numbers = [
-        value if i in static else ScalarProxy(("arg", i), value)
-        for i, value in enumerate(call.leaves.numbers)
-    ]
-    with intercept.recording(tracer), replaced(call.leaves.slots, proxies, call.containers):
-        args, kwargs = unflatten(call.structure, iter(proxies), iter(numbers))
+def _met_a_number(error: Exception) -> bool:
+    """Whether `error` is C code's refusal of a ScalarProxy."""
+    return ScalarProxy.__name__ in str(error) or "std::bad_cast" in str(error)
+
+
+def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, static: frozenset[int]) -> Trace:
+    with _recorded(tracer, call, static) as (args, kwargs):
         try:
             result = fn(*args, **kwargs)
-        except RuntimeError as error:
-            raise _explained(tracer, error) from error
-        outputs: dict[int, Output] = {}
-        recipe = _recipe(tracer, result, outputs)
-        state = tuple(_recipe(tracer, container, outputs) for container in call.updates)
+        except (RuntimeError, TypeError) as error:
+            explained = _explained(error)
+            if explained is None:
+                raise
+            raise explained from error
+        _look_back(tracer, static)
+        try:
+            outputs: dict[int, Output] = {}
+            recipe = _recipe(tracer, result, outputs)
+            state = tuple(_updates(tracer, container, outputs) for container in call.updates)
+        except TraceError as error:
+            raise TraceError(_named(str(error), fn, call, static)) from None
     return Trace(
         tracer.graph,
         recipe,
         state,
-        tuple(tracer.captures.values()),
+        tuple(tracer.captures),
         tuple(tracer.shape_reads),
         static,
+        tuple(tracer.notes),
     )
 
 
-def _explained(tracer: Tracer, error: RuntimeError) -> Exception:
-    """MLX's refusal to evaluate a placeholder, in the user's terms."""
-    if "without a primitive" not in str(error) and "during function transformations" not in str(
-        error
-    ):
-        return error
+@contextmanager
+def _recorded(tracer: Tracer, call: Call, static: frozenset[int]) -> Iterator[Any]:
+    """Within the block calls are recorded; yields the arguments to call the function with."""
+    proxies = tracer.array_inputs(call.leaves.arrays)
+    numbers = [
+        value if i in static else ScalarProxy(("arg", i), value, tracer)
+        for i, value in enumerate(call.leaves.numbers)
+    ]
+    tracer.state = State(call.leaves.slots, proxies)
+    with intercept.recording(tracer), replaced(call.leaves.slots, proxies, call.containers):
+        yield unflatten(call.structure, iter(proxies), iter(numbers))
+
+
+def _look_back(tracer: Tracer, static: frozenset[int]) -> None:
+    """Raise what the function was told while it ran, in case it caught it and went on."""
+    if tracer.refused is not None:
+        raise tracer.refused
+    if not tracer.wanted <= static:
+        raise Specialize(tracer.wanted, tracer)
+
+
+def _explained(error: Exception) -> TraceError | None:
+    """MLX's refusal to evaluate a placeholder, and NumPy's to take one, in the user's terms."""
+    text = str(error)
+    what = "something read an array's value, which a trace has not."
+    if "__array_ufunc__" in text:
+        what = "a NumPy function was called on a traced array."
+    elif "without a primitive" not in text and "during function transformations" not in text:
+        return None
     return TraceError(
-        tracer.message(
-            "something read an array's value, which a trace has not.", "Read it outside."
-        )
+        f"[zmlx.trace] {locate.of_error(error)}: {what} Do it outside of the fused function."
     )
+
+
+def _named(message: str, fn: Callable[..., Any], call: Call, static: frozenset[int]) -> str:
+    """`message` about an array that was returned or stored, with the line that made it.
+
+    The function runs once more, watched line by line.
+    """
+    tracer = Tracer()
+    watch = locate.Watch(call.updates)
+    try:
+        with _recorded(tracer, call, static) as (args, kwargs), locate.watching(watch):
+            fn(*args, **kwargs)
+    except (Exception, Specialize):  # it raised what it raised before, or went another way
+        pass
+    finally:
+        tracer.finished = True
+    place = watch.found or locate.of_function(fn)
+    return f"[zmlx.trace] {place}: {message.split(': ', 1)[1]}"
 
 
 def _recipe(tracer: Tracer, tree: Any, outputs: dict[int, Output]) -> Any:
     """`tree` with its arrays replaced by Outputs; new ones are appended to the graph's outputs."""
     if isinstance(tree, mx.array):
-        node = getattr(tree, "node", None)
-        if node is None or getattr(tree, "tracer", None) is not tracer:
-            node = tracer.capture(tree)
+        tracer.check(tree)
+        node = tree.node if isinstance(tree, Proxy) else tracer.capture(tree)
         if node not in outputs:
             outputs[node] = Output(len(outputs))
             tracer.graph.outputs.append(node)
         return outputs[node]
-    if isinstance(tree, ScalarProxy):
+    if type(tree) is ScalarProxy:
+        tracer.check(tree)
         return NumberOutput(tree.expr)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*[_recipe(tracer, item, outputs) for item in tree])
@@ -132,7 +189,27 @@ def _recipe(tracer: Tracer, tree: Any, outputs: dict[int, Output]) -> Any:
         return type(tree)([_recipe(tracer, item, outputs) for item in tree])
     if isinstance(tree, dict):
         return {key: _recipe(tracer, item, outputs) for key, item in tree.items()}
+    hidden = list(getattr(tree, "__dict__", {}).values())
+    if tracer.sees([tree, hidden]):
+        raise tracer.refuse(
+            f"a {type(tree).__name__} that holds traced arrays is returned or stored.",
+            "Use lists, tuples and dicts.",
+        )
     return tree
+
+
+def _updates(tracer: Tracer, container: Any, outputs: dict[int, Output]) -> Any:
+    """The recipe of a captured container, which says what the function did not touch."""
+    if not isinstance(container, (dict, list)):
+        return _recipe(tracer, container, outputs)
+    pairs = container.items() if isinstance(container, dict) else enumerate(container)
+    made = {
+        key: UNCHANGED
+        if tracer.state.unchanged(container, key, value)
+        else _updates(tracer, value, outputs)
+        for key, value in pairs
+    }
+    return made if isinstance(container, dict) else list(made.values())
 
 
 def rebuild(recipe: Any, values: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
@@ -151,15 +228,23 @@ def rebuild(recipe: Any, values: Sequence[mx.array], numbers: Sequence[Number]) 
     return recipe
 
 
-def write_state(container: Any, recipe: Any, values: Sequence[mx.array]) -> None:
-    """Store the new arrays of `recipe` into `container`, keeping existing inner containers."""
-    pairs = recipe.items() if isinstance(recipe, dict) else enumerate(recipe)
+def write_state(
+    container: Any, recipe: Any, values: Sequence[mx.array], numbers: Sequence[Number] = ()
+) -> None:
+    """Make `container` what `recipe` says, keeping existing inner containers."""
+    if recipe is container:  # mx.random.state: draws have moved it on by themselves
+        return
     if isinstance(container, list):
         del container[len(recipe) :]
         container.extend([None] * (len(recipe) - len(container)))
-    for key, item in pairs:
+    else:
+        for key in [key for key in container if key not in recipe]:
+            dict.__delitem__(container, key)
+    for key, item in recipe.items() if isinstance(recipe, dict) else enumerate(recipe):
         inner = container.get(key) if isinstance(container, dict) else container[key]
+        if item is UNCHANGED:  # a call that MLX ran may have updated it by itself
+            continue
         if isinstance(item, (dict, list)) and isinstance(inner, (dict, list)):
-            write_state(inner, item, values)
+            write_state(inner, item, values, numbers)
         else:
-            store(container, key, rebuild(item, values, ()))
+            store(container, key, rebuild(item, values, numbers))

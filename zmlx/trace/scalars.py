@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx.trace import intercept
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
 
 Number = bool | int | float
 Expr = tuple[Any, ...]  # ("arg", i) | ("value", v) | (operator name, Expr, ...)
 
 
-class Specialize(Exception):
-    """Unwinds a trace: the numbers at `positions` must be static values."""
+class Specialize(BaseException):
+    """Unwinds a trace: the numbers at `positions` must be static values.
 
-    def __init__(self, positions: frozenset[int]) -> None:
+    No Exception, so that a user's `except Exception` does not stop it.
+    """
+
+    def __init__(self, positions: frozenset[int], tracer: Tracer | None = None) -> None:
         super().__init__(sorted(positions))
-        self.positions = positions
+        self.positions, self.tracer = positions, tracer
 
 
 def evaluate(expr: Expr, numbers: Sequence[Number]) -> Number:
@@ -45,54 +55,118 @@ def positions(expr: Expr) -> frozenset[int]:
 class ScalarProxy:
     """A Python number known only at call time; `value` is the example of the running trace."""
 
-    __slots__ = ("expr", "value")
+    __slots__ = ("expr", "tracer", "value")
     __array_ufunc__ = None
-    __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, expr: Expr, value: Number) -> None:
-        self.expr, self.value = expr, value
+    def __init__(self, expr: Expr, value: Number, tracer: Tracer | None = None) -> None:
+        self.expr, self.value, self.tracer = expr, value, tracer
 
-    def specialize(self) -> Specialize:
-        return Specialize(positions(self.expr))
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self.value)  # so that isinstance(rate, float) holds, as it will when called
 
-    def __repr__(self) -> str:
-        return f"ScalarProxy({self.expr}, {self.value!r})"
+    def specialize(self) -> BaseException:
+        """What to raise where the value is read."""
+        if self.tracer is None:
+            return Specialize(positions(self.expr))
+        return self.tracer.specialize(positions(self.expr))
 
     def _read(self, *_: Any) -> Any:
         raise self.specialize()
 
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(self.value, name):  # is_integer, real, ...
+            raise self.specialize()
+        raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        if self.tracer is not None and intercept.current() is self.tracer:
+            raise self.specialize()
+        return f"ScalarProxy({self.expr}, {self.value!r})"
+
     __bool__ = __int__ = __float__ = __index__ = __complex__ = _read
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _read  # type: ignore[assignment]
-    __round__ = __trunc__ = __floor__ = __ceil__ = __format__ = __str__ = _read  # type: ignore[assignment]
-    __divmod__ = __rdivmod__ = _read
+    __round__ = __trunc__ = __floor__ = __ceil__ = __format__ = __str__ = _read
+    __divmod__ = __rdivmod__ = __hash__ = __mlx_array__ = _read
+
+    __and__ = __or__ = __xor__ = __lshift__ = __rshift__ = __invert__ = _read
+    __rand__ = __ror__ = __rxor__ = __rlshift__ = __rrshift__ = _read
+
+    def beside(self, op: str, operands: Sequence[Any]) -> Any:
+        """Record row `op` on operands that include this number and an array."""
+        tracer = intercept.current()
+        if tracer is None or tracer is not self.tracer:
+            raise self.specialize()
+        return tracer.elementwise(op, operands)
 
 
 def expr_of(value: Any) -> Expr:
-    return value.expr if isinstance(value, ScalarProxy) else ("value", value)
+    return value.expr if type(value) is ScalarProxy else ("value", value)
 
 
-def _binary(name: str, reflected: bool) -> Callable[[ScalarProxy, Any], Any]:
+def _keeps_its_type(name: str, pair: Sequence[Any]) -> bool:
+    """Whether the type of the result is the same for all values of these types."""
+    if name != "pow":
+        return True
+    base, exponent = pair
+    if type(exponent) is ScalarProxy:
+        return type(base) is float and base > 0
+    return isinstance(base, float) and isinstance(exponent, int)
+
+
+def _binary(name: str, row: str, reflected: bool) -> Callable[[ScalarProxy, Any], Any]:
     function = getattr(operator, name)
 
     def method(self: ScalarProxy, other: Any) -> Any:
-        if not isinstance(other, (ScalarProxy, int, float)):
-            return NotImplemented
         pair = (other, self) if reflected else (self, other)
-        example = [p.value if isinstance(p, ScalarProxy) else p for p in pair]
-        return ScalarProxy((name, *map(expr_of, pair)), function(*example))
+        if isinstance(other, mx.array):
+            return self.beside(row, pair)
+        number = type(other) is ScalarProxy or isinstance(other, (int, float))
+        if not number or not _keeps_its_type(name, pair):
+            raise self.specialize()
+        example = [p.value if type(p) is ScalarProxy else p for p in pair]
+        return ScalarProxy((name, *map(expr_of, pair)), function(*example), self.tracer)
+
+    return method
+
+
+def _compare(row: str) -> Callable[[ScalarProxy, Any], Any]:
+    def method(self: ScalarProxy, other: Any) -> Any:
+        if isinstance(other, mx.array):
+            return self.beside(row, (self, other))
+        raise self.specialize()
 
     return method
 
 
 def _unary(name: str) -> Callable[[ScalarProxy], ScalarProxy]:
     def method(self: ScalarProxy) -> ScalarProxy:
-        return ScalarProxy((name, self.expr), getattr(operator, name)(self.value))
+        value = getattr(operator, name)(self.value)
+        return ScalarProxy((name, self.expr), value, self.tracer)
 
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    setattr(ScalarProxy, f"__{_name}__", _binary(_name, reflected=False))
-    setattr(ScalarProxy, f"__r{_name}__", _binary(_name, reflected=True))
+_ARITHMETIC = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+}
+_COMPARISONS = {
+    "eq": "equal",
+    "ne": "not_equal",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
+for _name, _row in _ARITHMETIC.items():
+    setattr(ScalarProxy, f"__{_name}__", _binary(_name, _row, reflected=False))
+    setattr(ScalarProxy, f"__r{_name}__", _binary(_name, _row, reflected=True))
+for _name, _row in _COMPARISONS.items():
+    setattr(ScalarProxy, f"__{_name}__", _compare(_row))
 for _name in ("neg", "pos", "abs"):
     setattr(ScalarProxy, f"__{_name}__", _unary(_name))

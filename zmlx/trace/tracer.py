@@ -1,31 +1,41 @@
 """Tracer: records one run of a function into a Graph.
 
-Comes in: a function, a tree of example arguments. Goes out: a Trace (graph, output tree, what was
-captured, what the trace depends on). zmlx.fuse calls `trace`; proxies and intercepted functions
-call the Tracer's methods while the function runs.
+Proxies and intercepted functions call its methods while the function runs; zmlx.trace.run starts it
+and reads what it holds afterwards.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from zmlx import dtypes
 from zmlx.errors import TraceError
 from zmlx.ops.infer import infer
-from zmlx.trace import intercept, namespace, placeholders
+from zmlx.ops.table import OPS
+from zmlx.trace import intercept, locate, namespace, placeholders
+from zmlx.trace.calls import Flat, OnStream, default_stream, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
-from zmlx.trace.proxy import Proxy
-from zmlx.trace.scalars import Expr, ScalarProxy
+from zmlx.trace.operands import (
+    arrays_in,
+    children,
+    fits,
+    from_numpy,
+    is_numpy,
+    mapped,
+    name_of,
+)
+from zmlx.trace.proxy import At, Proxy, foreign
+from zmlx.trace.scalars import Expr, ScalarProxy, Specialize
+from zmlx.trace.state import State
 
-_OWN = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(mx.__file__) + os.sep)
-_VISIBLE = (os.path.join(_OWN[0], "demo") + os.sep,)
+__all__ = ["Capture", "Tracer", "arrays_in", "name_of"]
+
+_UNTIED = ("zeros_like", "ones_like")  # MLX's result does not depend on the operand
+_SIZED_BY_VALUE = ("arange",)
 
 
 @dataclass
@@ -42,97 +52,158 @@ class Tracer:
     """The state of one running trace."""
 
     graph: Graph = field(default_factory=Graph)
-    sources: list[mx.array] = field(default_factory=list)  # placeholders of the inputs
-    captures: dict[int, Capture] = field(default_factory=dict)  # by id of the array
+    captures: list[Capture] = field(default_factory=list)
     shape_reads: list[str] = field(default_factory=list)  # where a size was read
     notes: list[tuple[int, str]] = field(default_factory=list)  # (node, why it is opaque)
+    refused: TraceError | None = None  # what the function did wrong first, even if it caught it
+    wanted: frozenset[int] = frozenset()  # numbers whose values were read
+    finished: bool = False
+    state: State = field(default_factory=State)
+    stream: mx.Stream = field(default_factory=default_stream)
+    _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
+    _scalars: dict[tuple[str, str], int] = field(default_factory=dict)
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
         """One proxy for each example array."""
-        self.sources = placeholders.placeholders([(a.shape, a.dtype) for a in examples])
-        return [self.proxy(base, "input") for base in self.sources]
+        bases = placeholders.placeholders([(a.shape, a.dtype) for a in examples])
+        return [self.proxy(base, "input", tie=False, loc="") for base in bases]
 
     def proxy(
-        self, base: mx.array, kind: str, operands: Sequence[int] = (), **attributes: Any
+        self,
+        base: mx.array,
+        kind: str,
+        operands: Sequence[int] = (),
+        tie: bool = True,
+        loc: str | None = None,
+        **attributes: Any,
     ) -> Proxy:
-        node = self.graph.add(
-            kind,
-            operands,
-            shape=base.shape,
-            dtype=name_of(base.dtype),
-            loc=self.location(),
-            **attributes,
-        )
-        return Proxy(base, self, node)
+        """A new node and the traced array that stands for it.
+
+        Every base depends on the placeholders' root, or else a function that zmlx cannot see
+        would compute with it unnoticed.
+        """
+        shape, dtype = mx.array.shape.fget(base), name_of(base.dtype)
+        loc = locate.here() if loc is None else loc
+        node = self.graph.add(kind, operands, shape=shape, dtype=dtype, loc=loc, **attributes)
+        return Proxy(placeholders.tied(base) if tie else base, self, node)
+
+    def alias(self, proxy: Proxy) -> Proxy:
+        """A second array object of the same value; in-place changes do not reach the first."""
+        self.check(proxy)
+        return Proxy(mx.array(proxy), self, proxy.node)
 
     # -- what intercepted calls do ----------------------------------------------------------------
     def sees(self, tree: Any) -> bool:
         """Whether a traced value is anywhere in `tree`."""
         kind = type(tree)
-        if kind is Proxy or kind is ScalarProxy:
-            return True
-        if kind in (list, tuple):
-            return any(self.sees(item) for item in tree)
-        if isinstance(tree, dict):
-            return any(self.sees(item) for item in tree.values())
-        return False
+        return kind is Proxy or kind is ScalarProxy or any(map(self.sees, children(tree)))
 
     def call(
-        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        draws: bool = False,
     ) -> Any:
         """A function of mlx.core, by its name there."""
         meaning = namespace.meaning(name, args, kwargs)
         if meaning is not None:
-            return meaning(self)
-        if name.startswith("random."):
+            return self._fresh(meaning(self), args)
+        if draws:
             return self.random(name, function, args, kwargs)
-        return self.opaque(name, function, args, kwargs)
+        return self.opaque(name, function, args, kwargs, why=namespace.reason(name, kwargs))
 
     def method(
-        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict
+        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
-        """A method of mx.array; args[0] is the proxy."""
-        meaning = namespace.meaning(name, args, kwargs) if not name.startswith("__") else None
-        if meaning is not None:
-            return meaning(self)
-        return self.opaque(name.strip("_"), function, args, kwargs)
+        """A method of mx.array; args[0] is the array."""
+        return self.call(name, function, args, kwargs)
 
-    def call_object(self, target: Any, args: Sequence[Any], kwargs: dict) -> Any:
+    def call_object(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """A compiled function, a gradient, a custom function: an object that MLX calls."""
-        activation = namespace.activation(target)
+        activation = namespace.activation(target, args, kwargs)
         if activation is not None:
-            return activation(namespace.Elementwise(self), *args, **kwargs)
-        return self.opaque(getattr(target, "__name__", type(target).__name__), target, args, kwargs)
+            return self._fresh(activation(namespace.Elementwise(self), *args, **kwargs), args)
+        label = getattr(target, "__name__", type(target).__name__)
+        self.state.check(self, (args, kwargs))
+        with self.state.shown(self):
+            return self.opaque(label, target, args, kwargs)
+
+    def untraced(
+        self, fn: Callable[..., Any], target: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """`fn(target, ...)` without traced arguments: MLX runs it now, unless it draws numbers."""
+        with intercept.recording(None), keeping_random_state() as drew:
+            result = fn(target, *args, **kwargs)
+            if not drew():
+                return result
+        return self.opaque(type(target).__name__, target, args, kwargs)
 
     def random(
-        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict
+        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
-        """A draw from mx.random: recorded, so that each call draws anew; the trace draws nothing."""
+        """A draw from mx.random: recorded, so that calls draw anew; the trace draws nothing."""
+        if kwargs.get("key") is not None:
+            return self.opaque(name, function, args, kwargs)
 
         def example(*base_args: Any, **base_kwargs: Any) -> Any:
-            if base_kwargs.get("key") is not None:
+            try:
+                return function(*base_args, **{**base_kwargs, "key": mx.random.key(0)})
+            except TypeError:  # the key came by position
                 return function(*base_args, **base_kwargs)
-            return function(*base_args, **{**base_kwargs, "key": mx.random.key(0)})
 
-        return self.opaque(name, function, args, kwargs, example=example, pure=False)
+        return self.opaque(name, function, args, kwargs, example=example)
+
+    def at(self, array: mx.array) -> At:
+        return At(array, self)
+
+    def _fresh(self, result: Any, args: Sequence[Any]) -> Any:
+        """`result`, or an alias where it is one of the arguments (mx.positive)."""
+        same = any(result is argument for argument in args)
+        return self.alias(result) if same and isinstance(result, Proxy) else result
 
     # -- recording --------------------------------------------------------------------------------
     def elementwise(self, op: str, operands: Sequence[Any], param: mx.Dtype | None = None) -> Any:
         """Record row `op` of the table on `operands` (proxies, arrays, numbers)."""
-        self._check_running()
-        operands = [_plain(operand) for operand in operands]
-        bases = [self._base(operand) for operand in operands]
+        for operand in operands:
+            self.check(operand)
+        operands = self._without_numpy(op, operands)
+        bases = [self.base(operand) for operand in operands]
         function = namespace.function(op, param)
         result = function(*bases)
-        strong = [b.dtype for b in bases if isinstance(b, mx.array)]
-        types = [self._dtype(b, strong) for b in bases]
-        target = None if param is None else name_of(param)
-        at, inferred = infer(op, types, target)
-        if inferred != name_of(result.dtype):  # the table and MLX disagree: MLX runs it
-            return self.opaque(op, function, operands, {})
+        strong = self._strong(op, bases)
+        types = [
+            name_of(b.dtype) if isinstance(b, mx.array) else dtypes.weak(b, strong) for b in bases
+        ]
+        at, inferred = infer(op, types, None if param is None else name_of(param))
+        why = self._misfit(operands, bases, types, strong, inferred, name_of(result.dtype))
+        if why:
+            return self.opaque(op, function, operands, {}, why=why)
         nodes = [self._operand(o, t) for o, t in zip(operands, types, strict=True)]
-        return self.proxy(result, "op", nodes, op=op, at=at)
+        tied = op not in _UNTIED and any(isinstance(operand, Proxy) for operand in operands)
+        return self.proxy(result, "op", nodes, not tied, op=op, at=at)
+
+    def _misfit(
+        self,
+        operands: Sequence[Any],
+        bases: Sequence[Any],
+        types: Sequence[str],
+        strong: Sequence[str],
+        inferred: str,
+        dtype: str,
+    ) -> str:
+        """Why MLX must run the row itself, or ""; raises where a number must become static."""
+        if not strong:
+            for operand in operands:
+                if type(operand) is ScalarProxy and type(operand.value) is int:
+                    raise operand.specialize()  # int32 or int64, by its value
+        if inferred != dtype:
+            return f"MLX returns {dtype} here"
+        if not all(fits(b, t) for b, t in zip(bases, types, strict=True)):
+            return "a number does not fit its type"
+        return "" if default_stream() == self.stream else "it runs on another stream"
 
     def opaque(
         self,
@@ -140,31 +211,43 @@ class Tracer:
         fn: Callable[..., Any],
         args: Sequence[Any],
         kwargs: dict[str, Any],
-        pure: bool = True,
         example: Callable[..., Any] | None = None,
+        why: str = "",
     ) -> Any:
         """Record a call that MLX runs, with the traced values inside `args` and `kwargs`.
 
-        `example` stands in for `fn` while tracing, where `fn` would have an effect.
+        `example` stands in for `fn` while tracing, where `fn` would draw random numbers.
         """
-        self._check_running()
         operands: list[int] = []
-        template = self._template((tuple(args), kwargs), operands)
-        base_args, base_kwargs = self._bases((tuple(args), kwargs))
-        with intercept.recording(None):
+        sizes = label in _SIZED_BY_VALUE
+        template_args, template_kwargs = self._template((tuple(args), kwargs), operands, sizes)
+        base_args, base_kwargs = mapped((tuple(args), kwargs), self.base)
+        with intercept.recording(None), keeping_random_state() as drew:
             result = (example or fn)(*base_args, **base_kwargs)
-        count = len(list(arrays_in(result)))
-        if count == 0:
+            pure = example is None and not drew()
+        found = list(arrays_in(result))
+        if not found:
             return result
-        single = isinstance(result, mx.array)
-        call = OpaqueCall(fn, template[0], template[1], label, 0 if single else count)
-        if single:
-            return self.proxy(result, "opaque", operands, call=call, pure=pure)
-        node = self.graph.add("opaque", operands, loc=self.location(), call=call, pure=pure)
-        indices = iter(range(count))
-        return map_arrays(
-            result, lambda base: self.proxy(base, "item", (node,), index=next(indices))
-        )
+        if not is_flat(result):
+            fn = Flat(fn)
+        if default_stream() != self.stream:
+            fn, why = OnStream(fn, default_stream()), why or "it runs on another stream"
+        count = 0 if isinstance(result, mx.array) else len(found)
+        call = OpaqueCall(fn, template_args, template_kwargs, label, count)
+        node, proxies = self._results(call, operands, found, pure)
+        if why:
+            self.notes.append((node, why))
+        return mapped(result, lambda leaf: next(proxies) if isinstance(leaf, mx.array) else leaf)
+
+    def _results(
+        self, call: OpaqueCall, operands: Sequence[int], found: Sequence[mx.array], pure: bool
+    ) -> tuple[int, Iterator[Proxy]]:
+        """The opaque node and a proxy for each array that it returns."""
+        if call.outputs == 0:
+            proxy = self.proxy(found[0], "opaque", operands, call=call, pure=pure)
+            return proxy.node, iter([proxy])
+        node = self.graph.add("opaque", operands, loc=locate.here(), call=call, pure=pure)
+        return node, (self.proxy(a, "item", (node,), index=i) for i, a in enumerate(found))
 
     def set_item(self, target: Proxy, index: Any, value: Any) -> None:
         """`target[index] = value`: the proxy from now on stands for the updated array."""
@@ -174,168 +257,142 @@ class Tracer:
             copy[index] = value
             return copy
 
-        self.rebind(target, self.opaque("setitem", update, (target, index, value), {}))
+        result = self.opaque("setitem", update, (target, index, value), {})
+        self.rebind(target, result)
 
-    def rebind(self, target: Proxy, result: Proxy) -> Proxy:
+    def rebind(
+        self, target: Proxy, result: Proxy, update_base: Callable[[], Any] | None = None
+    ) -> Proxy:
         """Make `target` stand for `result`, as MLX's in-place operators do."""
-        if result.tracer is not target.tracer:
-            return result
-        mx.array.__init__(target, result)
         target.node = result.node
+        if update_base is not None:
+            with intercept.recording(None):
+                update_base()
         return target
 
     def read_shape(self, value: Any) -> Any:
         """A size becomes a Python number: the trace then holds for these sizes only."""
         if intercept.current() is self:
-            loc = self.location()
+            loc = locate.here()
             if loc not in self.shape_reads:
                 self.shape_reads.append(loc)
         return value
 
     # -- operands ---------------------------------------------------------------------------------
-    def _check_running(self) -> None:
-        if intercept.current() is not self:
-            raise TraceError(
-                self.message(
-                    "a traced array is used inside another function transformation (through a closure).",
-                    "Pass it to the inner function as an argument, or fuse inside: mx.grad(zmlx.fuse(f)).",
-                )
-            )
+    def takes(self, operand: Any) -> bool:
+        """Whether `operand` may stand beside an array: an array or a number."""
+        known = isinstance(operand, (mx.array, bool, int, float, complex))
+        return known or is_numpy(operand)
 
-    def _base(self, operand: Any) -> Any:
-        if isinstance(operand, ScalarProxy):
-            return operand.value
-        return mx.array(operand) if isinstance(operand, np.ndarray) else operand
+    def base(self, operand: Any) -> Any:
+        """What MLX computes with in place of `operand`."""
+        if isinstance(operand, Proxy):
+            return mx.array(operand)
+        return operand.value if type(operand) is ScalarProxy else operand
 
-    def _dtype(self, base: Any, strong: Sequence[mx.Dtype]) -> str:
-        if isinstance(base, mx.array):
-            return name_of(base.dtype)
-        return dtypes.weak(base, [name_of(d) for d in strong])
+    def check(self, operand: Any) -> None:
+        """Raise unless `operand` may be used here and now."""
+        kind = type(operand)
+        traced = kind is Proxy or kind is ScalarProxy
+        if traced and (intercept.current() is not self or operand.tracer is not self):
+            raise foreign(operand)
+
+    def refuse_closures(self, tree: Any) -> None:
+        """Raise for the first traced value in `tree`, met inside an opaque call."""
+        kind = type(tree)
+        if kind is Proxy or kind is ScalarProxy:
+            raise foreign(tree)
+        for item in children(tree):
+            self.refuse_closures(item)
+
+    def _without_numpy(self, op: str, operands: Sequence[Any]) -> list[Any]:
+        if not any(map(is_numpy, operands)):
+            return list(operands)
+        others = operands[1:] if OPS[op].operands == "select" else operands
+        strong = [o.dtype for o in others if isinstance(o, mx.array)]
+        return [from_numpy(o, strong) if is_numpy(o) else o for o in operands]
+
+    def _strong(self, op: str, bases: Sequence[Any]) -> list[str]:
+        """The types of the arrays that Python numbers adopt."""
+        others = bases[1:] if OPS[op].operands == "select" else bases
+        return [name_of(b.dtype) for b in others if isinstance(b, mx.array)]
 
     def _operand(self, operand: Any, dtype: str) -> int:
         if isinstance(operand, Proxy):
             return operand.node
         if isinstance(operand, mx.array):
             return self.capture(operand)
-        if isinstance(operand, ScalarProxy):
+        if type(operand) is ScalarProxy:
             return self.scalar(operand.expr, dtype)
-        return self.graph.add("const", dtype=dtype, value=operand, loc=self.location())
+        return self.graph.add("const", dtype=dtype, value=operand, loc=locate.here())
 
     def scalar(self, expr: Expr, dtype: str) -> int:
         """The node of a Python number given at call time, adopted as `dtype`."""
-        for node in self.graph.inputs:
-            data = self.graph[node]
-            if data["kind"] == "scalar" and data["expr"] == expr and data["dtype"] == dtype:
-                return node
-        return self.graph.add("scalar", dtype=dtype, expr=expr, loc=self.location())
+        key = (repr(expr), dtype)  # repr tells 1, 1.0, True and -0.0 apart
+        if key not in self._scalars:
+            self._scalars[key] = self.graph.add("scalar", dtype=dtype, expr=expr, loc=locate.here())
+        return self._scalars[key]
 
     def capture(self, array: mx.array) -> int:
         """The node of an array that is not an argument; raises where it hides a lost trace."""
-        found = self.captures.get(id(array))
+        self.check(array)
+        found = self._captured.get(id(array))
         if found is None:
-            if placeholders.depends_on(array, self.sources):
-                raise TraceError(
-                    self.message(
-                        "an array was computed from a traced one where zmlx could not see it "
-                        "(a name imported with `from mlx.core import ...`, mx.array(x), or a C extension).",
-                        "Call the function through its module (mx.exp), or outside of the fused function.",
-                    )
+            if placeholders.depends_on_one(array):
+                raise self.refuse(
+                    "an array was computed from a traced one where zmlx could not see it (a name "
+                    "imported with `from mlx.core import ...`, mx.array(x), or a C extension).",
+                    "Call the function through its module (mx.exp), or outside.",
                 )
-            loc = self.location()
-            node = self.graph.add(
-                "array", shape=array.shape, dtype=name_of(array.dtype), value=array, loc=loc
-            )
-            found = self.captures[id(array)] = Capture(array, node, loc)
+            loc, value = locate.here(), mx.array(array)  # a copy: the user may write to `array`
+            shape, dtype = value.shape, name_of(value.dtype)
+            if placeholders.is_filled(array) and self._is_a_size_here(shape):
+                self.read_shape(None)  # maybe zeros_like(x), by a name that zmlx cannot see
+            node = self.graph.add("array", shape=shape, dtype=dtype, value=value, loc=loc)
+            found = self._captured[id(array)] = Capture(array, node, loc)
+            self.captures.append(found)
         return found.node
 
-    def _template(self, tree: Any, operands: list[int]) -> Any:
-        """`tree` with every array replaced by a Ref; the operands are appended in order."""
-        if isinstance(tree, Proxy):
-            return _ref(tree.node, operands)
-        if isinstance(tree, mx.array):
-            return _ref(self.capture(tree), operands)
-        if isinstance(tree, ScalarProxy):
-            if not isinstance(tree.value, float):
-                raise tree.specialize()
-            return _ref(self.scalar(tree.expr, "float32"), operands)
-        if type(tree) in (list, tuple):
-            return type(tree)([self._template(item, operands) for item in tree])
-        if type(tree) is dict:
-            return {key: self._template(item, operands) for key, item in tree.items()}
-        if isinstance(tree, slice):
-            parts = [self._template(p, operands) for p in (tree.start, tree.stop, tree.step)]
-            return slice(*parts)
-        return tree
+    def _is_a_size_here(self, shape: tuple[int, ...]) -> bool:
+        traced = (self.graph[n] for n in self.graph if self.graph.kind(n) != "array")
+        return max(shape, default=1) != 1 and any(data["shape"] == shape for data in traced)
 
-    def _bases(self, tree: Any) -> Any:
-        if isinstance(tree, Proxy):
-            return mx.array(tree)
-        if isinstance(tree, ScalarProxy):
-            return tree.value
-        if type(tree) in (list, tuple):
-            return type(tree)([self._bases(item) for item in tree])
-        if type(tree) is dict:
-            return {key: self._bases(item) for key, item in tree.items()}
-        if isinstance(tree, slice):
-            return slice(self._bases(tree.start), self._bases(tree.stop), self._bases(tree.step))
-        return tree
+    def forget(self, array: mx.array) -> None:
+        """`array` is about to be written in place: what it was before stays captured."""
+        self._captured.pop(id(array), None)
 
-    # -- messages ---------------------------------------------------------------------------------
-    def location(self) -> str:
-        """`file.py:12` of the innermost line outside ZMLX and MLX."""
-        frame = sys._getframe(1)
-        while frame is not None:
-            name = frame.f_code.co_filename
-            if not name.startswith(_OWN) or name.startswith(_VISIBLE):
-                return f"{os.path.basename(name)}:{frame.f_lineno}"
-            frame = frame.f_back  # type: ignore[assignment]
-        return ""
+    def _template(self, tree: Any, operands: list[int], sizes: bool) -> Any:
+        """`tree` with every traced value and array replaced by a Ref to an operand, in order.
 
-    def message(self, what: str, way_out: str) -> str:
-        return f"[zmlx.trace] {self.location()}: {what} {way_out}"
+        Ints become static, as they say shapes and axes, and with `sizes` floats too.
+        """
 
+        def leaf(value: Any) -> Any:
+            self.check(value)
+            number = type(value) is ScalarProxy
+            if number and (sizes or type(value.value) is not float):
+                raise value.specialize()
+            if not number and not isinstance(value, mx.array):
+                return value
+            operands.append(self._operand(value, "float32"))
+            return Ref(len(operands) - 1)
 
-def name_of(dtype: mx.Dtype) -> str:
-    """MLX's name of a dtype ("float32"; bool is "bool")."""
-    return _NAMES.get(dtype) or str(dtype).removeprefix("mlx.core.").rstrip("_")
+        return mapped(tree, leaf)
 
+    # -- refusals ---------------------------------------------------------------------------------
+    def refuse(self, what: str, way_out: str) -> TraceError:
+        """The error to raise; remembered, in case the function catches it and goes on."""
+        error = TraceError(f"[zmlx.trace] {locate.here()}: {what} {way_out}")
+        self.refused = self.refused or error
+        return error
 
-_NAMES: dict[mx.Dtype, str] = {
-    getattr(mx, n if n != "bool" else "bool_"): n
-    for n in dtypes.ALL
-    if hasattr(mx, n) or n == "bool"
-}
-
-
-def arrays_in(tree: Any) -> Any:
-    """The arrays of nested lists, tuples and dicts, in order."""
-    if isinstance(tree, mx.array):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from arrays_in(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from arrays_in(item)
-
-
-def map_arrays(tree: Any, function: Callable[[mx.array], Any]) -> Any:
-    """`tree` with `function` applied to each array."""
-    if isinstance(tree, mx.array):
-        return function(tree)
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*[map_arrays(item, function) for item in tree])
-    if isinstance(tree, (list, tuple)):
-        return type(tree)([map_arrays(item, function) for item in tree])
-    if isinstance(tree, dict):
-        return {key: map_arrays(item, function) for key, item in tree.items()}
-    return tree
-
-
-def _plain(operand: Any) -> Any:
-    return operand.item() if isinstance(operand, np.generic) else operand
-
-
-def _ref(node: int, operands: list[int]) -> Ref:
-    operands.append(node)
-    return Ref(len(operands) - 1)
+    def specialize(self, positions: frozenset[int]) -> BaseException:
+        """What to raise where the numbers at `positions` are read."""
+        if self.finished:
+            tracer = intercept.current() or intercept.paused() or self
+            return tracer.refuse(
+                "a number of a trace that has ended is used.",
+                "Do not keep a fused function's arguments outside of it; return what you need.",
+            )
+        self.wanted |= positions
+        return Specialize(positions, self)

@@ -7,6 +7,7 @@ through Slots. The tracer and the fused function's call path are the callers.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,8 +62,13 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
     if kind in (list, tuple):
         return (kind, tuple([flatten(item, leaves) for item in tree]))
     if kind is dict:
-        return (dict, tuple([(key, flatten(item, leaves)) for key, item in tree.items()]))
+        return (dict, tuple([(_key(key), flatten(item, leaves)) for key, item in tree.items()]))
     return _flatten_rare(tree, leaves)
+
+
+def _key(key: Any) -> Any:
+    """A dict's key, told from one of equal value and another type (1, 1.0, True)."""
+    return key if type(key) is str else Static(key)
 
 
 def _flatten_rare(tree: Any, leaves: Leaves) -> Any:
@@ -73,26 +79,29 @@ def _flatten_rare(tree: Any, leaves: Leaves) -> Any:
         return (nn.Module, Static(tree), _flatten_container(tree, leaves), _settings(tree))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return (type(tree), tuple([flatten(item, leaves) for item in tree]))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(tree, numpy.ndarray):
+        raise TypeError("[zmlx.fuse] an argument is a NumPy array. Pass mx.array(it).")
     return (Static, Static(tree))
 
 
 def _flatten_container(tree: Any, leaves: Leaves) -> Any:
     """Structure of a container whose arrays stay in place; each array becomes a Slot."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    structure = []
+    structure: list[Any] = []
     for key, value in pairs:
         if isinstance(value, mx.array):
             leaves.slots.append(Slot(tree, key, len(leaves.arrays)))
             leaves.arrays.append(value)
-            structure.append((key, ARRAY))
+            structure.append((_key(key), ARRAY))
         elif isinstance(value, nn.Module):
             inner = (Static(value), _flatten_container(value, leaves), _settings(value))
-            structure.append((key, inner))
+            structure.append((_key(key), inner))
         elif isinstance(value, (dict, list)):
-            structure.append((key, type(value), _flatten_container(value, leaves)))
+            structure.append((_key(key), type(value), _flatten_container(value, leaves)))
         else:
             _refuse_arrays(key, value)
-            structure.append((key, Static(value)))
+            structure.append((_key(key), Static(value)))
     return tuple(structure)
 
 
@@ -108,6 +117,8 @@ def flatten_state(state: Any, leaves: Leaves) -> Any:
     """Like flatten, for captured state (`inputs=` of fuse): arrays are replaced in place."""
     if isinstance(state, nn.Module):
         return flatten(state, leaves)
+    if state is mx.random.state:
+        return (Static, Static(state))  # draws read and write it by themselves
     if not isinstance(state, (dict, list)):
         raise TypeError(
             "[zmlx.fuse] captured state must be a list, a dict or an nn.Module, "
@@ -129,7 +140,7 @@ class Static:
     def __init__(self, value: Any) -> None:
         self.value = value
         try:
-            self._hash = hash((type(value), value))
+            self._hash = hash((type(value), value if value == value else "nan"))
         except TypeError:
             self._hash = id(value)
 
@@ -143,7 +154,8 @@ class Static:
             return True
         if isinstance(self.value, (mx.array, nn.Module)) or self._hash != other._hash:
             return False
-        return bool(self.value == other.value) and repr(self.value) == repr(other.value)
+        same = bool(self.value == other.value) or self.value != self.value  # one NaN is another
+        return same and repr(self.value) == repr(other.value)
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -163,7 +175,10 @@ def unflatten(structure: Any, arrays: Iterator[Any], numbers: Iterator[Any]) -> 
             next(arrays)
         return structure[1].value
     if head is dict:
-        return {key: unflatten(item, arrays, numbers) for key, item in structure[1]}
+        return {
+            key.value if type(key) is Static else key: unflatten(item, arrays, numbers)
+            for key, item in structure[1]
+        }
     items = [unflatten(item, arrays, numbers) for item in structure[1]]
     if head in (list, tuple):
         return head(items)
@@ -185,7 +200,9 @@ def containers(state: Any) -> list[Any]:
 
 
 @contextmanager
-def replaced(slots: list[Slot], values: Sequence[Any], also: Sequence[Any] = ()) -> Iterator[None]:
+def replaced(
+    slots: Sequence[Slot], values: Sequence[Any] | dict[int, Any], also: Sequence[Any] = ()
+) -> Iterator[None]:
     """Within the block, each slot holds values[slot.index].
 
     Afterwards the slots' containers, and those in `also`, are as they were.

@@ -1,0 +1,77 @@
+"""Whole training steps with captured state: gradients that MLX takes inside a fused function."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+
+import zmlx
+from zmlx.errors import TraceError
+
+
+class Net(nn.Module):
+    """Trainable arrays, running statistics, and a constant that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mx.random.seed(3)
+        self.first, self.norm = nn.Linear(6, 5), nn.BatchNorm(5)
+        self.last = nn.Linear(5, 1)
+        self._scale = mx.array(1.5)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.last(nn.silu(self.norm(self.first(x)) * self._scale))
+
+
+def trained(fuse, steps: int = 4):
+    """Losses and final weights of a training run; `fuse` wraps the step with its state."""
+    model, optimizer = Net(), optim.Adam(1e-2)
+    x = mx.random.normal((16, 6), key=mx.random.key(1))
+    state = [model.state, optimizer.state]
+    gradient = nn.value_and_grad(model, lambda x: ((model(x) - 1) ** 2).mean())
+
+    def step(x: mx.array) -> mx.array:
+        loss, gradients = gradient(x)
+        optimizer.update(model, gradients)
+        return loss
+
+    run = fuse(step, state)
+    losses = []
+    for _ in range(steps):
+        losses.append(run(x))
+        mx.eval(losses[-1], state)
+    return losses, model
+
+
+def test_a_step_with_state_trains_as_plain_mlx(host_device) -> None:
+    plain, expected = trained(lambda step, state: step)
+    fused, got = trained(lambda step, state: zmlx.fuse(step, inputs=state, outputs=state))
+    for a, b in zip(fused, plain, strict=True):
+        assert a.item() == pytest.approx(b.item(), rel=1e-5)
+    for (name, a), (_, b) in zip(
+        nn.utils.tree_flatten(got.state), nn.utils.tree_flatten(expected.state), strict=True
+    ):
+        assert mx.allclose(a, b, rtol=1e-4, atol=1e-6), name
+
+
+def test_running_statistics_follow(host_device) -> None:
+    """BatchNorm updates them inside the gradient, where only MLX sees it."""
+    _, model = trained(lambda step, state: zmlx.fuse(step, inputs=state, outputs=state))
+    assert not mx.allclose(model.norm.running_mean, mx.zeros(5))
+    mx.eval(model.norm.running_mean)
+
+
+def test_state_that_is_updated_before_a_gradient_reads_it_is_refused(host_device) -> None:
+    model = Net()
+    gradient = nn.value_and_grad(model, lambda x: model(x).sum())
+
+    @zmlx.fuse(inputs=[model.state], outputs=[model.state])
+    def step(x: mx.array) -> mx.array:
+        model._scale = model._scale * 2  # no parameter: it does not travel as an argument
+        return gradient(x)[0]
+
+    with pytest.raises(TraceError, match="test_training_state.py.*_scale"):
+        step(mx.ones((2, 6)))
+    assert model._scale.item() == 1.5

@@ -1,0 +1,93 @@
+"""Locations: the user's line behind a call, an error or a lost array. The tracer is the caller."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx.trace.operands import arrays_in
+from zmlx.trace.placeholders import depends_on_one
+from zmlx.trace.proxy import Proxy
+
+_OWN = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(mx.__file__) + os.sep)
+_VISIBLE = (os.path.join(_OWN[0], "demo") + os.sep,)
+
+
+def is_users(filename: str) -> bool:
+    return not filename.startswith(_OWN) or filename.startswith(_VISIBLE)
+
+
+def _line(frame_code_file: str, line: int) -> str:
+    return f"{os.path.basename(frame_code_file)}:{line}"
+
+
+def here() -> str:
+    """`file.py:12` of the innermost running line outside ZMLX and MLX."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if is_users(frame.f_code.co_filename):
+            return _line(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return ""
+
+
+def of_error(error: BaseException) -> str:
+    """The innermost line outside ZMLX and MLX that `error` passed."""
+    found, step = "", error.__traceback__
+    while step is not None:
+        if is_users(step.tb_frame.f_code.co_filename):
+            found = _line(step.tb_frame.f_code.co_filename, step.tb_lineno)
+        step = step.tb_next
+    return found
+
+
+def of_function(fn: Callable[..., Any]) -> str:
+    """Where `fn` is defined."""
+    fn = getattr(fn, "__func__", fn)
+    code = getattr(fn, "__code__", None) or getattr(type(fn).__call__, "__code__", None)
+    return _line(code.co_filename, code.co_firstlineno) if code is not None else ""
+
+
+class Watch:
+    """A sys.settrace function that finds the line where an array left the tracer's sight."""
+
+    def __init__(self, containers: Sequence[Any]) -> None:
+        self.containers = containers
+        self.found = ""
+        self._seen: dict[int, Any] = {}
+        self._lines: dict[FrameType, int] = {}
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._step if is_users(frame.f_code.co_filename) else None
+
+    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "return":
+            self._check([argument], frame, frame.f_lineno)
+        self._check(list(frame.f_locals.values()), frame, self._lines.get(frame, frame.f_lineno))
+        self._lines[frame] = frame.f_lineno
+        return self._step
+
+    def _check(self, values: list[Any], frame: FrameType, line: int) -> None:
+        for array in arrays_in([values, *self.containers]):
+            if type(array) is Proxy or id(array) in self._seen or self.found:
+                continue
+            self._seen[id(array)] = array
+            if depends_on_one(array):
+                self.found = _line(frame.f_code.co_filename, line)
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Within the block `watch` sees every line that runs."""
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
