@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,7 +96,10 @@ def _way(report: DeviceReport) -> str:
 
 def _a_fused_function_runs() -> bool:
     x = mx.array([0.0, 1.0, 2.0])
-    return bool(mx.allclose(zmlx.fuse(lambda x: x * x + 1.0)(x), mx.array([1.0, 2.0, 5.0])).item())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report has said it
+        y = zmlx.fuse(lambda x: x * x + 1.0)(x)
+    return bool(mx.allclose(y, mx.array([1.0, 2.0, 5.0])).item())
 
 
 @app.command()

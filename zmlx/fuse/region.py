@@ -23,7 +23,7 @@ from zmlx.fuse.check import checked
 from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, broadcast, reshaped
-from zmlx.msl.emit import emit
+from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
 from zmlx.trace.graph import Graph
 
@@ -42,27 +42,32 @@ class RegionFunction:
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         self.graph, self.runtime, self.name = graph, runtime, name
         self._runners: dict[bytes, Runner] = {}
-        self._special: dict[tuple[str, bytes], Specialized] = {}
+        self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
         signature = self.runtime.signature(arrays)
         runner = self._runners.get(signature)
         if runner is None:
             runner = self._runners[signature] = self._runner(arrays)
-        return runner(arrays)
+        try:
+            return runner(arrays)
+        except ValueError:  # inputs of no common shape: MLX says so, unless no op needs one
+            return replay(self.graph, arrays)
 
     def specialized(self, shapes: Sequence[Shape]) -> Specialized:
-        """The region for inputs of these ranks and sizes of one."""
+        """The region for inputs of these ranks and sizes of one; other sizes do not matter."""
         device = device_for_current_stream()
-        ones = repr([[size == 1 for size in shape] for shape in shapes]).encode()
-        key = (device.name, ones)
+        pattern = tuple([tuple([1 if size == 1 else 2 for size in shape]) for shape in shapes])
+        key = (device.name, pattern)
         if key not in self._special:
-            graph = reshaped(self.graph, shapes)
+            graph = reshaped(self.graph, pattern)
             self._special[key] = Specialized(graph, self.runtime, self.name)
         return self._special[key]
 
     def _runner(self, arrays: Arrays) -> Runner:
         special = self.specialized([a.shape for a in arrays])
+        if special.kernel is None:
+            return self.runtime.program(special.graph, self.name)
         launch = special.launcher
         if launch is None:
             return special.replayed
@@ -87,8 +92,12 @@ class Specialized:
 
     @cached_property
     def kernel(self) -> KernelSource | None:
-        """The region's kernel; None where these shapes make its outputs differ in shape."""
+        """The region's kernel; None where these shapes (under vmap, or where calls that MLX runs
+        return sizes of one) take more than one: its outputs differ in shape, or the buffers end.
+        """
         if any(self.graph[n]["shape"] != self.space for n in self.graph.outputs):
+            return None
+        if buffer_slots(self.graph) > MAX_BUFFERS:
             return None
         kernel = emit(self.graph, exact=self.runtime.exact)
         _log.debug("kernel %s:\n%s%s", kernel.name, kernel.header, kernel.body)
@@ -114,12 +123,6 @@ class Specialized:
 
         return derive_vjp(self.graph)
 
-    @cached_property
-    def jvp(self) -> Derivative:
-        from zmlx.derive.accumulate import derive_jvp
-
-        return derive_jvp(self.graph)
-
 
 class RegionRules:
     """The transformations of a specialised region (zmlx.device.rules.Rules)."""
@@ -127,7 +130,7 @@ class RegionRules:
     def __init__(self, function: RegionFunction, special: Specialized) -> None:
         self._function, self._special = function, special
         self._pulls: dict[tuple[int, ...], tuple[Run, tuple[int, ...]]] = {}
-        self._push: Run | None = None
+        self._pushes: dict[tuple[int, ...], tuple[Run, Derivative]] = {}
 
     def vjp(
         self, primals: Arrays, cotangents: Arrays, argnums: Sequence[int], outputs: Arrays
@@ -142,17 +145,15 @@ class RegionRules:
         return [gradients[i] if i in gradients else mx.zeros_like(primals[i]) for i in wanted]
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
-        """The tangents of all outputs; inputs without one have tangent zero."""
-        derivative = self._special.jvp
-        if self._push is None:
-            self._push = self._program(derivative.graph, "jvp")
-        known = dict(zip(argnums, tangents, strict=True))
-        given = [known.get(t, mx.zeros(1)) for t in derivative.targets]
-        given = [
-            _like(tangent, primals[t]) for tangent, t in zip(given, derivative.targets, strict=True)
-        ]
+        """The tangents of all outputs, for inputs that move along with the tangents given."""
+        moving = tuple(argnums)
+        if moving not in self._pushes:
+            self._pushes[moving] = self._push(moving)
+        run, derivative = self._pushes[moving]
+        known = dict(zip(moving, tangents, strict=True))
+        given = [_like(known[t], primals[t]) for t in derivative.targets]
         places = derivative.outputs
-        pushed = dict(zip(places, self._push([*primals, *given]), strict=True)) if places else {}
+        pushed = dict(zip(places, run([*primals, *given]), strict=True)) if places else {}
         shape = broadcast([p.shape for p in primals])
         nodes = self._special.graph.outputs
         kinds = [dtype_of(self._special.graph[n]["dtype"]) for n in nodes]
@@ -172,6 +173,13 @@ class RegionRules:
         kept = [i for i, target in enumerate(derivative.targets) if target in wanted]
         graph = _with_outputs(derivative.graph, kept)
         return self._program(graph, "vjp"), tuple(derivative.targets[i] for i in kept)
+
+    def _push(self, moving: tuple[int, ...]) -> tuple[Run, Derivative]:
+        """The program for the tangents when these inputs move."""
+        from zmlx.derive.accumulate import derive_jvp
+
+        derivative = derive_jvp(self._special.graph, moving)
+        return self._program(derivative.graph, "jvp"), derivative
 
     def _program(self, graph: Graph, what: str) -> Run:
         return self._function.runtime.program(graph, f"{self._function.name}.{what}")

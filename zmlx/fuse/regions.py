@@ -144,8 +144,30 @@ def _split(
 
 
 def _longest(graph: Graph, nodes: list[int], outputs: set[int]) -> int:
-    lengths = range(len(nodes), 1, -1)
+    """How many of `nodes`, from the first on, fit into one kernel."""
+    lengths = reversed(_plausible(graph, nodes, outputs))
     return next((n for n in lengths if _fits(graph, nodes[:n], outputs)), 1)
+
+
+def _plausible(graph: Graph, nodes: list[int], outputs: set[int]) -> list[int]:
+    """The lengths for which the arguments and one array of strides an input are not too many."""
+    lengths: list[int] = []
+    outside: dict[int, int] = {}  # by node: how many of its users are still to come
+    read: set[int] = set()
+    buffers = results = 0
+    for length, node in enumerate(nodes, start=1):
+        for operand in graph.nx.predecessors(node):
+            if operand in outside:
+                outside[operand] -= 1
+                results -= outside[operand] == 0 and operand not in outputs
+            elif operand not in read and graph.kind(operand) != "const":
+                read.add(operand)
+                buffers += 1 + any(size != 1 for size in graph[operand]["shape"])
+        outside[node] = len(graph.nx.adj[node])
+        results += outside[node] > 0 or node in outputs
+        if buffers + results <= MAX_BUFFERS:
+            lengths.append(length)
+    return lengths
 
 
 def _fits(graph: Graph, nodes: Sequence[int], outputs: set[int]) -> bool:

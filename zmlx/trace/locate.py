@@ -16,6 +16,7 @@ from zmlx.trace.placeholders import depends_on_one
 from zmlx.trace.proxy import Proxy
 
 _OWN = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(mx.__file__) + os.sep)
+_RUN = os.path.join(os.path.dirname(__file__), "run.py")
 _VISIBLE = (os.path.join(_OWN[0], "demo") + os.sep,)
 
 
@@ -28,9 +29,9 @@ def _line(frame_code_file: str, line: int) -> str:
 
 
 def here() -> str:
-    """`file.py:12` of the innermost running line outside ZMLX and MLX."""
+    """`file.py:12` of the innermost running line outside ZMLX and MLX, inside the traced call."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and frame.f_code.co_filename != _RUN:
         if is_users(frame.f_code.co_filename):
             return _line(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back

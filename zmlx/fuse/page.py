@@ -1,0 +1,73 @@
+"""Page: an explanation as HTML that needs nothing but itself.
+
+Comes in: an Explanation. Goes out: a page, or the part of it that a notebook shows, from
+templates/explain.html. zmlx.fuse.explain calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import sympy as sp
+
+from zmlx.fuse.drawing import HEIGHT, draw, hue
+from zmlx.fuse.mathml import mathml, symbol
+from zmlx.fuse.text import bytes_text, formula, ops_text, ratio, static_facts
+
+if TYPE_CHECKING:
+    from zmlx.fuse.explain import Explanation, RegionReport
+
+
+def html(explanation: Explanation, whole: bool = True) -> str:
+    """The page, or with `whole=False` its content alone."""
+    return _template().render(
+        report=explanation,
+        whole=whole,
+        drawing=draw(explanation),
+        box_height=HEIGHT,
+        regions=[_region(region, i) for i, region in enumerate(explanation.regions)],
+        before=bytes_text(explanation.bytes_before),
+        after=bytes_text(explanation.bytes_after),
+        ratio=ratio(explanation),
+        static_facts=static_facts(explanation),
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("explain.html")
+
+
+def _region(region: RegionReport, index: int) -> dict[str, Any]:
+    """What the template shows of a region beside its own fields."""
+    return {
+        "report": region,
+        "hue": hue(index),
+        "ops": ops_text(region.ops),
+        "moved": bytes_text(region.bytes),
+        "formulas": _lines(region.formula_lines, ()),
+        "derivatives": _lines(region.vjp_lines, region.vjp),
+        "seeds": [f"g{i} of {port.name}" for i, port in enumerate(region.outputs)],
+    }
+
+
+def _lines(
+    values: Mapping[str, sp.Expr], gradients: Container[str]
+) -> list[tuple[str, str, str, str]]:
+    """For each value its name and itself, as MathML and as text."""
+    return [
+        (symbol(n, n in gradients), f"d/d{n}" if n in gradients else n, mathml(v), formula(v))
+        for n, v in values.items()
+    ]
