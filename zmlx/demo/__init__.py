@@ -53,11 +53,8 @@ def explain_loss(digits: Digits, run: Run, seed: int) -> Any:
 
 
 def shown_region(regions: Sequence[Any]) -> Any:
-    """The region that reads best: the smallest of four ops or more, else the largest."""
-    telling = [r for r in regions if len(r.ops) >= 4 and r.vjp]
-    if telling:
-        return min(telling, key=lambda r: len(r.ops))
-    return max(regions, key=lambda r: len(r.ops))
+    """The region that tells most: the largest."""
+    return max(regions, key=lambda region: len(region.ops))
 
 
 def checks(runs: Sequence[Run], accuracies: Sequence[float], regions: Sequence[Any]) -> list[Check]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
@@ -61,10 +62,15 @@ def show_regions(console: Console, regions: Sequence[Any]) -> None:
 
 
 def show_kernel(console: Console, region: Any, max_lines: int = 60) -> None:
-    """One region's derived derivatives as formulas, and its kernel."""
-    lines = [f"d/d{name} = {_shorten(str(text))}" for name, text in region.vjp.items()]
-    title = f"derived derivatives of {region.name}"
-    console.print(Panel("\n".join(lines), title=title), markup=False)
+    """One region's formulas, its derived derivatives (g: cotangents), and its kernel."""
+    lines = [f"{name} = {_shorten(str(text))}" for name, text in region.formula_lines.items()]
+    console.print(Panel(escape("\n".join(lines)), title=f"what {region.name} computes"))
+    lines = [
+        f"{f'd/d{name}' if name in region.vjp else name} = {_shorten(str(text))}"
+        for name, text in region.vjp_lines.items()
+    ]
+    title = f"derived derivatives of {region.name}, for the cotangent g0"
+    console.print(Panel(escape("\n".join(lines)), title=title))
     msl = region.msl.splitlines()
     left = len(msl) - max_lines
     text = "\n".join(msl[:max_lines]) + (f"\n// ... {left} more lines" if left > 0 else "")
