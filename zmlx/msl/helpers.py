@@ -189,6 +189,22 @@ inline T zmlx_right_shift(T x, T y) {
 }
 """
 
+# C++ and MSL leave floats beyond an integer type's range open; a device brings MLX's results there.
+_TO_INTEGER = """
+template <typename T>
+inline T zmlx_to_integer(float x) {
+  return T(x);
+}
+"""
+
+# To a half type and back; a device may round without packing.
+_ROUND = """
+template <typename T>
+inline float zmlx_round(float x) {
+  return float(T(x));
+}
+"""
+
 # numerics="mlx": T is the operands' type in memory; MLX rounds to it inside these functions. Its
 # Metal kernels compute in T throughout, its host kernels round where a value passes through T.
 _EXACT_SIGMOID = """
@@ -246,6 +262,8 @@ HELPERS: dict[str, Helper] = {
     "int_power": Helper(_INT_POWER),
     "left_shift": Helper(_LEFT_SHIFT),
     "right_shift": Helper(_RIGHT_SHIFT),
+    "to_integer": Helper(_TO_INTEGER),
+    "round": Helper(_ROUND),
     "exact_sigmoid": Helper(_EXACT_SIGMOID),
     "exact_rsqrt": Helper(_EXACT_RSQRT),
     "exact_logaddexp": Helper(_EXACT_LOGADDEXP, ("log1p",)),

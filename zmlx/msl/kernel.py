@@ -14,7 +14,7 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Arg:
-    """One buffer of a kernel. `dtype` is an MLX name ("float32"); `rank` the rank the text expects."""
+    """One buffer of a kernel: `dtype` is an MLX name, `rank` the rank that the text expects."""
 
     name: str
     dtype: str
@@ -23,16 +23,18 @@ class Arg:
 
 @dataclass(frozen=True)
 class KernelSource:
-    """A kernel exactly as mx.fast.metal_kernel takes it: `header` (functions) and `body` (no signature).
+    """A kernel as mx.fast.metal_kernel takes it: `header` (functions), `body` (no signature).
 
-    The body may use the input names, their `<name>_shape`, `<name>_strides`, `<name>_ndim`, the output
-    names, the template names and Metal's thread attributes. Inputs arrive with any strides
-    (ensure_row_contiguous=False); outputs are row-contiguous. It must never spell an address space for
-    an input pointer: MLX passes inputs of fewer than eight elements as `constant`.
+    The body may use the input names, their `<name>_shape`, `<name>_strides`, `<name>_ndim`, the
+    output names, the template names and Metal's thread attributes. Inputs arrive with any strides
+    (ensure_row_contiguous=False), those of rank 0 as arrays of one element; outputs are
+    row-contiguous. The text must never spell an address space for an input pointer: MLX passes
+    inputs of fewer than eight elements as `constant`.
 
-    `elementwise` marks the generator's kernels: one-dimensional grid, thread t computes the linear output
-    elements [t*ELEMS, min((t+1)*ELEMS, size)) of every output. Their template names are `ELEMS` (int, chosen
-    by the device) and `INDEX` (type of an element index). A device may merge dimensions of such a kernel
+    `elementwise` marks the generator's kernels: one-dimensional grid, thread t computes the linear
+    output elements [t*ELEMS, min((t+1)*ELEMS, size)) of every output. Their template names are
+    `ELEMS` (int, chosen by the device) and `INDEX` (type of an output element's index; offsets
+    into inputs may need 64 bits all the same). A device may merge dimensions of such a kernel
     before the launch. Their output shape is the broadcast of the input shapes, of rank `rank`.
     """
 
@@ -59,7 +61,7 @@ class KernelSource:
 
     @property
     def name(self) -> str:
-        """Unique kernel name: MLX and the caches hold kernels by name, so it carries the content."""
+        """Unique: MLX and the caches hold kernels by name, so it carries the content."""
         return f"zmlx_{self.stem[:40]}_{self.digest[:16]}"
 
     def __hash__(self) -> int:

@@ -124,15 +124,28 @@ using namespace metal;
 
 }  // namespace metal
 
-// Floats outside an unsigned type's range: x86 instructions before AVX-512 wrap negative numbers
-// around, and MLX's wheels are compiled for those.
+// Floats outside the range of an integer type, as MLX's wheels for x86-64 convert them: by way of
+// int or long, which become their lowest number, so that negative ones wrap around. GCC makes
+// trunc(x) of float(int(x)): the selections and the sums, free of -0, leave that the same.
 #if defined(__x86_64__)
-#define ZMLX_NATIVE_TO_UINT
-ZM_INLINE uint zmlx_to_uint(float x) {
-  return x >= 0x1p31f ? uint(int(x - 0x1p31f)) ^ 0x80000000u : uint(int(x));
+#define ZMLX_NATIVE_TO_INTEGER
+ZM_INLINE int zm_to_int(float x) {
+  return __builtin_fabsf(x) < 0x1p31f ? int(__builtin_truncf(x) + 0.0f) : int(0x80000000u);
 }
-#define ZMLX_NATIVE_TO_ULONG
-ZM_INLINE ulong zmlx_to_ulong(float x) {
-  return x >= 0x1p63f ? ulong(long(x - 0x1p63f)) ^ (1ul << 63) : ulong(long(x));
+ZM_INLINE long zm_to_long(float x) {
+  return __builtin_fabsf(x) < 0x1p63f ? long(__builtin_truncf(x) + 0.0f) : long(1ul << 63);
+}
+template <typename T>
+ZM_INLINE T zmlx_to_integer(float x) {
+  constexpr bool is_signed = T(-1) < T(0);
+  if constexpr (sizeof(T) < 4 || (sizeof(T) == 4 && is_signed)) {
+    return T(zm_to_int(x));
+  } else if constexpr (sizeof(T) == 4) {
+    return x >= 0x1p31f ? uint(zm_to_int(x - 0x1p31f)) ^ 0x80000000u : uint(zm_to_int(x));
+  } else if constexpr (is_signed) {
+    return zm_to_long(x);
+  } else {
+    return x >= 0x1p63f ? ulong(zm_to_long(x - 0x1p63f)) ^ (1ul << 63) : ulong(zm_to_long(x));
+  }
 }
 #endif

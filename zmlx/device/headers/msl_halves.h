@@ -88,3 +88,39 @@ ZM_INLINE ushort zm_float_to_bfloat(float value) {
 ZM_HALF_TYPE(half, zm_half_to_float, zm_float_to_half)
 ZM_HALF_TYPE(bfloat16_t, zm_bfloat_to_float, zm_float_to_bfloat)
 typedef bfloat16_t bfloat;
+
+// To a half type and back, in 32 bits throughout: packing to 16 costs more than the rounding, and
+// as much again to compile.
+ZM_INLINE float zm_round_half(float x) {
+  const float magnitude = __builtin_fabsf(x);
+  const uint bits = as_type<uint>(magnitude);
+  const float normal = as_type<float>((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
+  const float tiny = (magnitude + 0.5f) - 0.5f;  // steps of 2**-24
+  float result = magnitude < 0x1p-14f ? tiny : normal;
+  result = result >= 65536.0f ? INFINITY : result;
+  return magnitude != magnitude ? x : __builtin_copysignf(result, x);
+}
+ZM_INLINE float zm_round_bfloat(float x) {
+  const uint bits = as_type<uint>(x);
+  const float result = as_type<float>((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+  return x != x ? x : result;
+}
+template <typename T>
+struct zm_rounding;
+template <>
+struct zm_rounding<half> {
+  ZM_MEMBER static float of(float x) {
+    return zm_round_half(x);
+  }
+};
+template <>
+struct zm_rounding<bfloat16_t> {
+  ZM_MEMBER static float of(float x) {
+    return zm_round_bfloat(x);
+  }
+};
+#define ZMLX_NATIVE_ROUND
+template <typename T>
+ZM_INLINE float zmlx_round(float x) {
+  return zm_rounding<T>::of(x);
+}

@@ -1,0 +1,44 @@
+// zmlx_power_multiply_add_tanh_1f9a1a9c7ce5ef98
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+// One element: 8 ops: power, multiply, add, multiply, multiply, tanh, add, multiply.
+inline void zmlx_region(float x0, thread float& y0) {
+  const float t0 = x0 * x0 * x0;
+  const float t1 = t0 * 0.0447149985f;
+  const float t2 = x0 + t1;
+  const float t3 = t2 * 0.797885001f;
+  const float t4 = x0 * 0.5f;
+  const float t5 = metal::precise::tanh(t3);
+  const float t6 = t5 + 1.0f;
+  const float t7 = t4 * t6;
+  y0 = t7;
+}
+// body
+const INDEX n0 = in0_shape[0];
+const INDEX total = n0;
+const long in0_step0 = in0_strides[0];
+const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+for (INDEX i = begin; i < stop;) {
+  const INDEX run = stop - i;
+  const long at0 = long(i) * in0_step0;
+  if (in0_step0 == 1) {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k]);
+      float y0;
+      zmlx_region(x0, y0);
+      out0[i + k] = float(y0);
+    }
+  } else {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k * in0_step0]);
+      float y0;
+      zmlx_region(x0, y0);
+      out0[i + k] = float(y0);
+    }
+  }
+  i += run;
+}

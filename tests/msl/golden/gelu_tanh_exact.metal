@@ -1,0 +1,51 @@
+// zmlx_power_multiply_add_tanh_1bf5154d1a5986db
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#pragma METAL fp contract(off)
+#ifndef ZMLX_NATIVE_ROUND
+template <typename T>
+inline float zmlx_round(float x) {
+  return float(T(x));
+}
+#endif
+// One element: 8 ops: power, multiply, add, multiply, multiply, tanh, add, multiply.
+inline void zmlx_region(float x0, thread float& y0) {
+  const float t0 = zmlx_round<half>(metal::precise::pow(x0, 3.0f));
+  const float t1 = zmlx_round<half>(t0 * 0.044708252f);
+  const float t2 = zmlx_round<half>(x0 + t1);
+  const float t3 = zmlx_round<half>(t2 * 0.797851562f);
+  const float t4 = zmlx_round<half>(x0 * 0.5f);
+  const float t5 = zmlx_round<half>(metal::precise::tanh(t3));
+  const float t6 = zmlx_round<half>(t5 + 1.0f);
+  const float t7 = zmlx_round<half>(t4 * t6);
+  y0 = t7;
+}
+// body
+const INDEX n0 = in0_shape[0];
+const INDEX total = n0;
+const long in0_step0 = in0_strides[0];
+const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+for (INDEX i = begin; i < stop;) {
+  const INDEX run = stop - i;
+  const long at0 = long(i) * in0_step0;
+  if (in0_step0 == 1) {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k]);
+      float y0;
+      zmlx_region(x0, y0);
+      out0[i + k] = half(y0);
+    }
+  } else {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k * in0_step0]);
+      float y0;
+      zmlx_region(x0, y0);
+      out0[i + k] = half(y0);
+    }
+  }
+  i += run;
+}

@@ -1,0 +1,55 @@
+// zmlx_add_2ab20e2874e77f72
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+// One element: 1 op: add.
+inline void zmlx_region(float x0, float x1, thread float& y0) {
+  const float t0 = x0 + x1;
+  y0 = t0;
+}
+// body
+const INDEX n0 = in0_shape[0];
+const INDEX n1 = in1_shape[0];
+const INDEX n2 = in0_shape[2];
+const INDEX total = n0 * n1 * n2;
+const long in0_step0 = in0_strides[0];
+const long in0_step2 = in0_strides[2];
+const long in1_step1 = in1_strides[0];
+const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+INDEX rest = begin;
+INDEX c2 = rest % n2;
+rest /= n2;
+INDEX c1 = rest % n1;
+rest /= n1;
+INDEX c0 = rest;
+for (INDEX i = begin; i < stop;) {
+  const INDEX row = n2 - c2;
+  const INDEX run = (row < stop - i) ? row : stop - i;
+  const long at0 = long(c0) * in0_step0 + long(c2) * in0_step2;
+  const long at1 = long(c1) * in1_step1;
+  const float x1 = float(in1[at1]);
+  if (in0_step2 == 1) {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k]);
+      float y0;
+      zmlx_region(x0, x1, y0);
+      out0[i + k] = float(y0);
+    }
+  } else {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k * in0_step2]);
+      float y0;
+      zmlx_region(x0, x1, y0);
+      out0[i + k] = float(y0);
+    }
+  }
+  i += run;
+  c2 = 0;
+  if (++c1 == n1) {
+    c1 = 0;
+    ++c0;
+  }
+}

@@ -1,0 +1,54 @@
+// zmlx_multiply_add_9bb53b65ed588cc3
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+// One element: 2 ops: multiply, add.
+inline void zmlx_region(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 * x1;
+  const float t1 = t0 + x2;
+  y0 = t1;
+}
+// body
+const INDEX n0 = in0_shape[0];
+const INDEX n1 = in0_shape[1];
+const INDEX total = n0 * n1;
+const long in0_step0 = in0_strides[0];
+const long in0_step1 = in0_strides[1];
+const long in1_step1 = in1_strides[0];
+const long in2_step0 = in2_strides[0];
+const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+INDEX rest = begin;
+INDEX c1 = rest % n1;
+rest /= n1;
+INDEX c0 = rest;
+for (INDEX i = begin; i < stop;) {
+  const INDEX row = n1 - c1;
+  const INDEX run = (row < stop - i) ? row : stop - i;
+  const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long at1 = long(c1) * in1_step1;
+  const long at2 = long(c0) * in2_step0;
+  const float x2 = float(in2[at2]);
+  if (in0_step1 == 1 && in1_step1 == 1) {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k]);
+      const float x1 = float(in1[at1 + k]);
+      float y0;
+      zmlx_region(x0, x1, x2, y0);
+      out0[i + k] = float(y0);
+    }
+  } else {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k * in0_step1]);
+      const float x1 = float(in1[at1 + k * in1_step1]);
+      float y0;
+      zmlx_region(x0, x1, x2, y0);
+      out0[i + k] = float(y0);
+    }
+  }
+  i += run;
+  c1 = 0;
+  ++c0;
+}

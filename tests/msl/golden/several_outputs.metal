@@ -1,0 +1,62 @@
+// zmlx_less_exp_add_307c58171c740a5c
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+// One element: 3 ops: less, exp, add.
+inline void zmlx_region(float x0, float x1, thread bool& y0, thread float& y1, thread float& y2) {
+  const bool t0 = x0 < x1;
+  const float t1 = metal::precise::exp(x0);
+  const float t2 = t1 + x1;
+  y0 = t0;
+  y1 = t1;
+  y2 = t2;
+}
+// body
+const INDEX n0 = in0_shape[0];
+const INDEX n1 = in0_shape[1];
+const INDEX total = n0 * n1;
+const long in0_step0 = in0_strides[0];
+const long in0_step1 = in0_strides[1];
+const long in1_step1 = in1_strides[0];
+const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+INDEX rest = begin;
+INDEX c1 = rest % n1;
+rest /= n1;
+INDEX c0 = rest;
+for (INDEX i = begin; i < stop;) {
+  const INDEX row = n1 - c1;
+  const INDEX run = (row < stop - i) ? row : stop - i;
+  const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long at1 = long(c1) * in1_step1;
+  if (in0_step1 == 1 && in1_step1 == 1) {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k]);
+      const float x1 = float(in1[at1 + k]);
+      bool y0;
+      float y1;
+      float y2;
+      zmlx_region(x0, x1, y0, y1, y2);
+      out0[i + k] = bool(y0);
+      out1[i + k] = float(y1);
+      out2[i + k] = float(y2);
+    }
+  } else {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k * in0_step1]);
+      const float x1 = float(in1[at1 + k * in1_step1]);
+      bool y0;
+      float y1;
+      float y2;
+      zmlx_region(x0, x1, y0, y1, y2);
+      out0[i + k] = bool(y0);
+      out1[i + k] = float(y1);
+      out2[i + k] = float(y2);
+    }
+  }
+  i += run;
+  c1 = 0;
+  ++c0;
+}

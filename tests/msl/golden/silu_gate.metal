@@ -1,0 +1,60 @@
+// zmlx_sigmoid_multiply_11d2f8b1944e281d
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_NATIVE_SIGMOID
+inline float zmlx_sigmoid(float x) {
+  const float e = metal::precise::exp(-metal::abs(x));
+  const float numerator = (x < 0.0f) ? e : 1.0f;
+  return numerator / (1.0f + e);
+}
+#endif
+// One element: 3 ops: sigmoid, multiply, multiply.
+inline void zmlx_region(float x0, float x1, thread float& y0) {
+  const float t0 = zmlx_sigmoid(x0);
+  const float t1 = x0 * t0;
+  const float t2 = t1 * x1;
+  y0 = t2;
+}
+// body
+const INDEX n0 = in0_shape[0];
+const INDEX n1 = in0_shape[1];
+const INDEX total = n0 * n1;
+const long in0_step0 = in0_strides[0];
+const long in0_step1 = in0_strides[1];
+const long in1_step0 = in1_strides[0];
+const long in1_step1 = in1_strides[1];
+const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+INDEX rest = begin;
+INDEX c1 = rest % n1;
+rest /= n1;
+INDEX c0 = rest;
+for (INDEX i = begin; i < stop;) {
+  const INDEX row = n1 - c1;
+  const INDEX run = (row < stop - i) ? row : stop - i;
+  const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long at1 = long(c0) * in1_step0 + long(c1) * in1_step1;
+  if (in0_step1 == 1 && in1_step1 == 1) {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k]);
+      const float x1 = float(in1[at1 + k]);
+      float y0;
+      zmlx_region(x0, x1, y0);
+      out0[i + k] = bfloat16_t(y0);
+    }
+  } else {
+    ZMLX_LOOP
+    for (INDEX k = 0; k < run; ++k) {
+      const float x0 = float(in0[at0 + k * in0_step1]);
+      const float x1 = float(in1[at1 + k * in1_step1]);
+      float y0;
+      zmlx_region(x0, x1, y0);
+      out0[i + k] = bfloat16_t(y0);
+    }
+  }
+  i += run;
+  c1 = 0;
+  ++c0;
+}
