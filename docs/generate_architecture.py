@@ -31,7 +31,6 @@ def page() -> str:
     return "".join([*made, text[at:]])
 
 
-
 def _run(code: str, line: int, namespace: dict[str, object]) -> str:
     """What `code` prints; blank lines in front make tracebacks and graphs show the page's lines."""
     printed = io.StringIO()

@@ -35,7 +35,7 @@ LAZY = {
 }
 # Own modules that only some machines or some calls need.
 LAZY_OWN = {
-    *("zmlx.device.host", "zmlx.device.metal"),
+    *("zmlx.device.host", "zmlx.device.metal", "zmlx.device.cuda"),
     "zmlx.derive.accumulate",  # brings sympy
     "zmlx.fuse.explain",  # brings rich
 }

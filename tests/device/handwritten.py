@@ -1,4 +1,4 @@
-"""Kernels written by hand for the device tests: no emitter, no op table, only the contract's text."""
+"""Kernels written by hand for the device tests: the contract's text alone, no emitter, no table."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def kernel(
 ) -> KernelSource:
     """Outputs `expressions` in x0, x1, … over inputs of the given dtypes and ranks (default 1).
 
-    The text computes each element's place from the shapes and strides it is given, so it also serves
-    to see what a device presents.
+    The text computes each element's place from the shapes and strides it is given, so it also
+    serves to see what a device presents.
     """
     ranks = list(ranks or [1] * len(inputs))
     rank = max(ranks)

@@ -18,7 +18,9 @@ TYPES = ("float32", "float16", "bfloat16")
 ROWS = {
     name: spec
     for name, spec in OPS.items()
-    if spec.msl is not None and spec.result == "operand" and spec.operands in ("float", "promote", "own")
+    if spec.msl is not None
+    and spec.result == "operand"
+    and spec.operands in ("float", "promote", "own")
 }  # fmt: skip
 
 

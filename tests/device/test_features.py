@@ -13,7 +13,8 @@ from zmlx.msl.kernel import KernelSource
 
 NAN, INF = np.nan, np.inf
 X = np.array(
-    [0.0, -0.0, 1.5, -1.5, 2.5, -2.5, 0.49999997, -0.49999997, 0.5, 1e-40, 8388609.0, INF, -INF, NAN, 7.25],
+    [0.0, -0.0, 1.5, -1.5, 2.5, -2.5, 0.49999997, -0.49999997, 0.5, 1e-40, 8388609.0, INF, -INF,
+     NAN, 7.25],
     np.float32,
 )  # fmt: skip
 Y = np.array(
@@ -68,7 +69,9 @@ FLOAT = {
     "float(-half(x0) < half(x1))": -HALF < HALF_Y,
 }
 TINY = {
-    "metal::fract(x0)": (lambda x: np.where(np.isfinite(x), np.minimum(x - np.floor(x), 1 - 2.0**-24), NAN)),
+    "metal::fract(x0)": (
+        lambda x: np.where(np.isfinite(x), np.minimum(x - np.floor(x), 1 - 2.0**-24), NAN)
+    ),
     "metal::mix(x0, 3.0f, 0.25f)": lambda x: x + (3 - x) * np.float32(0.25),
 }  # fmt: skip
 INTEGER = {

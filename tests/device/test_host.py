@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from handwritten import kernel, run
 
+from zmlx import dtypes
 from zmlx.device import host
 from zmlx.device.base import Device
-from zmlx import dtypes
 from zmlx.device.host import HostDevice
 from zmlx.device.signature import portable
 from zmlx.errors import DeviceError

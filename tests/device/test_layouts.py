@@ -60,7 +60,9 @@ CASES = {
     "reversed": lambda: (values(40, 64)[::-1, ::-1], values(40, 64)),
     "reversed rows": lambda: (values(40, 64)[::-2], values(20, 64)[:, ::-1]),
     "stride zero": lambda: (mx.broadcast_to(values(5, 1), (5, 9)), values(5, 9)),
-    "all stride zero": lambda: (mx.broadcast_to(values(1), (5, 9)), mx.broadcast_to(values(9), (5, 9))),
+    "all stride zero": lambda: (
+        mx.broadcast_to(values(1), (5, 9)), mx.broadcast_to(values(9), (5, 9))
+    ),
     "large transposed": lambda: (values(300, 500).T, values(500, 300)),
     "large transposed odd": lambda: (values(257, 399).T, values(399, 257), values(257)),
     "large permuted": lambda: (values(9, 131, 67).transpose(2, 0, 1), values(67, 9, 131)),

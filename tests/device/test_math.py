@@ -55,7 +55,8 @@ BINARY: dict[str, Reference] = {
 }
 SPECIAL = np.array(
     [0.0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, 2, 1e-45, -1e-45, 1e-38, 88.722839, 88.72284,
-     -87.33, -103.97, -103.98, -104.0, 128.0, -149.0, -150.0, 3.4028235e38, -3.4028235e38, 16777217],
+     -87.33, -103.97, -103.98, -104.0, 128.0, -149.0, -150.0, 3.4028235e38, -3.4028235e38,
+     16777217],
     np.float32,
 )  # fmt: skip
 
@@ -88,7 +89,7 @@ def helpers(text: str) -> str:
 
 
 def ulps(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Distance from the exact value in units of float32's last place; inf where the kind differs."""
+    """Distance from the exact value in units of float32's last place; inf where kinds differ."""
     with np.errstate(all="ignore"):
         unit = np.exp2(np.floor(np.log2(np.maximum(np.abs(exact), 2.0**-126))) - 23)
         distance = np.abs(got.astype(np.float64) - exact) / unit

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
 
 Launcher = Callable[[Sequence[mx.array]], list[mx.array]]
@@ -55,25 +54,6 @@ class DeviceReport:
     missing: tuple[str, ...] = ()  # each with the command that mends it
 
 
-class AbsentDevice:
-    """Stands for a GPU that ZMLX has no device for: always unavailable, for a stated reason."""
-
-    worth_alone = NEVER_ALONE
-
-    def __init__(self, name: str, reason: str) -> None:
-        self.name = name
-        self.reason = reason
-
-    def unavailable(self) -> str | None:
-        return self.reason
-
-    def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
-        raise DeviceError(f"[zmlx.device] {self.reason}")
-
-    def report(self) -> DeviceReport:
-        return DeviceReport(self.name, mx.__version__, missing=(self.reason,))
-
-
 _devices: dict[str, Device] = {}
 
 
@@ -106,8 +86,6 @@ def _make(name: str) -> Device:
         from zmlx.device.metal import MetalDevice
 
         return MetalDevice()
-    return AbsentDevice(
-        name,
-        "no kernels for MLX's CUDA device in this version; regions run as MLX ops. "
-        "mx.set_default_device(mx.cpu) uses the host device.",
-    )
+    from zmlx.device.cuda import CudaDevice
+
+    return CudaDevice()

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device.base import device_named
+from zmlx.device.rules import native_or_none
 
 _DTYPES = {
     getattr(mx, name): number
@@ -38,8 +38,6 @@ def portable(arrays: Sequence[Any]) -> bytes | None:
 
 
 def fastest() -> Callable[[Sequence[Any]], bytes | None]:
-    """The signature function for this machine; asked for on the CPU, it brings the host up."""
-    if mx.default_device().type != mx.DeviceType.cpu:
-        return portable
-    host: Any = device_named("host")
-    return portable if host.unavailable() else host.native.signature
+    """The signature function for this machine; asked for, it brings the native module up."""
+    native = native_or_none()
+    return portable if native is None else native.signature

@@ -76,7 +76,8 @@ def _steps(space: Space) -> list[str]:
 def _range(space: Space) -> list[str]:
     """The thread's elements, where it starts in every dimension, and the head of the loop."""
     lines = [
-        "const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);",
+        *_thread(space),
+        "const INDEX begin = t * INDEX(ELEMS);",
         "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
     ]
     if len(space.dims) > 1:
@@ -85,6 +86,24 @@ def _range(space: Space) -> list[str]:
             lines += [f"INDEX c{d} = rest % n{d};", f"rest /= n{d};"]
         lines += [f"INDEX c{space.dims[0]} = rest;"]
     return [*lines, "for (INDEX i = begin; i < stop;) {"]
+
+
+def _thread(space: Space) -> list[str]:
+    """Which chunk of ELEMS elements the thread takes.
+
+    Where an input's memory runs along the second innermost dimension, neighbouring threads take
+    chunks of neighbouring rows, so that what one of them loads lies beside what the next one does.
+    """
+    lines = ["INDEX t = INDEX(thread_position_in_grid.x);"]
+    if len(space.dims) < 2:
+        return lines
+    outer, inner = space.dims[-2:]
+    both = [i for i, m in enumerate(space.moves) if space.read[i] and {outer, inner} <= set(m)]
+    across = " || ".join(f"(in{i}_step{outer} == 1 && in{i}_step{inner} != 1)" for i in both)
+    if not both:
+        return lines
+    move = f"  t = zmlx_across<ELEMS>(t, n{inner}, n{outer});"
+    return [*lines, "#ifdef ZMLX_WIDE", f"if ({across}) {{", move, "}", "#endif"]
 
 
 def _row(
@@ -110,11 +129,36 @@ def _row(
     strided = _elements(loads.per_element(unit=False), arguments, output_types)
     if loads.moving:
         unit = _elements(loads.per_element(unit=True), arguments, output_types)
-        lines += [f"if ({loads.unit_steps()}) {{", *_indent(unit), "} else {"]
+        wide = _wide(loads, arguments, output_types)
+        lines += ["#ifdef ZMLX_WIDE", "if (run == INDEX(ELEMS)) {", *_indent(wide)]
+        lines += ["#else", f"if ({loads.unit_steps()}) {{", *_indent(unit), "#endif", "} else {"]
         lines += [*_indent(strided), "}"]
     else:
         lines += strided
     return [*lines, "i += run;", *(_next_row(space) if several else [])]
+
+
+def _wide(
+    loads: _Loads, arguments: Sequence[str], output_types: Sequence[tuple[str, str]]
+) -> list[str]:
+    """All ELEMS elements at once: for devices whose threads load and store several in one go."""
+    results = [f"y{i}" for i in range(len(output_types))]
+    stores = [f"r{i}[k] = {memory}(y{i});" for i, (_, memory) in enumerate(output_types)]
+    inside = [f"const {loads.kinds[i]} x{i} = {loads.kinds[i]}(w{i}[k]);" for i in loads.moving]
+    inside += [f"{kind} y{i};" for i, (kind, _) in enumerate(output_types)]
+    inside += [f"zmlx_region({', '.join([*arguments, *results])});", *stores]
+    return [
+        *[
+            f"const auto w{i} = zmlx_fetch<ELEMS>(in{i} + at{i}, in{i}_step{loads.inner});"
+            for i in loads.moving
+        ],
+        *[f"auto r{i} = zmlx_wide<ELEMS>(out{i});" for i in range(len(output_types))],
+        "ZMLX_UNROLL",
+        "for (int k = 0; k < ELEMS; ++k) {",
+        *_indent(inside),
+        "}",
+        *[f"zmlx_put<ELEMS>(out{i} + i, r{i});" for i in range(len(output_types))],
+    ]
 
 
 def _elements(

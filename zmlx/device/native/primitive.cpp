@@ -20,6 +20,7 @@
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "repeater.h"
 #include "ruled.h"
 
 namespace nb = nanobind;
@@ -294,6 +295,10 @@ NB_MODULE(zmlx_native, m) {
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def("set_threads", [](int threads) { zmlx::Pool::width() = std::max(1, threads); });
+  nb::class_<zmlx::Repeater>(m, "Repeater")
+      .def(nb::init<>())
+      .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"))
+      .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
   nb::class_<zmlx::Kernel>(m, "Kernel")
       .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"))
       .def_prop_ro("name", [](const zmlx::Kernel& kernel) { return kernel.name().c_str(); });

@@ -1,0 +1,126 @@
+"""Kernels on a GPU, through MLX's own custom kernels: what Metal and CUDA have in common.
+
+Comes in: a KernelSource and what MLX made of it. Goes out: a launcher. zmlx.device.metal and
+zmlx.device.cuda say how MLX gets the text, and how many elements a thread takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx.device.base import Launcher
+from zmlx.device.rules import native_or_none
+from zmlx.errors import DeviceError
+from zmlx.msl.kernel import KernelSource
+
+INT32_MAX = 2**31 - 1
+
+Make = Callable[[KernelSource], Any]  # the kernel as MLX's callable
+
+
+class Launchers:
+    """The launchers of one device, by the kernels' content."""
+
+    def __init__(
+        self, make: Make, elements: Callable[[KernelSource], int], threadgroup: int
+    ) -> None:
+        self._make, self._elements, self._threadgroup = make, elements, threadgroup
+        self._known: dict[str, Launcher] = {}
+
+    def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
+        """One launcher per kernel; MLX compiles when it first evaluates a call."""
+        return [self._known.get(k.digest) or self._add(k) for k in kernels]
+
+    def _add(self, kernel: KernelSource) -> Launcher:
+        if not kernel.elementwise:
+            raise DeviceError(
+                f"[zmlx.device] kernel {kernel.name} is not elementwise, and GPU devices run "
+                "elementwise kernels only. Run it as MLX ops."
+            )
+        kinds = [getattr(mx, _member(a.dtype)) for a in kernel.outputs]
+        native = native_or_none()
+        repeat = None if native is None else native.Repeater()
+        made = GpuLauncher(
+            kernel, self._make(kernel), kinds, self._elements(kernel), self._threadgroup, repeat
+        )
+        return self._known.setdefault(kernel.digest, made)
+
+
+@dataclass(frozen=True)
+class GpuLauncher:
+    """One kernel as MLX's callable, with what a launch must know."""
+
+    kernel: KernelSource
+    launch: Any
+    dtypes: list[mx.Dtype]
+    elements: int  # output elements a thread computes
+    threadgroup: int
+    repeat: Any  # a Repeater of the native module, None where there is none
+
+    def __call__(self, arrays: Sequence[mx.array]) -> list[mx.array]:
+        # MLX passes an array of rank 0 as a reference, which a text cannot index.
+        flat = [a if a.ndim else a.reshape(1) for a in arrays]
+        outputs = None if self.repeat is None else self.repeat(flat)
+        if outputs is None:
+            outputs = self._described(arrays, flat)
+            if self.repeat is not None:
+                self.repeat.learn(flat, outputs)
+        return outputs
+
+    def _described(self, arrays: Sequence[mx.array], flat: Sequence[mx.array]) -> list[mx.array]:
+        """The launch as MLX takes it from Python."""
+        shape, size = self._output_shape(arrays), 1
+        for n in shape:
+            size *= n
+        if size == 0:
+            return [mx.zeros(shape, dtype) for dtype in self.dtypes]
+        elements = elements_of_a_thread(size, self.elements)
+        threads = -(-size // elements)
+        index = index_type(size, self.kernel.rank, elements)
+        return list(
+            self.launch(
+                inputs=list(flat),
+                template=[("ELEMS", elements), ("INDEX", index)],
+                grid=(threads, 1, 1),
+                threadgroup=(min(self.threadgroup, threads), 1, 1),
+                output_shapes=[shape] * len(self.dtypes),
+                output_dtypes=self.dtypes,
+            )
+        )
+
+    def _output_shape(self, arrays: Sequence[mx.array]) -> tuple[int, ...]:
+        got = [(str(a.dtype).removeprefix("mlx.core."), a.ndim) for a in arrays]
+        if got != [(a.dtype, a.rank) for a in self.kernel.inputs]:
+            raise ValueError(
+                f"[zmlx.device] kernel {self.kernel.name}: needs "
+                f"{[(a.dtype, a.rank) for a in self.kernel.inputs]} as (dtype, rank), got {got}. "
+                "Pass arrays as the kernel declares them."
+            )
+        rank = self.kernel.rank
+        shape = mx.broadcast_shapes((1,) * rank, *[a.shape for a in arrays if a.ndim <= rank])
+        return tuple(shape)
+
+
+def _member(dtype: str) -> str:
+    """The attribute of mlx.core for the MLX dtype `dtype`."""
+    return "bool_" if dtype == "bool" else dtype
+
+
+def elements_of_a_thread(size: int, least: int) -> int:
+    """`least` output elements, or as many as a grid of 31 bits asks for."""
+    elements = least
+    while -(-size // elements) > INT32_MAX:
+        elements *= 2
+    return elements
+
+
+def index_type(size: int, rank: int, elements: int) -> mx.Dtype:
+    """32 bits where they count all elements: GPUs divide 64-bit integers slowly.
+
+    A kernel of one dimension divides nothing.
+    """
+    return mx.int32 if rank > 1 and size <= INT32_MAX - elements else mx.int64
