@@ -8,7 +8,7 @@ it are examples: it holds for all sizes of the same ranks and the same dimension
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -61,9 +61,12 @@ def derive_vjp(region: Graph) -> Derivative:
     return Derivative(copy.graph, targets, outputs)
 
 
-def derive_jvp(region: Graph) -> Derivative:
-    """Forward mode: the tangents of the region's float outputs."""
-    active = _active(region)
+def derive_jvp(region: Graph, moving: Collection[int] | None = None) -> Derivative:
+    """Forward mode: the tangents of the region's float outputs.
+
+    `moving` are the positions of the inputs that have tangents, all by default.
+    """
+    active = _active(region, moving)
     targets, outputs = _ends(region, active)
     copy = _Copy(region)
     tangents: dict[int, int] = {}
@@ -80,8 +83,8 @@ def derive_jvp(region: Graph) -> Derivative:
 
 
 # -- what depends on what -------------------------------------------------------------------------
-def _active(region: Graph) -> set[int]:
-    """Nodes on a differentiable path from a float input to a float output."""
+def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
+    """Nodes on a differentiable path from a float input (of those `moving`) to a float output."""
     reached: set[int] = set()
     edges: list[tuple[int, int]] = []
     for node in region:
@@ -91,7 +94,8 @@ def _active(region: Graph) -> set[int]:
                 f"[zmlx.derive] node {node} is {data['kind']}; a region has {_KINDS}."
             )
         if data["kind"] == "input" and dtypes.is_float(data["dtype"]):
-            reached.add(node)
+            if moving is None or data["index"] in moving:
+                reached.add(node)
         elif data["kind"] == "op":
             sources = [o for o, _ in _differentiable(region, node) if o in reached]
             edges += [(source, node) for source in sources]

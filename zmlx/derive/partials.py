@@ -149,7 +149,11 @@ def _denominators(expression: sp.Expr) -> set[sp.Expr]:
 
 
 def _tame(candidate: sp.Expr, derivative: sp.Expr) -> bool:
-    """No function of `out` that the derivative lacks, and no power of `out` with odd exponents."""
+    """No function of `out` that the derivative lacks, no power of `out` with odd exponents, and no
+    sum where the derivative has none: out + 1 for exp(x) loses all digits where out is near -1.
+    """
+    if candidate.has(sp.Add) and not derivative.has(sp.Add):
+        return False
     functions = candidate.atoms(sp.Function) - derivative.atoms(sp.Function)
     if any(f.has(OUT) for f in functions):
         return False

@@ -39,6 +39,7 @@ class Program:
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]
         self._inputs, self._outputs = tuple(graph.inputs), tuple(graph.outputs)
+        self._repeats = [i for i, n in enumerate(self._outputs) if n in self._outputs[:i]]
         self.functions = [
             RegionFunction(region.graph, runtime, f"{name}.region{i}")
             for i, region in enumerate(self.plan.regions)
@@ -58,7 +59,10 @@ class Program:
             values[node] = value
         for step in self._steps:
             step(values)
-        return [values[node] for node in self._outputs]
+        results = [values[node] for node in self._outputs]
+        for i in self._repeats:  # mx.vjp heeds one cotangent only for an array returned twice
+            results[i] = mx.contiguous(results[i], allow_col_major=True)
+        return results
 
     def simple(self) -> Run | None:
         """The program as one region's function, where it is nothing but that."""

@@ -135,11 +135,17 @@ class Table:
 
     def _evict(self) -> None:
         """Drop the entries that were not called for longest, down to the bound."""
-        held = [(e.used, site, k) for site in self._sites.values() for k, e in site.entries.items()]
-        self.size = len(held)
-        for _, site, k in sorted(held, key=lambda h: h[0])[: self.size - self.options.cache_size]:
-            del site.entries[k]
-            self.size -= 1
+        held = [
+            (entry.used, key, inner)
+            for key, site in self._sites.items()
+            for inner, entry in site.entries.items()
+        ]
+        surplus = max(0, len(held) - self.options.cache_size)
+        for _, key, inner in sorted(held, key=lambda h: h[0])[:surplus]:
+            del self._sites[key].entries[inner]
+            if not self._sites[key].entries:
+                del self._sites[key]
+        self.size = len(held) - surplus
 
     def _report(self, call: Call) -> None:
         """Log that a trace is made, and what differs from the one before."""

@@ -1,0 +1,137 @@
+"""What the tests of the fuse layer share: comparisons, plans, counters of traces and kernels."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import zmlx
+from zmlx.device.base import device_named
+from zmlx.fuse import region, table
+from zmlx.fuse.program import Program
+from zmlx.trace.graph import Graph
+
+
+def numpy(array: mx.array) -> np.ndarray:
+    """The values, exactly (bfloat16 as float32)."""
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+
+
+def flat(tree: Any) -> list[mx.array]:
+    if isinstance(tree, mx.array):
+        return [tree]
+    items = tree.values() if isinstance(tree, dict) else tree
+    return [leaf for item in items for leaf in flat(item)]
+
+
+def close(got: Any, want: Any, rtol: float = 2e-5, atol: float = 2e-6) -> None:
+    """Trees of the same arrays: dtypes, shapes, and values up to rtol and atol * the largest."""
+    got, want = flat(got), flat(want)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape, (a.dtype, a.shape, b.dtype, b.shape)
+        x, y = numpy(a).astype(np.float64), numpy(b).astype(np.float64)
+        finite = np.abs(y[np.isfinite(y)])
+        scale = max(1.0, finite.max()) if finite.size else 1.0
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol * scale)
+
+
+def equal(got: Any, want: Any) -> None:
+    """Trees of the same arrays, bit by bit; any NaN equals any NaN."""
+    got, want = flat(got), flat(want)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape, (a.dtype, a.shape, b.dtype, b.shape)
+        x, y = numpy(a), numpy(b)
+        if x.dtype.kind in "fc":
+            x, y = np.where(np.isnan(x), np.nan, x), np.where(np.isnan(y), np.nan, y)
+        differ = np.frombuffer(x.tobytes(), np.uint8) != np.frombuffer(y.tobytes(), np.uint8)
+        assert not differ.any(), (x, y)
+
+
+def program_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
+    """What a fused function (or a function, fused for this) runs for these arguments."""
+    fused = fn if isinstance(fn, zmlx.FusedFunction) else zmlx.fuse(fn)
+    return fused._table().entry(args, kwargs).program
+
+
+def regions_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[list[str]]:
+    """The ops of each region."""
+    plan = program_of(fn, *args, **kwargs).plan
+    return [[plan.graph[n]["op"] for n in r.nodes] for r in plan.regions]
+
+
+def natives_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
+    """What MLX runs, in order: row names, or labels of calls in brackets."""
+    plan = program_of(fn, *args, **kwargs).plan
+    return [name_of_node(plan.graph, step.node) for step in plan.natives]
+
+
+def name_of_node(graph: Graph, node: int) -> str:
+    data = graph[node]
+    if data["kind"] == "op":
+        return data["op"]
+    return f"[{data['call'].label}]" if data["kind"] == "opaque" else "[item]"
+
+
+def primitives(*arrays: mx.array) -> list[str]:
+    """The primitives that MLX would run to compute `arrays` (before they are evaluated)."""
+    text = io.StringIO()
+    mx.export_to_dot(text, *arrays)
+    return re.findall(r'label ="([^"]*)", shape=rectangle', text.getvalue())
+
+
+def kernels(*arrays: mx.array) -> list[str]:
+    return [name for name in primitives(*arrays) if name.startswith("zmlx_")]
+
+
+@dataclass
+class Counts:
+    """How often what is expensive happened."""
+
+    traces: int = 0
+    emits: int = 0
+    builds: int = 0  # kernels handed to the compiler
+    names: list[str] = field(default_factory=list)
+
+    def taken(self) -> tuple[int, int, int]:
+        return self.traces, self.emits, self.builds
+
+
+@contextmanager
+def counting() -> Any:
+    """Count traces, emitted kernels and compiled kernels within the block."""
+    counts = Counts()
+    host = device_named("host")
+    trace, emit, libraries = table.trace, region.emit, host._libraries
+
+    def count_trace(*args: Any) -> Any:
+        counts.traces += 1
+        return trace(*args)
+
+    def count_emit(*args: Any, **kwargs: Any) -> Any:
+        counts.emits += 1
+        return emit(*args, **kwargs)
+
+    def count_libraries(kernels: Sequence[Any]) -> Any:
+        counts.builds += len(kernels)
+        return libraries(kernels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "trace", count_trace)
+        patch.setattr(region, "emit", count_emit)
+        patch.setattr(host, "_libraries", count_libraries)
+        yield counts
+
+
+def array(seed: int, *shape: int, dtype: mx.Dtype = mx.float32, scale: float = 1.5) -> mx.array:
+    rng = np.random.default_rng(seed)
+    return mx.array(rng.normal(0, scale, shape).astype(np.float32)).astype(dtype)
