@@ -210,7 +210,6 @@ def test_a_whole_training_step_with_state():
     check_training(pass_model=False)
 
 
-@pytest.mark.xfail(reason="a module among the arguments of nn.value_and_grad inside a trace")
 def test_a_whole_training_step_that_passes_the_model():
     check_training(pass_model=True)
 
@@ -235,7 +234,6 @@ def test_inputs_are_read_and_outputs_written_at_every_call():
     assert count.cache_info().misses <= 2  # "new" was not there at first
 
 
-@pytest.mark.xfail(reason="zmlx.fuse.table hands on a copy of a list that holds mx.random.state")
 def test_arrays_beside_the_random_state_are_updated():
     state: list[Any] = [mx.array(1.0), mx.random.state]
 

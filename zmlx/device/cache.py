@@ -8,6 +8,7 @@ library that does not check is built again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -185,8 +186,9 @@ def _remove_stale(directory: Path) -> None:
     oldest = time.time() - STALE_SECONDS
     for entry in os.scandir(directory):
         leftover = entry.name.startswith("build-") or entry.name.endswith(".draft")
-        if leftover and entry.stat(follow_symlinks=False).st_mtime < oldest:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                os.unlink(entry.path)
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it just now
+            if leftover and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)

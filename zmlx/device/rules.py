@@ -21,9 +21,13 @@ class Rules(Protocol):
     """The transformations of one kernel; arrays come and go as lists."""
 
     def vjp(
-        self, primals: Arrays, cotangents: Arrays, argnums: Sequence[int], outputs: Arrays
+        self,
+        primals: Arrays,
+        cotangents: Sequence[mx.array | None],
+        argnums: Sequence[int],
+        outputs: Arrays,
     ) -> Arrays:
-        """The gradient of each primal named in `argnums`."""
+        """The gradient of each primal named in `argnums`; None for outputs that nobody uses."""
         ...
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> Arrays:

@@ -23,6 +23,7 @@ from zmlx.fuse.check import checked
 from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, broadcast, reshaped
+from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
 from zmlx.trace.graph import Graph
@@ -129,18 +130,24 @@ class RegionRules:
 
     def __init__(self, function: RegionFunction, special: Specialized) -> None:
         self._function, self._special = function, special
-        self._pulls: dict[tuple[int, ...], tuple[Run, tuple[int, ...]]] = {}
+        self._pulls: dict[tuple[tuple[int, ...], ...], tuple[Run, tuple[int, ...]]] = {}
         self._pushes: dict[tuple[int, ...], tuple[Run, Derivative]] = {}
 
     def vjp(
-        self, primals: Arrays, cotangents: Arrays, argnums: Sequence[int], outputs: Arrays
+        self,
+        primals: Arrays,
+        cotangents: Sequence[mx.array | None],
+        argnums: Sequence[int],
+        outputs: Arrays,
     ) -> list[mx.array]:
         """The gradients asked for, by one kernel and the sums over broadcast dimensions."""
         wanted = tuple(argnums)
-        if wanted not in self._pulls:
-            self._pulls[wanted] = self._pull(wanted)
-        run, found = self._pulls[wanted]
-        seeds = [_like(c, o) for c, o in zip(cotangents, outputs, strict=True)]
+        used = tuple(i for i, c in enumerate(cotangents) if c is not None)
+        if (wanted, used) not in self._pulls:
+            self._pulls[wanted, used] = self._pull(wanted, used)
+        run, found = self._pulls[wanted, used]
+        pairs = zip(cotangents, outputs, strict=True)
+        seeds = [_like(cotangent, o) for cotangent, o in pairs if cotangent is not None]
         gradients = dict(zip(found, run([*primals, *seeds]), strict=True)) if found else {}
         return [gradients[i] if i in gradients else mx.zeros_like(primals[i]) for i in wanted]
 
@@ -167,9 +174,14 @@ class RegionRules:
         outputs = self._function([_batch_first(x, a, rank) if a >= 0 else x for x, a in pairs])
         return [o if o.ndim > rank else mx.broadcast_to(o, (size, *o.shape)) for o in outputs]
 
-    def _pull(self, wanted: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
-        """The program for these gradients, and for which of them there is anything to compute."""
-        derivative = self._special.vjp
+    def _pull(self, wanted: tuple[int, ...], used: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
+        """The program for gradients through the `used` outputs, and which it does compute."""
+        special = self._special
+        if len(used) == len(special.graph.outputs):
+            derivative = special.vjp
+        else:
+            part = simplify(_with_outputs(special.graph, used))
+            derivative = Specialized(part, special.runtime, special.name).vjp
         kept = [i for i, target in enumerate(derivative.targets) if target in wanted]
         graph = _with_outputs(derivative.graph, kept)
         return self._program(graph, "vjp"), tuple(derivative.targets[i] for i in kept)

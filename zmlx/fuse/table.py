@@ -94,7 +94,7 @@ class Table:
             if not kwargs and len(leaves.arrays) == len(args) and not leaves.slots:
                 return Call(leaves, structure), self.signature(args)
             return Call(leaves, structure), (structure, self.signature(leaves.arrays))
-        read, written = (_without_random(s) for s in (self.options.inputs, self.options.outputs))
+        read, written = (_listed(s) for s in (self.options.inputs, self.options.outputs))
         state = flatten_state(read, leaves) if read is not None else None
         updates = () if written is None else (written,)
         held = tuple(c for s in (read, written) for c in containers(s))
@@ -173,11 +173,6 @@ def _described(call: Call) -> dict[str, str]:
     return words
 
 
-def _without_random(state: Any) -> Any:
-    """`state` less mx.random.state: each replay draws from MLX's own state anyway."""
-    if state is mx.random.state:
-        return None
-    if isinstance(state, (list, tuple)):
-        kept = [item for item in state if item is not mx.random.state]
-        return kept if len(kept) != len(state) or isinstance(state, tuple) else state
-    return state
+def _listed(state: Any) -> Any:
+    """A tuple of containers as a list, whose items are the containers themselves."""
+    return list(state) if isinstance(state, tuple) else state

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from zmlx import dtypes
 
@@ -65,9 +66,12 @@ def arrays_in(tree: Any) -> Iterator[mx.array]:
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     """`tree` with `leaf` applied to whatever is no list, tuple, dict or slice.
 
-    Subclasses of list and dict (modules too) become plain ones, as in MLX's own trees.
+    Subclasses of list and dict become plain ones, as in MLX's own trees. A module is a leaf: it
+    stays the object that it is, and zmlx.trace.state looks after its arrays.
     """
     kind = type(tree)
+    if isinstance(tree, nn.Module):
+        return leaf(tree)
     if kind is tuple:
         return tuple([mapped(item, leaf) for item in tree])
     if isinstance(tree, list):

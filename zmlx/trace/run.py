@@ -200,6 +200,8 @@ def _recipe(tracer: Tracer, tree: Any, outputs: dict[int, Output]) -> Any:
 
 def _updates(tracer: Tracer, container: Any, outputs: dict[int, Output]) -> Any:
     """The recipe of a captured container, which says what the function did not touch."""
+    if container is mx.random.state:
+        return container
     if not isinstance(container, (dict, list)):
         return _recipe(tracer, container, outputs)
     pairs = container.items() if isinstance(container, dict) else enumerate(container)

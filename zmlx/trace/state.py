@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import mlx.nn as nn
+
 from zmlx.trace.operands import children
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.tree import Slot, replaced
@@ -66,7 +68,10 @@ def _held(slot: Slot) -> Any:
 
 
 def _proxies(tree: Any) -> Iterator[Proxy]:
+    """The traced arrays among arguments; those inside a module do not travel as such."""
     if type(tree) is Proxy:
         yield tree
+    if isinstance(tree, nn.Module):
+        return
     for item in children(tree):
         yield from _proxies(item)

@@ -97,9 +97,9 @@ def _flatten_container(tree: Any, leaves: Leaves) -> Any:
         elif isinstance(value, nn.Module):
             inner = (Static(value), _flatten_container(value, leaves), _settings(value))
             structure.append((_key(key), inner))
-        elif isinstance(value, (dict, list)):
+        elif isinstance(value, (dict, list)) and value is not mx.random.state:
             structure.append((_key(key), type(value), _flatten_container(value, leaves)))
-        else:
+        else:  # mx.random.state too: draws read and write it by themselves
             _refuse_arrays(key, value)
             structure.append((_key(key), Static(value)))
     return tuple(structure)
@@ -118,7 +118,7 @@ def flatten_state(state: Any, leaves: Leaves) -> Any:
     if isinstance(state, nn.Module):
         return flatten(state, leaves)
     if state is mx.random.state:
-        return (Static, Static(state))  # draws read and write it by themselves
+        return (Static, Static(state))
     if not isinstance(state, (dict, list)):
         raise TypeError(
             "[zmlx.fuse] captured state must be a list, a dict or an nn.Module, "
@@ -193,7 +193,7 @@ def _count(structure: Any) -> int:
 
 def containers(state: Any) -> list[Any]:
     """Every list, dict and module inside `state`, itself included."""
-    if not isinstance(state, (dict, list)):
+    if not isinstance(state, (dict, list)) or state is mx.random.state:
         return []
     items = list(state.values()) if isinstance(state, dict) else list(state)
     return [state] + [inner for item in items for inner in containers(item)]

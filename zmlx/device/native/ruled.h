@@ -7,6 +7,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -88,6 +89,20 @@ inline std::vector<mx::array> arrays_of(nb::handle sequence) {
   return arrays;
 }
 
+// Whether `array` is lazily filled with an evaluated zero, as mx.zeros_like makes it.
+inline bool is_zeros(const mx::array& array) {
+  if (array.has_primitive()) {
+    const std::string name = array.primitive().name();
+    const bool fills = name == "Full" || name == "Broadcast" || name == "AsType";
+    return fills && is_zeros(array.inputs()[0]);
+  }
+  if (array.size() != 1 || !array.is_available()) {
+    return false;
+  }
+  const auto* bytes = array.data<char>();
+  return std::all_of(bytes, bytes + array.itemsize(), [](char byte) { return byte == 0; });
+}
+
 class Ruled : public mx::Primitive {
  public:
   Ruled(std::shared_ptr<mx::Primitive> inner, nb::handle rules)
@@ -101,13 +116,18 @@ class Ruled : public mx::Primitive {
     inner_->eval_gpu(inputs, outputs);
   }
 
-  // One gradient for each of `argnums`.
+  // One gradient for each of `argnums`. The cotangent of an output that nobody uses, which MLX makes
+  // of zeros, comes as None: times an infinite partial it would spoil the others.
   std::vector<mx::array> vjp(
       const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     nb::gil_scoped_acquire lock;
+    nb::list seeds;
+    for (const auto& cotangent : cotangents) {
+      seeds.append(is_zeros(cotangent) ? nb::none() : nb::cast(cotangent));
+    }
     return arrays_of(rules_.get().attr("vjp")(
-        list_of(primals), list_of(cotangents), list_of(argnums), list_of(outputs)));
+        list_of(primals), seeds, list_of(argnums), list_of(outputs)));
   }
 
   // One tangent for each output; tangents[i] belongs to primals[argnums[i]].
