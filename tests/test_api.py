@@ -1,0 +1,86 @@
+"""What `import zmlx` gives, and what it costs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+
+import mlx.core as mx
+import pytest
+
+import zmlx
+
+
+def test_the_public_names() -> None:
+    assert set(zmlx.__all__) == {"FusedFunction", "__version__", "errors", "explain", "fuse"}
+    assert all(hasattr(zmlx, name) for name in zmlx.__all__)
+
+
+def double(x: mx.array) -> mx.array:
+    return x + x * 1.0
+
+
+@pytest.mark.parametrize(
+    "fused",
+    [
+        zmlx.fuse(double),
+        zmlx.fuse()(double),
+        zmlx.fuse(numerics="mlx")(double),
+        zmlx.fuse(double, cache_size=3),
+        importlib.import_module("zmlx.fuse")(double),  # type: ignore[operator]
+    ],
+)
+def test_the_package_is_the_decorator(fused: Callable[[mx.array], mx.array]) -> None:
+    from zmlx.fuse.plan import plan
+
+    assert callable(plan) and isinstance(fused, zmlx.FusedFunction)
+    assert fused(mx.ones(3)).tolist() == [2, 2, 2]
+    assert fused.__name__ == "double" and fused.__wrapped__ is double
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_import_loads_nothing_heavy_and_prints_nothing() -> None:
+    done = run(
+        """
+        import sys
+        import zmlx
+        heavy = {"sympy", "networkx", "numpy", "rich", "jinja2", "matplotlib", "nanobind", "scipy"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_call_needs_no_sympy_until_a_derivative_is_wanted() -> None:
+    done = run(
+        """
+        import sys
+        import mlx.core as mx
+        import zmlx
+        f = zmlx.fuse(lambda x: mx.tanh(x) * x + 1)
+        mx.eval(f(mx.ones(3)))
+        assert "sympy" not in sys.modules
+        mx.eval(mx.grad(lambda x: f(x).sum())(mx.ones(3)))
+        assert "sympy" in sys.modules
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_unknown_log_level_is_refused() -> None:
+    done = run("import zmlx", ZMLX_LOG="loud")
+    assert done.returncode != 0 and "give one of debug, info, warning" in done.stderr
