@@ -19,7 +19,7 @@ LAYERS = {
     "trace": 1,
     "msl": 2,
     "device": 3,
-    **dict.fromkeys(("derive", "catalog"), 4),
+    **dict.fromkeys(("derive", "catalog", "metal_check"), 4),
     "fuse": 5,
 }
 PUBLIC = 6
@@ -28,7 +28,7 @@ SIDEWAYS = {("ops", "dtypes"), ("ops", "config"), ("ops", "errors"), ("dtypes", 
 DEVICE_SEES = {"zmlx.msl.kernel"}  # of layers 1 and 2
 # Loaded when first needed, because `import zmlx` must stay cheap.
 LAZY = {
-    *("jinja2", "matplotlib", "nanobind", "networkx", "rich", "scipy", "sklearn", "sympy"),
+    *("clang", "jinja2", "matplotlib", "nanobind", "networkx", "rich", "scipy", "sklearn", "sympy"),
     *("filelock", "platformdirs"),
     # Of the standard library, some ms each.
     *("atexit", "importlib", "shutil", "subprocess", "sysconfig", "tempfile"),

@@ -1,4 +1,4 @@
-// zmlx_power_multiply_add_tanh_1f9a1a9c7ce5ef98
+// zmlx_power_multiply_add_tanh_f6ff38d7aa17b043
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -18,11 +18,25 @@ inline void zmlx_region(float x0, thread float& y0) {
 const INDEX n0 = in0_shape[0];
 const INDEX total = n0;
 const long in0_step0 = in0_strides[0];
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX run = stop - i;
   const long at0 = long(i) * in0_step0;
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step0);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const float x0 = float(w0[k]);
+      float y0;
+      zmlx_region(x0, y0);
+      r0[k] = float(y0);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+  #else
   if (in0_step0 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -31,6 +45,7 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, y0);
       out0[i + k] = float(y0);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

@@ -1,4 +1,4 @@
-// zmlx_floor_divide_left_shift_bitwise_xor_5809a1e3db8b4c48
+// zmlx_floor_divide_left_shift_bitwise_xor_9e9577921a67bcf6
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -32,12 +32,28 @@ const INDEX n0 = in0_shape[0];
 const INDEX total = n0;
 const long in0_step0 = in0_strides[0];
 const long in1_step0 = in1_strides[0];
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX run = stop - i;
   const long at0 = long(i) * in0_step0;
   const long at1 = long(i) * in1_step0;
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step0);
+    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step0);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const short x0 = short(w0[k]);
+      const short x1 = short(w1[k]);
+      short y0;
+      zmlx_region(x0, x1, y0);
+      r0[k] = short(y0);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+  #else
   if (in0_step0 == 1 && in1_step0 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -47,6 +63,7 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, x1, y0);
       out0[i + k] = short(y0);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

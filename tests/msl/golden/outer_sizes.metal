@@ -1,4 +1,4 @@
-// zmlx_add_2ab20e2874e77f72
+// zmlx_add_db7a155c6c6893f5
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -15,7 +15,8 @@ const INDEX total = n0 * n1 * n2;
 const long in0_step0 = in0_strides[0];
 const long in0_step2 = in0_strides[2];
 const long in1_step1 = in1_strides[0];
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 INDEX rest = begin;
 INDEX c2 = rest % n2;
@@ -29,6 +30,19 @@ for (INDEX i = begin; i < stop;) {
   const long at0 = long(c0) * in0_step0 + long(c2) * in0_step2;
   const long at1 = long(c1) * in1_step1;
   const float x1 = float(in1[at1]);
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step2);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const float x0 = float(w0[k]);
+      float y0;
+      zmlx_region(x0, x1, y0);
+      r0[k] = float(y0);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+  #else
   if (in0_step2 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -37,6 +51,7 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, x1, y0);
       out0[i + k] = float(y0);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

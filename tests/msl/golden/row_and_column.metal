@@ -1,4 +1,4 @@
-// zmlx_multiply_add_9bb53b65ed588cc3
+// zmlx_multiply_add_7e171e45d26cee05
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -16,7 +16,13 @@ const long in0_step0 = in0_strides[0];
 const long in0_step1 = in0_strides[1];
 const long in1_step1 = in1_strides[0];
 const long in2_step0 = in2_strides[0];
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+#ifdef ZMLX_WIDE
+if ((in0_step0 == 1 && in0_step1 != 1)) {
+  t = zmlx_across<ELEMS>(t, n1, n0);
+}
+#endif
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 INDEX rest = begin;
 INDEX c1 = rest % n1;
@@ -29,6 +35,21 @@ for (INDEX i = begin; i < stop;) {
   const long at1 = long(c1) * in1_step1;
   const long at2 = long(c0) * in2_step0;
   const float x2 = float(in2[at2]);
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step1);
+    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step1);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const float x0 = float(w0[k]);
+      const float x1 = float(w1[k]);
+      float y0;
+      zmlx_region(x0, x1, x2, y0);
+      r0[k] = float(y0);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+  #else
   if (in0_step1 == 1 && in1_step1 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -38,6 +59,7 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, x1, x2, y0);
       out0[i + k] = float(y0);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

@@ -1,4 +1,4 @@
-// zmlx_add_multiply_62ed5862ea137ad4
+// zmlx_add_multiply_d4a2b4a4b7b1d4dd
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -21,11 +21,25 @@ const INDEX n0 = in0_shape[0];
 const INDEX total = n0;
 const long in0_step0 = in0_strides[0];
 const float p0 = float(s0[0]);
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX run = stop - i;
   const long at0 = long(i) * in0_step0;
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step0);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const float x0 = float(w0[k]);
+      float y0;
+      zmlx_region(x0, p0, y0);
+      r0[k] = bfloat16_t(y0);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+  #else
   if (in0_step0 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -34,6 +48,7 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, p0, y0);
       out0[i + k] = bfloat16_t(y0);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

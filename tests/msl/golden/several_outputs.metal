@@ -1,4 +1,4 @@
-// zmlx_less_exp_add_307c58171c740a5c
+// zmlx_less_exp_add_b6971d6f757ef3cb
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -18,7 +18,13 @@ const INDEX total = n0 * n1;
 const long in0_step0 = in0_strides[0];
 const long in0_step1 = in0_strides[1];
 const long in1_step1 = in1_strides[0];
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+#ifdef ZMLX_WIDE
+if ((in0_step0 == 1 && in0_step1 != 1)) {
+  t = zmlx_across<ELEMS>(t, n1, n0);
+}
+#endif
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 INDEX rest = begin;
 INDEX c1 = rest % n1;
@@ -29,6 +35,29 @@ for (INDEX i = begin; i < stop;) {
   const INDEX run = (row < stop - i) ? row : stop - i;
   const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
   const long at1 = long(c1) * in1_step1;
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step1);
+    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step1);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    auto r1 = zmlx_wide<ELEMS>(out1);
+    auto r2 = zmlx_wide<ELEMS>(out2);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const float x0 = float(w0[k]);
+      const float x1 = float(w1[k]);
+      bool y0;
+      float y1;
+      float y2;
+      zmlx_region(x0, x1, y0, y1, y2);
+      r0[k] = bool(y0);
+      r1[k] = float(y1);
+      r2[k] = float(y2);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+    zmlx_put<ELEMS>(out1 + i, r1);
+    zmlx_put<ELEMS>(out2 + i, r2);
+  #else
   if (in0_step1 == 1 && in1_step1 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -42,6 +71,7 @@ for (INDEX i = begin; i < stop;) {
       out1[i + k] = float(y1);
       out2[i + k] = float(y2);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

@@ -1,4 +1,4 @@
-// zmlx_sigmoid_multiply_11d2f8b1944e281d
+// zmlx_sigmoid_multiply_59a08275dcf59622
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -24,7 +24,13 @@ const long in0_step0 = in0_strides[0];
 const long in0_step1 = in0_strides[1];
 const long in1_step0 = in1_strides[0];
 const long in1_step1 = in1_strides[1];
-const INDEX begin = INDEX(thread_position_in_grid.x) * INDEX(ELEMS);
+INDEX t = INDEX(thread_position_in_grid.x);
+#ifdef ZMLX_WIDE
+if ((in0_step0 == 1 && in0_step1 != 1) || (in1_step0 == 1 && in1_step1 != 1)) {
+  t = zmlx_across<ELEMS>(t, n1, n0);
+}
+#endif
+const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 INDEX rest = begin;
 INDEX c1 = rest % n1;
@@ -35,6 +41,21 @@ for (INDEX i = begin; i < stop;) {
   const INDEX run = (row < stop - i) ? row : stop - i;
   const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
   const long at1 = long(c0) * in1_step0 + long(c1) * in1_step1;
+  #ifdef ZMLX_WIDE
+  if (run == INDEX(ELEMS)) {
+    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step1);
+    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step1);
+    auto r0 = zmlx_wide<ELEMS>(out0);
+    ZMLX_UNROLL
+    for (int k = 0; k < ELEMS; ++k) {
+      const float x0 = float(w0[k]);
+      const float x1 = float(w1[k]);
+      float y0;
+      zmlx_region(x0, x1, y0);
+      r0[k] = bfloat16_t(y0);
+    }
+    zmlx_put<ELEMS>(out0 + i, r0);
+  #else
   if (in0_step1 == 1 && in1_step1 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -44,6 +65,7 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, x1, y0);
       out0[i + k] = bfloat16_t(y0);
     }
+  #endif
   } else {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {

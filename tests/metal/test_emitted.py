@@ -1,0 +1,180 @@
+"""Every kernel that the project writes, as MLX would compile it on a Mac, is clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import Parameter
+from itertools import product
+
+import pytest
+from derive_cases import record
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msl_cases import FLOATS, TYPES, row_graph, row_types, rows
+from test_graphs import Case, cases
+from test_random import SHAPES, random_function
+from test_text import GRAPHS, source
+
+from zmlx.derive.accumulate import derive_jvp, derive_vjp
+from zmlx.errors import DeriveError
+from zmlx.fuse.plan import plan
+from zmlx.fuse.simplify import simplify
+from zmlx.metal_check import check, metal_text
+from zmlx.msl.emit import emit
+from zmlx.msl.kernel import KernelSource
+from zmlx.ops.composite import COMPOSITES, parameters
+from zmlx.ops.table import OPS
+from zmlx.trace.graph import Graph
+
+Tally = Callable[[str, int], None]
+FEW, MANY = 1, 9  # elements of a dimension: `constant` inputs, `device` inputs
+
+
+def clean(kernel: KernelSource, *sizes: int) -> None:
+    """Nothing to say, not even a warning, for inputs of each of the sizes."""
+    for n in sizes:
+        found = check(kernel, *[(n,) * arg.rank for arg in kernel.inputs])
+        assert not found, f"{kernel.name} for size {n}\n" + "\n".join(map(str, found))
+
+
+def row_kernels(dtype: str, exact: bool) -> list[KernelSource]:
+    graphs = [row_graph(spec, row_types(spec, dtype)) for spec in rows()]
+    return [emit(graph, exact) for graph in graphs if graph is not None]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_row_of_the_table(dtype: str, exact: bool, tally: Tally) -> None:
+    kernels = row_kernels(dtype, exact)
+    assert len(kernels) > 30
+    for kernel in kernels:
+        clean(kernel, FEW if exact else MANY)
+    tally("kernels of rows as Metal", len(kernels))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_row_in_the_other_address_space(dtype: str) -> None:
+    for exact in (False, True):
+        for kernel in row_kernels(dtype, exact):
+            clean(kernel, MANY if exact else FEW)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_every_cast(exact: bool) -> None:
+    for have, want in product(TYPES, TYPES):
+        if not exact or {have, want} & set(FLOATS):
+            graph = row_graph(OPS["astype"], [have], want)
+            assert graph is not None
+            clean(emit(graph, exact), MANY)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_constant_forms(dtype: str) -> None:
+    for spec in rows():
+        for number, _ in spec.msl_const:
+            graph = record(lambda F, x, n=spec.name, c=number: getattr(F, n)(x, c), ((4,), dtype))
+            clean(emit(graph), MANY)
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_composites(name: str) -> None:
+    """gelu, softplus and the like, with the default values of their parameters; and gradients."""
+    arity = sum(p.default is Parameter.empty for p in parameters(name))
+    for dtype in FLOATS:
+        function = lambda F, *xs: COMPOSITES[name](F, *xs)  # noqa: E731
+        graph = record(function, *[((9,), dtype)] * arity)
+        clean(emit(graph, exact=dtype == "float16"), MANY)
+        for region in derivatives(graph):
+            clean(emit(region), MANY)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_golden_kernels(name: str) -> None:
+    clean(source(name), FEW, MANY)
+
+
+def test_more_elements_than_32_bits_count() -> None:
+    """The index of a kernel of two dimensions then has 64 bits."""
+    kernel = source("row_and_column")
+    shapes = [(2**16, 2**15), (2**15,), (2**16, 1)]
+    assert "int64_t>;" in metal_text(kernel, shapes)
+    assert check(kernel, *shapes) == []
+
+
+SPOILT = {
+    "bfloat16_t(y0)": ("y0", "silu_gate", "assigning to 'bfloat16_t'"),
+    "thread float&": ("float&", "gelu_tanh", "needs an address space"),
+    "0.5f": ("0.5", "gelu_tanh", "has no suffix"),
+    "metal::precise::tanh": ("metal::precise::erf", "gelu_tanh", "no member named 'erf'"),
+    "in0_strides[0]": ("in0_strides(0)", "gelu_tanh", "not a function"),
+    "const long at0": ("const long long at", "gelu_tanh", "undeclared identifier 'at0'"),
+    "zmlx_int_floor_divide<short>": ("floor_divide<short>", "integers", "undeclared"),
+    "out0[i + k]": ("in0[i + k]", "gelu_tanh", "read-only"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("right", SPOILT)
+def test_a_spoilt_kernel_is_found(right: str) -> None:
+    wrong, name, words = SPOILT[right]
+    kernel = source(name)
+    assert right in kernel.header + kernel.body
+    spoilt = replace(
+        kernel, header=kernel.header.replace(right, wrong), body=kernel.body.replace(right, wrong)
+    )
+    assert any(words in d.message for d in check(spoilt)), check(spoilt)
+
+
+# -- generated graphs and their derivatives -------------------------------------------------------
+def regions_of(graph: Graph) -> list[Graph]:
+    return [region.graph for region in plan(simplify(graph), worth_alone=1).regions]
+
+
+def derivatives(region: Graph) -> list[Graph]:
+    """The regions of the gradient and of the directional derivative; none for integers."""
+    try:
+        return [*regions_of(derive_vjp(region).graph), *regions_of(derive_jvp(region).graph)]
+    except DeriveError:
+        return []
+
+
+def check_case(case: Case, exact: bool) -> None:
+    clean(emit(case.graph, exact), FEW, MANY)
+    for region in derivatives(case.graph):
+        clean(emit(region, exact), MANY)
+
+
+@given(cases(), st.booleans())
+def test_generated_graphs_and_their_derivatives(case: Case, exact: bool) -> None:
+    check_case(case, exact)
+
+
+@pytest.mark.exhaustive
+@given(cases(), st.booleans())
+@settings(max_examples=2000)
+def test_many_generated_graphs(case: Case, exact: bool) -> None:
+    check_case(case, exact)
+
+
+def check_orders(seed: int, dtype: str) -> int:
+    """First and second derivatives of a random smooth function of three inputs."""
+    graph = record(random_function(seed), *[(shape, dtype) for shape, _ in SHAPES])
+    first = derivatives(graph)
+    second = [region for one in first[:2] for region in derivatives(one)]
+    assert first and second
+    for region in (*first, *second):
+        clean(emit(region, exact=dtype == "float16"), MANY)
+    return len(first) + len(second)
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_first_and_second_derivatives(seed: int, tally: Tally) -> None:
+    tally("kernels of derivatives as Metal", check_orders(seed, FLOATS[seed % 3]))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("block", range(20))
+def test_many_derivatives(block: int) -> None:
+    for seed in range(10 + 10 * block, 20 + 10 * block):
+        check_orders(seed, FLOATS[seed % 3])
