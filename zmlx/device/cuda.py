@@ -19,7 +19,7 @@ from zmlx.msl.kernel import KernelSource
 
 HEADER = Path(__file__).parent / "headers" / "msl_on_cuda.h"
 THREADGROUP = 128  # as fast as 256 or faster in every elementwise kernel measured on an H100
-WIDEST = 16  # bytes that a thread loads or stores in one instruction
+BYTES, MOST_ELEMENTS = 32, 16  # what a thread takes: two instructions of 16 bytes for each array
 # A kernel that computes much gains nothing from more loads in flight, and compiles longer.
 MANY_OPS, FEW_ELEMENTS = 24, 4
 _SIZES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2}
@@ -48,11 +48,12 @@ class CudaDevice:
 
 
 def elements(kernel: KernelSource) -> int:
-    """Output elements of a thread: 16 bytes of the narrowest array, 8 elements at most."""
+    """Output elements of a thread: 32 bytes of the narrowest array, 16 elements at most."""
+    if len(kernel.ops) > MANY_OPS:
+        return FEW_ELEMENTS
     arguments = (*kernel.inputs, *kernel.outputs)
     narrowest = min(_SIZES.get(a.dtype, 4) for a in arguments)
-    most = FEW_ELEMENTS if len(kernel.ops) > MANY_OPS else 8
-    return min(WIDEST // narrowest, most)
+    return min(BYTES // narrowest, MOST_ELEMENTS)
 
 
 def _made(kernel: KernelSource) -> Any:

@@ -81,11 +81,42 @@ def _range(space: Space) -> list[str]:
         "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
     ]
     if len(space.dims) > 1:
-        lines += ["INDEX rest = begin;"]
-        for d in reversed(space.dims[1:]):
-            lines += [f"INDEX c{d} = rest % n{d};", f"rest /= n{d};"]
-        lines += [f"INDEX c{space.dims[0]} = rest;"]
+        lines += _coordinates(space)
     return [*lines, "for (INDEX i = begin; i < stop;) {"]
+
+
+def _coordinates(space: Space) -> list[str]:
+    """c0, c1, …: where the thread starts; not needed where all memory is one row (`flat`)."""
+    names = ", ".join(f"c{d} = 0" for d in space.dims)
+    divide = ["INDEX rest = begin;"]
+    for d in reversed(space.dims[1:]):
+        divide += [f"c{d} = rest % n{d};", f"rest /= n{d};"]
+    divide += [f"c{space.dims[0]} = rest;"]
+    if not _may_be_flat(space):
+        return [f"INDEX {names};", *divide]
+    return [
+        *["#ifdef ZMLX_WIDE", f"const bool flat = {_dense(space)};"],
+        *["#else", "const bool flat = false;", "#endif"],
+        *[f"INDEX {names};", "if (!flat) {", *_indent(divide), "}"],
+    ]
+
+
+def _may_be_flat(space: Space) -> bool:
+    """Whether no input is broadcast, so that dense inputs are read in the order of the output."""
+    moves = [m for m, read in zip(space.moves, space.read, strict=True) if read and m]
+    return len(space.dims) > 1 and bool(moves) and all(m == space.dims for m in moves)
+
+
+def _dense(space: Space) -> str:
+    """The condition under which every input is row-contiguous."""
+    *_, inner = space.dims
+    tests = []
+    for i, dims in enumerate(space.moves):
+        if space.read[i] and dims:
+            tests.append(f"in{i}_step{inner} == 1")
+            for d, after in zip(space.dims, space.dims[1:], strict=False):
+                tests.append(f"in{i}_step{d} == in{i}_step{after} * long(n{after})")
+    return " && ".join(tests)
 
 
 def _thread(space: Space) -> list[str]:
@@ -114,16 +145,19 @@ def _row(
 ) -> list[str]:
     """What the loop does for one row: elements that differ in the innermost dimension only."""
     inner, several = loads.inner, len(space.dims) > 1
+    flat = _may_be_flat(space)
     lines = ["const INDEX run = stop - i;"]
     if several:
+        whole = "flat || stop - i < row" if flat else "stop - i < row"
         lines = [
             f"const INDEX row = n{inner} - c{inner};",
-            "const INDEX run = (row < stop - i) ? row : stop - i;",
+            f"const INDEX run = ({whole}) ? stop - i : row;",
         ]
     for i in loads.read:
         terms = [f"long({f'c{d}' if several else 'i'}) * in{i}_step{d}" for d in space.moves[i]]
         if terms:
-            lines.append(f"const long at{i} = {' + '.join(terms)};")
+            place = f"flat ? long(i) : {' + '.join(terms)}" if flat else " + ".join(terms)
+            lines.append(f"const long at{i} = {place};")
     lines += loads.per_row()
     arguments = [f"x{i}" for i in loads.read] + [f"p{i}" for i in range(scalars)]
     strided = _elements(loads.per_element(unit=False), arguments, output_types)

@@ -1,4 +1,4 @@
-// zmlx_add_db7a155c6c6893f5
+// zmlx_add_0891e8c6c670d9c7
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -18,15 +18,16 @@ const long in1_step1 = in1_strides[0];
 INDEX t = INDEX(thread_position_in_grid.x);
 const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+INDEX c0 = 0, c1 = 0, c2 = 0;
 INDEX rest = begin;
-INDEX c2 = rest % n2;
+c2 = rest % n2;
 rest /= n2;
-INDEX c1 = rest % n1;
+c1 = rest % n1;
 rest /= n1;
-INDEX c0 = rest;
+c0 = rest;
 for (INDEX i = begin; i < stop;) {
   const INDEX row = n2 - c2;
-  const INDEX run = (row < stop - i) ? row : stop - i;
+  const INDEX run = (stop - i < row) ? stop - i : row;
   const long at0 = long(c0) * in0_step0 + long(c2) * in0_step2;
   const long at1 = long(c1) * in1_step1;
   const float x1 = float(in1[at1]);

@@ -1,4 +1,4 @@
-// zmlx_less_exp_add_b6971d6f757ef3cb
+// zmlx_less_exp_add_87598e6e82b5e3a0
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -26,13 +26,14 @@ if ((in0_step0 == 1 && in0_step1 != 1)) {
 #endif
 const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+INDEX c0 = 0, c1 = 0;
 INDEX rest = begin;
-INDEX c1 = rest % n1;
+c1 = rest % n1;
 rest /= n1;
-INDEX c0 = rest;
+c0 = rest;
 for (INDEX i = begin; i < stop;) {
   const INDEX row = n1 - c1;
-  const INDEX run = (row < stop - i) ? row : stop - i;
+  const INDEX run = (stop - i < row) ? stop - i : row;
   const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
   const long at1 = long(c1) * in1_step1;
   #ifdef ZMLX_WIDE

@@ -1,4 +1,4 @@
-// zmlx_sigmoid_multiply_59a08275dcf59622
+// zmlx_sigmoid_multiply_0ab5a3013e018a5b
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -32,15 +32,23 @@ if ((in0_step0 == 1 && in0_step1 != 1) || (in1_step0 == 1 && in1_step1 != 1)) {
 #endif
 const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
-INDEX rest = begin;
-INDEX c1 = rest % n1;
-rest /= n1;
-INDEX c0 = rest;
+#ifdef ZMLX_WIDE
+const bool flat = in0_step1 == 1 && in0_step0 == in0_step1 * long(n1) && in1_step1 == 1 && in1_step0 == in1_step1 * long(n1);
+#else
+const bool flat = false;
+#endif
+INDEX c0 = 0, c1 = 0;
+if (!flat) {
+  INDEX rest = begin;
+  c1 = rest % n1;
+  rest /= n1;
+  c0 = rest;
+}
 for (INDEX i = begin; i < stop;) {
   const INDEX row = n1 - c1;
-  const INDEX run = (row < stop - i) ? row : stop - i;
-  const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
-  const long at1 = long(c0) * in1_step0 + long(c1) * in1_step1;
+  const INDEX run = (flat || stop - i < row) ? stop - i : row;
+  const long at0 = flat ? long(i) : long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long at1 = flat ? long(i) : long(c0) * in1_step0 + long(c1) * in1_step1;
   #ifdef ZMLX_WIDE
   if (run == INDEX(ELEMS)) {
     const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step1);
