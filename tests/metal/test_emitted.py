@@ -157,24 +157,29 @@ def test_many_generated_graphs(case: Case, exact: bool) -> None:
     check_case(case, exact)
 
 
-def check_orders(seed: int, dtype: str) -> int:
-    """First and second derivatives of a random smooth function of three inputs."""
+def check_orders(seed: int, dtype: str) -> tuple[int, int]:
+    """First and second derivatives of a random smooth function of three inputs: how many kernels.
+
+    A function may be locally constant (stop_gradient), or linear in what its gradient reads first.
+    """
     graph = record(random_function(seed), *[(shape, dtype) for shape, _ in SHAPES])
     first = derivatives(graph)
     second = [region for one in first[:2] for region in derivatives(one)]
-    assert first and second
     for region in (*first, *second):
         clean(emit(region, exact=dtype == "float16"), MANY)
-    return len(first) + len(second)
+    return len(first), len(second)
 
 
 @pytest.mark.parametrize("seed", range(9))
 def test_first_and_second_derivatives(seed: int, tally: Tally) -> None:
-    tally("kernels of derivatives as Metal", check_orders(seed, FLOATS[seed % 3]))
+    first, second = check_orders(seed, FLOATS[seed % 3])
+    assert first and second
+    tally("kernels of derivatives as Metal", first + second)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("block", range(20))
 def test_many_derivatives(block: int) -> None:
-    for seed in range(10 + 10 * block, 20 + 10 * block):
-        check_orders(seed, FLOATS[seed % 3])
+    seeds = range(10 + 10 * block, 20 + 10 * block)
+    counts = [check_orders(seed, FLOATS[seed % 3]) for seed in seeds]
+    assert sum(first > 0 and second > 0 for first, second in counts) >= 5
