@@ -47,8 +47,8 @@ class Repeater {
   // Remember how `outputs`, just made from exactly `sequence` and not evaluated, were made.
   void learn(nb::handle sequence, nb::handle outputs) {
     std::vector<mx::array> made = arrays_of(outputs);
-    if (made.empty() || !made[0].has_primitive()) {
-      return;
+    if (made.empty() || !made[0].has_primitive() || is_zeros(made[0])) {
+      return;  // an empty launch gives zeros, which no kernel made
     }
     if (known_.size() >= kMost) {
       known_.clear();
