@@ -32,7 +32,7 @@ _MSL = {
     "bfloat16": "bfloat16_t",
     "float32": "float",
 }
-_BITS = {name: int(name.lstrip("uint")) for name in INTEGERS}
+_BITS = {name: int(name.lstrip("uinbfloat")) for name in (*INTEGERS, *FLOATS)}
 _INEXACT_RANK = {"float16": 1, "bfloat16": 1, "float32": 2, "float64": 3, "complex64": 4}
 
 
@@ -62,6 +62,22 @@ def msl_type(dtype: str) -> str:
 def value_type(dtype: str) -> str:
     """The MSL type of a value of `dtype` inside a kernel: half types compute as float."""
     return "float" if dtype in HALVES else _MSL[dtype]
+
+
+def attribute(dtype: str) -> str:
+    """The attribute of mlx.core that is `dtype`."""
+    return "bool_" if dtype == "bool" else dtype
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element of a type that MSL has."""
+    return 1 if dtype == "bool" else _BITS[dtype] // 8
+
+
+def integer_range(dtype: str) -> tuple[int, int]:
+    """The numbers that an integer type holds, as a half-open range."""
+    bits = _BITS[dtype]
+    return (0, 2**bits) if dtype in UNSIGNED else (-(2 ** (bits - 1)), 2 ** (bits - 1))
 
 
 def has_msl(dtype: str) -> bool:

@@ -10,10 +10,9 @@ from scipy import special
 
 from zmlx import dtypes
 from zmlx.derive.accumulate import Derivative, derive_vjp
-from zmlx.derive.lower import broadcast
 from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph, Ref
+from zmlx.trace.graph import Graph, Ref, broadcast
 
 
 def mx_dtype(name: str) -> mx.Dtype:

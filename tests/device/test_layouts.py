@@ -6,14 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from handwritten import kernel, run
+from layouts import expected, random_view, values
 
 from zmlx.msl.kernel import Arg, KernelSource
 
 pytestmark = pytest.mark.usefixtures("host_device")
-
-
-def values(*shape: int) -> mx.array:
-    return mx.arange(int(np.prod(shape)), dtype=mx.float32).reshape(shape)
 
 
 def added(*arrays: mx.array) -> mx.array:
@@ -23,10 +20,6 @@ def added(*arrays: mx.array) -> mx.array:
         "weighted", text, ["float32"] * len(arrays), ["float32"], ranks=[a.ndim for a in arrays]
     )
     return run(source, *arrays)[0]
-
-
-def expected(*arrays: mx.array) -> np.ndarray:
-    return np.asarray(sum(np.array(a) * np.float32(3**i) for i, a in enumerate(arrays)))
 
 
 def check(*arrays: mx.array) -> None:
@@ -85,17 +78,6 @@ def test_random_views() -> None:
     for _ in range(150):
         shape = generator.integers(1, 7, generator.integers(1, 5)).tolist()
         check(random_view(generator, shape), random_view(generator, shape))
-
-
-def random_view(generator: np.random.Generator, shape: list[int]) -> mx.array:
-    """An array of `shape`, some sizes replaced by one, in some layout."""
-    sizes = [1 if generator.random() < 0.2 else n for n in shape]
-    order = generator.permutation(len(sizes)).tolist()
-    steps = [int(generator.choice([1, 1, 2, -1])) for _ in sizes]
-    base = values(*[sizes[d] * abs(steps[d]) for d in order])
-    view = base.transpose(*np.argsort(order).tolist())
-    view = view[tuple(slice(None, None, s) for s in steps)]
-    return mx.broadcast_to(view, shape) if generator.random() < 0.2 else view
 
 
 def test_rank_zero_and_run_time_scalars() -> None:

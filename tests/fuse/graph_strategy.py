@@ -7,8 +7,7 @@ from typing import Any
 import mlx.core as mx
 from hypothesis import strategies as st
 
-from zmlx.derive.lower import broadcast
-from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast
 
 SHAPES = [(3, 4), (4,), (3, 1), (1,), ()]
 UNARY = ["sin", "negative", "abs", "square", "exp", "tanh"]

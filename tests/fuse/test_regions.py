@@ -19,10 +19,10 @@ from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.regions import ends, regions, unfusable
 from zmlx.fuse.replay import op_function
 from zmlx.fuse.runtime import Runtime
-from zmlx.fuse.shapes import broadcast, reshaped, symbolic_shapes
+from zmlx.fuse.shapes import reshaped, symbolic_shapes
 from zmlx.fuse.simplify import cost, simplify
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots
-from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast
 
 # -- a plan on any graph --------------------------------------------------------------------------
 ALONE = 10

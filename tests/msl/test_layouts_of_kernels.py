@@ -8,16 +8,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from derive_cases import Recorder, mx_dtype, record
+from layouts import expected, random_view, values
 from msl_cases import build, run, scalar
 
 from zmlx.msl.emit import emit
 from zmlx.trace.graph import Graph
 
 pytestmark = pytest.mark.usefixtures("host_device")
-
-
-def values(*shape: int) -> mx.array:
-    return mx.arange(int(np.prod(shape)), dtype=mx.float32).reshape(shape)
 
 
 def weighted(*arrays: mx.array) -> Graph:
@@ -30,10 +27,6 @@ def weighted(*arrays: mx.array) -> Graph:
         return total
 
     return record(function, *[(a.shape, "float32") for a in arrays])
-
-
-def expected(*arrays: mx.array) -> np.ndarray:
-    return np.asarray(sum(np.array(a) * np.float32(3**i) for i, a in enumerate(arrays)))
 
 
 CASES: dict[str, Callable[[], tuple[mx.array, ...]]] = {
@@ -89,16 +82,6 @@ def test_random_views() -> None:
         pairs.append(pair)
     for pair, launcher in zip(pairs, build([weighted(*p) for p in pairs]), strict=True):
         np.testing.assert_array_equal(np.array(launcher(pair)[0]), expected(*pair))
-
-
-def random_view(generator: np.random.Generator, shape: list[int]) -> mx.array:
-    sizes = [1 if generator.random() < 0.2 else n for n in shape]
-    order = generator.permutation(len(sizes)).tolist()
-    steps = [int(generator.choice([1, 1, 2, -1])) for _ in sizes]
-    base = values(*[sizes[d] * abs(steps[d]) for d in order])
-    view = base.transpose(*np.argsort(order).tolist())
-    view = view[tuple(slice(None, None, s) for s in steps)]
-    return mx.broadcast_to(view, shape) if generator.random() < 0.2 else view
 
 
 def test_outputs_of_several_kinds() -> None:

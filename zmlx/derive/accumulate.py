@@ -132,9 +132,7 @@ class _Copy:
         self.graph = self.builder.graph
         self._nodes: dict[int, int] = {}
         for node in region.inputs:
-            skip = ("kind", "operands", "index")
-            attributes = {k: v for k, v in region[node].items() if k not in skip}
-            self._nodes[node] = self.graph.add(region.kind(node), **attributes)
+            self._nodes[node] = self.graph.add(region.kind(node), **region.attributes(node))
 
     def input(self, shape: tuple[int, ...], dtype: str) -> int:
         return self.graph.add("input", shape=shape, dtype=dtype)

@@ -18,7 +18,7 @@ from zmlx.errors import DeriveError
 from zmlx.ops.infer import infer
 from zmlx.ops.spec import OPERANDS
 from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, broadcast
 
 # ("op", row, *subtrees), ("value", number), or the name of a value: "x", "y", "z", "out", "g".
 Tree = tuple[Any, ...] | str
@@ -284,13 +284,3 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "divide": lambda a, b: a / b,
     "negative": lambda a: -a,
 }
-
-
-def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The common shape of operands; a size of one gives way to any other (zero included)."""
-    rank = max(map(len, shapes), default=0)
-    result = [1] * rank
-    for shape in shapes:
-        for d, size in enumerate(shape, rank - len(shape)):
-            result[d] = size if result[d] == 1 else result[d]
-    return tuple(result)

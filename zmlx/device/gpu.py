@@ -6,48 +6,65 @@ zmlx.device.cuda say how MLX gets the text, and how many elements a thread takes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device.base import Launcher
+from zmlx import dtypes
+from zmlx.device.base import NEVER_ALONE, DeviceReport, Launcher
 from zmlx.device.rules import native_or_none
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
 
 INT32_MAX = 2**31 - 1
 
-Make = Callable[[KernelSource], Any]  # the kernel as MLX's callable
 
+class GpuDevice(ABC):
+    """Launches kernels on a GPU through MLX; a subclass per maker of GPUs says what differs."""
 
-class Launchers:
-    """The launchers of one device, by the kernels' content."""
+    name: str
+    threadgroup: int  # threads
+    worth_alone = NEVER_ALONE
 
-    def __init__(
-        self, make: Make, elements: Callable[[KernelSource], int], threadgroup: int
-    ) -> None:
-        self._make, self._elements, self._threadgroup = make, elements, threadgroup
-        self._known: dict[str, Launcher] = {}
+    def __init__(self) -> None:
+        self._launchers: dict[str, Launcher] = {}  # by the kernels' content
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """See zmlx.device.base.Device."""
+
+    @abstractmethod
+    def elements(self, kernel: KernelSource) -> int:
+        """Output elements that a thread of `kernel` computes, at least."""
+
+    @abstractmethod
+    def made(self, kernel: KernelSource) -> Any:
+        """`kernel` as MLX's callable."""
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
         """One launcher per kernel; MLX compiles when it first evaluates a call."""
-        return [self._known.get(k.digest) or self._add(k) for k in kernels]
+        return [self._launchers.get(k.digest) or self._launcher(k) for k in kernels]
 
-    def _add(self, kernel: KernelSource) -> Launcher:
+    def report(self) -> DeviceReport:
+        problem = self.unavailable()
+        return DeviceReport(self.name, mx.__version__, missing=(problem,) if problem else ())
+
+    def _launcher(self, kernel: KernelSource) -> Launcher:
         if not kernel.elementwise:
             raise DeviceError(
                 f"[zmlx.device] kernel {kernel.name} is not elementwise, and GPU devices run "
                 "elementwise kernels only. Run it as MLX ops."
             )
-        kinds = [getattr(mx, _member(a.dtype)) for a in kernel.outputs]
+        kinds = [getattr(mx, dtypes.attribute(a.dtype)) for a in kernel.outputs]
         native = native_or_none()
         repeat = None if native is None else native.Repeater()
         made = GpuLauncher(
-            kernel, self._make(kernel), kinds, self._elements(kernel), self._threadgroup, repeat
+            kernel, self.made(kernel), kinds, self.elements(kernel), self.threadgroup, repeat
         )
-        return self._known.setdefault(kernel.digest, made)
+        return self._launchers.setdefault(kernel.digest, made)
 
 
 @dataclass(frozen=True)
@@ -103,11 +120,6 @@ class GpuLauncher:
         rank = self.kernel.rank
         shape = mx.broadcast_shapes((1,) * rank, *[a.shape for a in arrays if a.ndim <= rank])
         return tuple(shape)
-
-
-def _member(dtype: str) -> str:
-    """The attribute of mlx.core for the MLX dtype `dtype`."""
-    return "bool_" if dtype == "bool" else dtype
 
 
 def elements_of_a_thread(size: int, least: int) -> int:

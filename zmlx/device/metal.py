@@ -6,47 +6,37 @@ call and keeps the result by kernel name, which carries the content's digest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device.base import NEVER_ALONE, DeviceReport, Launcher
-from zmlx.device.gpu import Launchers
+from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
 
 ELEMENTS = 4  # output elements a GPU thread computes
 THREADGROUP = 256
 
 
-class MetalDevice:
-    """Launches kernels on the GPU of a Mac through MLX."""
+class MetalDevice(GpuDevice):
+    """Launches kernels on the GPU of a Mac."""
 
     name = "metal"
-    worth_alone = NEVER_ALONE
-
-    def __init__(self) -> None:
-        self._launchers = Launchers(_made, lambda kernel: ELEMENTS, THREADGROUP)
+    threadgroup = THREADGROUP
 
     def unavailable(self) -> str | None:
         if mx.metal.is_available():
             return None
         return "this MLX has no Metal; on a Mac with Apple silicon: pip install --upgrade mlx"
 
-    def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
-        return self._launchers.build(kernels)
+    def elements(self, kernel: KernelSource) -> int:
+        return ELEMENTS
 
-    def report(self) -> DeviceReport:
-        problem = self.unavailable()
-        return DeviceReport("metal", mx.__version__, missing=(problem,) if problem else ())
-
-
-def _made(kernel: KernelSource) -> Any:
-    return mx.fast.metal_kernel(
-        name=kernel.name,
-        input_names=[a.name for a in kernel.inputs],
-        output_names=[a.name for a in kernel.outputs],
-        source=kernel.body,
-        header=kernel.header,
-        ensure_row_contiguous=False,
-    )
+    def made(self, kernel: KernelSource) -> Any:
+        return mx.fast.metal_kernel(
+            name=kernel.name,
+            input_names=[a.name for a in kernel.inputs],
+            output_names=[a.name for a in kernel.outputs],
+            source=kernel.body,
+            header=kernel.header,
+            ensure_row_contiguous=False,
+        )

@@ -117,10 +117,6 @@ class FusedFunction:
 
 
 @overload
-def fuse(fn: Callable[..., Any], /) -> FusedFunction: ...
-
-
-@overload
 def fuse(
     fn: None = None,
     /,

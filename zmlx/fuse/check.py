@@ -7,23 +7,23 @@ asks for it on plain calls only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 
+from zmlx.device.base import Launcher
 from zmlx.dtypes import TOLERANCES
 from zmlx.errors import CheckError
 from zmlx.fuse.replay import replay, replay_fp32
 from zmlx.trace.graph import Graph
-
-Launch = Callable[[Sequence[mx.array]], list[mx.array]]
+from zmlx.trace.operands import name_of
 
 # Both ways are accurate to a few units in the last place for each op, and ops amplify that; what
 # this must catch is a wrong kernel, not a wrong rounding.
 RELATIVE, OF_LARGEST = 1e-3, 1e-5
 
 
-def checked(graph: Graph, launch: Launch, exact: bool, name: str) -> Launch:
+def checked(graph: Graph, launch: Launcher, exact: bool, name: str) -> Launcher:
     """`launch`, but a result that differs from the MLX ops raises CheckError."""
 
     def run(arrays: Sequence[mx.array]) -> list[mx.array]:
@@ -62,7 +62,7 @@ def _distance(got: mx.array, wanted: mx.array, exact: bool) -> tuple[mx.array, m
     same = (a == b) | (mx.isnan(a) & mx.isnan(b))
     finite = mx.isfinite(a) & mx.isfinite(b)
     error = mx.where(same, 0.0, mx.where(finite, mx.abs(a - b), mx.inf))
-    dtype = str(got.dtype).removeprefix("mlx.core.")
+    dtype = name_of(got.dtype)
     if exact or dtype not in TOLERANCES:
         return error, mx.zeros_like(error)
     size = mx.where(mx.isfinite(b), mx.abs(b), 0.0)

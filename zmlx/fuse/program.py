@@ -22,7 +22,7 @@ from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
-from zmlx.trace.tracer import arrays_in
+from zmlx.trace.operands import arrays_in
 
 Values = list[Any]  # by node: arrays, Python numbers of scalars, lists of a call's several results
 Step = Callable[[Values], None]
@@ -182,12 +182,12 @@ def _filled(template: Any, values: Sequence[Any]) -> Any:
 def number_maker(dtype: str) -> Callable[[Any], mx.array]:
     """What makes a Python number the array of one element in which kernels take it."""
     kind = dtype_of(scalar_type(dtype))
-    low, high = _bounds(dtype)
+    bounds = dtypes.integer_range(dtype) if dtypes.is_integer(dtype) else None
 
     def make(value: Any) -> mx.array:
         if isinstance(value, mx.array):
             return value
-        if low is not None and not low <= value < high:
+        if bounds is not None and not bounds[0] <= value < bounds[1]:
             raise ValueError(
                 f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the "
                 "arrays beside it. Cast the arrays, or pass a smaller number."
@@ -195,11 +195,3 @@ def number_maker(dtype: str) -> Callable[[Any], mx.array]:
         return mx.array([value], kind)
 
     return make
-
-
-def _bounds(dtype: str) -> tuple[int | None, int]:
-    """The integers that `dtype` holds as a half-open range; None where any number will do."""
-    if not dtypes.is_integer(dtype):
-        return None, 0
-    bits = int(dtype.lstrip("uint"))
-    return (0, 2**bits) if dtype in dtypes.UNSIGNED else (-(2 ** (bits - 1)), 2 ** (bits - 1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,17 +22,16 @@ from zmlx.device.rules import differentiable
 from zmlx.fuse.check import checked
 from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.runtime import Run, Runtime
-from zmlx.fuse.shapes import Shape, broadcast, reshaped
+from zmlx.fuse.shapes import Shape, reshaped
 from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, broadcast
 
 if TYPE_CHECKING:
     from zmlx.derive.accumulate import Derivative
 
 Arrays = Sequence[mx.array]
-Runner = Callable[[Arrays], list[mx.array]]
 _log = logging.getLogger("zmlx.fuse")
 _warned: set[str] = set()
 
@@ -42,7 +41,7 @@ class RegionFunction:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         self.graph, self.runtime, self.name = graph, runtime, name
-        self._runners: dict[bytes, Runner] = {}
+        self._runners: dict[bytes, Run] = {}
         self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
@@ -65,7 +64,7 @@ class RegionFunction:
             self._special[key] = Specialized(graph, self.runtime, self.name)
         return self._special[key]
 
-    def _runner(self, arrays: Arrays) -> Runner:
+    def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])
         if special.kernel is None:
             return self.runtime.program(special.graph, self.name)

@@ -21,7 +21,7 @@ Values = Sequence[mx.array]
 
 def dtype_of(name: str) -> mx.Dtype:
     """MLX's dtype of that name."""
-    return getattr(mx, "bool_" if name == "bool" else name)
+    return getattr(mx, dtypes.attribute(name))
 
 
 def constant(data: dict[str, Any]) -> mx.array:
@@ -77,7 +77,7 @@ def _widened(region: Graph) -> Graph:
     wide = Graph()
     new: dict[int, int] = {}
     for node in region:
-        data = {k: v for k, v in region[node].items() if k not in ("kind", "operands", "index")}
+        data = region.attributes(node)
         kind, operands = region.kind(node), [new[o] for o in region.operands(node)]
         halves = [k for k in ("dtype", "at") if data.get(k) in dtypes.HALVES and kind != "input"]
         cast = kind == "op" and data["op"] == "astype" and data["dtype"] in dtypes.HALVES

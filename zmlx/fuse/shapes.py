@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, broadcast
 
 Shape = tuple[int, ...]
 
@@ -58,23 +58,12 @@ def _broadcast(symbols: Symbols, shapes: Sequence[Shape]) -> Shape:
     return tuple(result)
 
 
-def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """The NumPy broadcast of shapes that are known to fit."""
-    rank = max(map(len, shapes), default=0)
-    result = [1] * rank
-    for shape in shapes:
-        for i, size in enumerate(shape, start=rank - len(shape)):
-            if size != 1:
-                result[i] = size
-    return tuple(result)
-
-
 def reshaped(region: Graph, shapes: Sequence[Shape]) -> Graph:
     """A copy of `region` (input, scalar, const and op nodes) for inputs of new shapes."""
     made = Graph()
     given = iter(shapes)
     for node in region:
-        data = {k: v for k, v in region[node].items() if k not in ("kind", "operands", "index")}
+        data = region.attributes(node)
         kind, operands = region.kind(node), region.operands(node)
         if node in region.inputs:
             shape = tuple(next(given))

@@ -43,12 +43,7 @@ def simplify(graph: Graph) -> Graph:
 
 def copy_node(source: Graph, node: int, target: Graph, operands: Sequence[int]) -> int:
     """Append a copy of `node`, fed by `operands`, to `target`."""
-    attributes = {k: v for k, v in source[node].items() if k not in ("operands", "kind")}
-    index = attributes.pop("index", None)
-    copied = target.add(source.kind(node), operands, **attributes)
-    if index is not None and source.kind(node) == "item":
-        target[copied]["index"] = index
-    return copied
+    return target.add(source.kind(node), operands, **source.attributes(node))
 
 
 def _live(graph: Graph) -> set[int]:

@@ -74,10 +74,6 @@ class Table:
         call, key = self._call(args, kwargs)
         return self._entry(call, key)
 
-    def clear(self) -> None:
-        self._sites.clear()
-        self.hits = self.misses = self.size = 0
-
     # -- the general way --------------------------------------------------------------------------
     def _flattened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call, key = self._call(args, kwargs)

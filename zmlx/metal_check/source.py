@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx import dtypes
 from zmlx.device.metal import MetalDevice
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import Arg, KernelSource
@@ -59,4 +60,4 @@ def _array(given: Any, arg: Arg) -> mx.array:
 
 
 def _dtype(arg: Arg) -> Any:
-    return getattr(mx, "bool_" if arg.dtype == "bool" else arg.dtype)
+    return getattr(mx, dtypes.attribute(arg.dtype))

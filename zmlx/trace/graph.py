@@ -138,6 +138,15 @@ class Graph:
     def kind(self, node: int) -> str:
         return self.nx.nodes[node]["kind"]
 
+    def attributes(self, node: int) -> dict[str, Any]:
+        """What `add` takes, beside kind and operands, to make a node like this one."""
+        data = dict(self.nx.nodes[node])
+        kind = data.pop("kind")
+        del data["operands"]
+        if kind in ("input", "scalar"):  # `add` counts them
+            del data["index"]
+        return data
+
     def __str__(self) -> str:
         """One line a node, as `%2 = add(%0, %1)  float32[4, 3]  file.py:7`, then the outputs."""
         lines = [_line(self, node) for node in self]
@@ -247,3 +256,13 @@ _RULES: dict[str, Callable[[Graph, dict[str, Any]], str]] = {
     "opaque": _opaque,
     "item": _item,
 }
+
+
+def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The common shape of operands; a size of one gives way to any other (zero included)."""
+    rank = max(map(len, shapes), default=0)
+    result = [1] * rank
+    for shape in shapes:
+        for d, size in enumerate(shape, rank - len(shape)):
+            result[d] = size if result[d] == 1 else result[d]
+    return tuple(result)

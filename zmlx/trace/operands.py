@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from zmlx import dtypes
 
-NAMES: dict[mx.Dtype, str] = {getattr(mx, "bool_" if n == "bool" else n): n for n in dtypes.ALL}
+NAMES: dict[mx.Dtype, str] = {getattr(mx, dtypes.attribute(n)): n for n in dtypes.ALL}
 
 
 def name_of(dtype: mx.Dtype) -> str:
@@ -27,8 +27,7 @@ def fits(value: Any, dtype: str) -> bool:
     """Whether the Python number `value` can be held in `dtype`; floats always can."""
     if dtype not in dtypes.INTEGERS or not isinstance(value, int):
         return True
-    bits = int(dtype.lstrip("uint"))
-    low, high = (0, 2**bits) if dtype in dtypes.UNSIGNED else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    low, high = dtypes.integer_range(dtype)
     return low <= value < high
 
 
