@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hypothesis
+import mlx.core as mx
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from zmlx.device.base import Device, device_named
+from zmlx.device.base import Device, device_for_current_stream, device_named
 
 SCRATCH = "ZMLX_TEST_SCRATCH"  # set by the first process of a run, inherited by its workers
 
@@ -43,12 +44,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def host_device() -> Device:
+def on_cpu() -> Iterator[None]:
+    """Tests about the host device, or about what only the CPU has, on a machine with a GPU."""
+    with mx.stream(mx.cpu):
+        yield
+
+
+@pytest.fixture
+def host_device(on_cpu: None) -> Device:
     """The CPU device that runs kernels; where it must exist, its absence fails the test."""
-    device = device_named("host")
+    return _required(device_named("host"))
+
+
+@pytest.fixture
+def default_device() -> Device:
+    """The device of MLX's default stream: the host, or the GPU of this machine."""
+    return _required(device_for_current_stream())
+
+
+def _required(device: Device) -> Device:
     reason = device.unavailable()
     if reason is not None and host_required():
-        pytest.fail(f"the host device is required here and cannot run: {reason}")
+        pytest.fail(f"the {device.name} device is required here and cannot run: {reason}")
     if reason is not None:
         pytest.skip(reason)
     return device

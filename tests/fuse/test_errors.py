@@ -14,7 +14,7 @@ import zmlx
 from zmlx.errors import TraceError
 from zmlx.trace import intercept
 
-pytestmark = pytest.mark.usefixtures("host_device")
+pytestmark = pytest.mark.usefixtures("default_device")
 
 x, row = array(0, 4, 6), array(1, 6)
 ORIGINAL = {name: getattr(mx, name) for name in ("exp", "add", "matmul", "eval", "sum")}

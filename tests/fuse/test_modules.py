@@ -13,7 +13,7 @@ from fuse_cases import array, close
 
 import zmlx
 
-pytestmark = pytest.mark.usefixtures("host_device")
+pytestmark = pytest.mark.usefixtures("default_device")
 
 x, y = array(0, 4, 6), array(1, 4, 6)
 

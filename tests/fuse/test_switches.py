@@ -141,6 +141,7 @@ def test_replay_gives_the_bits_of_mlx_after_one_warning(monkeypatch, unwarned):
 
 SCRIPT = """
 import mlx.core as mx, zmlx
+mx.set_default_device(mx.cpu)
 f = lambda x: mx.exp(x * 0.5) * x + 1
 fused = zmlx.fuse(f)
 x = mx.array([0.5, 1.0, 2.0])

@@ -12,7 +12,7 @@ from fuse_cases import array, close
 
 import zmlx
 
-pytestmark = pytest.mark.usefixtures("host_device")
+pytestmark = pytest.mark.usefixtures("default_device")
 
 x, row = array(0, 4, 6), array(1, 6)
 
@@ -152,6 +152,7 @@ def in_child(connection) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(mx.cuda.is_available(), reason="CUDA does not survive a fork")
 def test_a_child_after_a_fork_can_trace_and_build():
     zmlx.fuse(f)(x, row)
     context = multiprocessing.get_context("fork")

@@ -10,6 +10,8 @@ import pytest
 import zmlx
 from zmlx.errors import TraceError
 
+pytestmark = pytest.mark.usefixtures("on_cpu")  # of the host device, or exact
+
 
 class Net(nn.Module):
     """Trainable arrays, running statistics, and a constant that is no parameter."""

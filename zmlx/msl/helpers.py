@@ -249,6 +249,13 @@ inline float zmlx_exact_floor_divide(float x, float y) {
 }
 """
 
+# A product of its own, where the compiler would make one instruction of it and a later sum.
+_EXACT_MULTIPLY = """
+inline float zmlx_exact_multiply(float x, float y) {
+  return x * y;
+}
+"""
+
 HELPERS: dict[str, Helper] = {
     "expm1": Helper(_EXPM1),
     "log1p": Helper(_LOG1P),
@@ -264,6 +271,7 @@ HELPERS: dict[str, Helper] = {
     "right_shift": Helper(_RIGHT_SHIFT),
     "to_integer": Helper(_TO_INTEGER),
     "round": Helper(_ROUND),
+    "exact_multiply": Helper(_EXACT_MULTIPLY),
     "exact_sigmoid": Helper(_EXACT_SIGMOID),
     "exact_rsqrt": Helper(_EXACT_RSQRT),
     "exact_logaddexp": Helper(_EXACT_LOGADDEXP, ("log1p",)),

@@ -22,6 +22,7 @@ ROWS = (
     ),
     OpSpec(
         "multiply", 2, ("multiply",), "promote", msl="{x} * {y}", msl_int="", msl_bool="",
+        msl_exact="zmlx_exact_multiply({x}, {y})", exact_helpers=("exact_multiply",),
         sym="x*y", dunder="mul", ref="x * y", domain=(_WIDE, _WIDE),
     ),
     OpSpec(
@@ -72,6 +73,7 @@ ROWS = (
     ),
     OpSpec(
         "square", 1, ("square",), "own", msl="{x} * {x}", msl_int="", msl_bool="",
+        msl_exact="zmlx_exact_multiply({x}, {x})", exact_helpers=("exact_multiply",),
         sym="x**2", methods=("square",), ref="np.square(x)", domain=(_WIDE,),
     ),
     OpSpec(

@@ -1,4 +1,4 @@
-// zmlx_power_multiply_add_tanh_1e1cfd9145896c8f
+// zmlx_power_multiply_add_tanh_f2e3c5ceb5fdd60e
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -9,16 +9,21 @@ inline float zmlx_round(float x) {
   return float(T(x));
 }
 #endif
+#ifndef ZMLX_NATIVE_EXACT_MULTIPLY
+inline float zmlx_exact_multiply(float x, float y) {
+  return x * y;
+}
+#endif
 // One element: 8 ops: power, multiply, add, multiply, multiply, tanh, add, multiply.
 inline void zmlx_region(float x0, thread float& y0) {
   const float t0 = zmlx_round<half>(metal::precise::pow(x0, 3.0f));
-  const float t1 = zmlx_round<half>(t0 * 0.044708252f);
+  const float t1 = zmlx_round<half>(zmlx_exact_multiply(t0, 0.044708252f));
   const float t2 = zmlx_round<half>(x0 + t1);
-  const float t3 = zmlx_round<half>(t2 * 0.797851562f);
-  const float t4 = zmlx_round<half>(x0 * 0.5f);
+  const float t3 = zmlx_round<half>(zmlx_exact_multiply(t2, 0.797851562f));
+  const float t4 = zmlx_round<half>(zmlx_exact_multiply(x0, 0.5f));
   const float t5 = zmlx_round<half>(metal::precise::tanh(t3));
   const float t6 = zmlx_round<half>(t5 + 1.0f);
-  const float t7 = zmlx_round<half>(t4 * t6);
+  const float t7 = zmlx_round<half>(zmlx_exact_multiply(t4, t6));
   y0 = t7;
 }
 // body

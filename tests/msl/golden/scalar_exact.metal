@@ -1,4 +1,4 @@
-// zmlx_add_multiply_d4a2b4a4b7b1d4dd
+// zmlx_add_multiply_d7b120da98994467
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -9,11 +9,16 @@ inline float zmlx_round(float x) {
   return float(T(x));
 }
 #endif
+#ifndef ZMLX_NATIVE_EXACT_MULTIPLY
+inline float zmlx_exact_multiply(float x, float y) {
+  return x * y;
+}
+#endif
 // One element: 2 ops: add, multiply.
 inline void zmlx_region(float x0, float p0, thread float& y0) {
   const float t0 = zmlx_round<bfloat16_t>(p0);
   const float t1 = zmlx_round<bfloat16_t>(x0 + 0.100097656f);
-  const float t2 = zmlx_round<bfloat16_t>(t1 * t0);
+  const float t2 = zmlx_round<bfloat16_t>(zmlx_exact_multiply(t1, t0));
   y0 = t2;
 }
 // body

@@ -117,6 +117,18 @@ ZM_INLINE float zmlx_erfinv(float x) {
   return ::erfinvf(x);
 }
 
+// numerics="mlx": CUDA contracts products into fma unless told otherwise, and MLX's own kernels there
+// take the device's reciprocal root.
+#define ZMLX_NATIVE_EXACT_MULTIPLY
+ZM_INLINE float zmlx_exact_multiply(float x, float y) {
+  return __fmul_rn(x, y);
+}
+#define ZMLX_NATIVE_EXACT_RSQRT
+template <typename T>
+ZM_INLINE float zmlx_exact_rsqrt(float x) {
+  return float(T(::rsqrtf(x)));
+}
+
 // N elements that a thread loads or stores in one go, 16 bytes at a time. Kernels ask for them where
 // ZMLX_WIDE is defined.
 #define ZMLX_WIDE 1
