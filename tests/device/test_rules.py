@@ -46,6 +46,30 @@ def mlx_way(device: HostDevice, rules: Rules) -> Launcher:
     return _custom_function(or_zeros(lambda xs: [xs[0] * 3 + xs[1]]), rules)
 
 
+class OnStream(Tripled):
+    """Notes the stream that was current when a rule was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: list[mx.Stream] = []
+
+    def vjp(self, *arguments):  # type: ignore[no-untyped-def]
+        self.streams.append(mx.default_stream(mx.default_device()))
+        return super().vjp(*arguments)
+
+
+def test_a_rule_runs_on_the_stream_of_its_kernel(host_device: HostDevice) -> None:
+    rules, before, other = OnStream(), mx.default_stream(mx.cpu), mx.new_stream(mx.cpu)
+    run = native_way(host_device, rules)
+
+    def loss(x: mx.array) -> mx.array:
+        with mx.stream(other):
+            return run([x, X])[0].sum()
+
+    assert mx.grad(loss)(X).tolist() == [[3.0] * 3]
+    assert rules.streams == [other] and mx.default_stream(mx.cpu) == before
+
+
 @pytest.mark.parametrize("way", [native_way, mlx_way])
 def test_every_transformation_asks_the_rules(way, host_device: HostDevice) -> None:
     run = way(host_device, Tripled())

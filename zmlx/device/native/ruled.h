@@ -1,8 +1,9 @@
 // Ruled: a lazy computation that MLX's transformations go through by rules written in Python.
 //
 // Wraps the primitive behind some outputs (a kernel of ours, or MLX's own custom kernel), which alone
-// evaluates; vjp, jvp and vmap ask a Python object. Unlike mx.custom_function it passes on which
-// gradients are wanted, and nothing without a vmap stays in the graph.
+// evaluates; vjp, jvp and vmap ask a Python object, with the primitive's stream as the current one.
+// Unlike mx.custom_function it passes on which gradients are wanted, and nothing without a vmap stays
+// in the graph.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -16,6 +17,7 @@
 
 #include "mlx/array.h"
 #include "mlx/primitives.h"
+#include "mlx/utils.h"
 
 namespace zmlx {
 
@@ -103,6 +105,27 @@ inline bool is_zeros(const mx::array& array) {
   return std::all_of(bytes, bytes + array.itemsize(), [](char byte) { return byte == 0; });
 }
 
+// A stream and its device as the current ones; what they were comes back, also after an exception.
+class Here {
+ public:
+  explicit Here(mx::Stream stream)
+      : device_(mx::default_device()), stream_(mx::default_stream(stream.device)) {
+    mx::set_default_device(stream.device);
+    mx::set_default_stream(stream);
+  }
+  Here(const Here&) = delete;
+  Here& operator=(const Here&) = delete;
+
+  ~Here() {
+    mx::set_default_stream(stream_);
+    mx::set_default_device(device_);
+  }
+
+ private:
+  const mx::Device device_;
+  const mx::Stream stream_;
+};
+
 class Ruled : public mx::Primitive {
  public:
   Ruled(std::shared_ptr<mx::Primitive> inner, nb::handle rules)
@@ -122,6 +145,7 @@ class Ruled : public mx::Primitive {
       const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     nb::gil_scoped_acquire lock;
+    const Here here(stream());
     nb::list seeds;
     for (const auto& cotangent : cotangents) {
       seeds.append(is_zeros(cotangent) ? nb::none() : nb::cast(cotangent));
@@ -135,6 +159,7 @@ class Ruled : public mx::Primitive {
       const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
       const std::vector<int>& argnums) override {
     nb::gil_scoped_acquire lock;
+    const Here here(stream());
     return arrays_of(
         rules_.get().attr("jvp")(list_of(primals), list_of(tangents), list_of(argnums)));
   }
@@ -143,6 +168,7 @@ class Ruled : public mx::Primitive {
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(
       const std::vector<mx::array>& inputs, const std::vector<int>& axes) override {
     nb::gil_scoped_acquire lock;
+    const Here here(stream());
     auto outputs = arrays_of(rules_.get().attr("vmap")(list_of(inputs), list_of(axes)));
     std::vector<int> first(outputs.size(), 0);
     return {std::move(outputs), std::move(first)};
