@@ -19,17 +19,17 @@ LAYERS = {
     "trace": 1,
     "msl": 2,
     "device": 3,
-    **dict.fromkeys(("derive", "catalog", "metal_check"), 4),
+    **dict.fromkeys(("derive", "catalog", "metal_check", "expr"), 4),
     "fuse": 5,
 }
 PUBLIC = 6
 # Sideways or restricted arrows of the drawing in docs/ARCHITECTURE.md.
 SIDEWAYS = {("ops", "dtypes"), ("ops", "config"), ("ops", "errors"), ("dtypes", "errors")}
-DEVICE_SEES = {"zmlx.msl.kernel"}  # of layers 1 and 2
+DEVICE_SEES = {"zmlx.msl.kernel", "zmlx.msl.spec"}  # of layers 1 and 2
 # Loaded when first needed, because `import zmlx` must stay cheap.
 LAZY = {
     *("clang", "jinja2", "matplotlib", "nanobind", "networkx", "rich", "scipy", "sklearn", "sympy"),
-    *("filelock", "platformdirs"),
+    *("filelock", "platformdirs", "lark"),
     # Of the standard library, some ms each.
     *("atexit", "importlib", "shutil", "subprocess", "sysconfig", "tempfile"),
 }

@@ -13,8 +13,10 @@ from typing import Protocol
 import mlx.core as mx
 
 from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import Launch, MetalKernelSpec
 
 Launcher = Callable[[Sequence[mx.array]], list[mx.array]]
+GridLauncher = Callable[[Sequence[mx.array], Launch], list[mx.array]]
 NEVER_ALONE = 1000  # above every cost: MLX's own kernel for a lone op is as good
 
 
@@ -22,6 +24,7 @@ class Device(Protocol):
     """Compiles kernels and launches them on the stream that is current at the call."""
 
     name: str
+    takes_turns: bool  # threads of a group run one after another: a group of one is fastest
     worth_alone: int  # an op of at least this cost (see zmlx.ops.spec) deserves its own kernel
 
     def unavailable(self) -> str | None:
@@ -30,6 +33,10 @@ class Device(Protocol):
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
         """One launcher per kernel; compiles all that are not cached in one go."""
+        ...
+
+    def grid_launcher(self, spec: MetalKernelSpec) -> GridLauncher:
+        """A hand-written kernel: called with its inputs (none of rank 0) and a checked Launch."""
         ...
 
     def report(self) -> DeviceReport:
@@ -54,16 +61,23 @@ class DeviceReport:
     missing: tuple[str, ...] = ()  # each with the command that mends it
 
 
+# Where each device is defined; loaded when first asked for. A new one adds its line here, and to
+# `current_name` what MLX calls it.
+DEVICES = {
+    "host": ("zmlx.device.host", "HostDevice"),
+    "metal": ("zmlx.device.metal", "MetalDevice"),
+    "cuda": ("zmlx.device.cuda", "CudaDevice"),
+}
 _devices: dict[str, Device] = {}
 
 
 def device_for_current_stream() -> Device:
-    """The device of MLX's current default device: host for the CPU, else Metal or CUDA."""
+    """The device on which MLX would run an op now: `mx.stream` and the default device count."""
     return device_named(current_name())
 
 
 def current_name() -> str:
-    """Its name: host, metal or cuda."""
+    """Its name, a key of DEVICES."""
     if mx.default_device().type == mx.DeviceType.cpu:
         return "host"
     return "metal" if mx.metal.is_available() else "cuda"
@@ -73,19 +87,8 @@ def device_named(name: str) -> Device:
     """The one object for the device `name`, made when first asked for."""
     device = _devices.get(name)
     if device is None:
-        device = _devices.setdefault(name, _make(name))
+        from importlib import import_module
+
+        module, kind = DEVICES[name]
+        device = _devices.setdefault(name, getattr(import_module(module), kind)())
     return device
-
-
-def _make(name: str) -> Device:
-    if name == "host":
-        from zmlx.device.host import HostDevice
-
-        return HostDevice()
-    if name == "metal":
-        from zmlx.device.metal import MetalDevice
-
-        return MetalDevice()
-    from zmlx.device.cuda import CudaDevice
-
-    return CudaDevice()

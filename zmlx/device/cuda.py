@@ -13,8 +13,10 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
+from zmlx.device.cuda_text import cuda_text
 from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import Extent, MetalKernelSpec
 
 HEADER = Path(__file__).parent / "headers" / "msl_on_cuda.h"
 BYTES, MOST_ELEMENTS = 32, 16  # what a thread takes: two instructions of 16 bytes for each array
@@ -40,6 +42,20 @@ class CudaDevice(GpuDevice):
         sizes = [dtypes.itemsize(a.dtype) for a in (*kernel.inputs, *kernel.outputs)]
         return min(BYTES // min(4, *sizes), MOST_ELEMENTS)
 
+    def written(self, spec: MetalKernelSpec, name: str) -> Any:
+        text = cuda_text(spec)
+        made = mx.fast.cuda_kernel(
+            name=name,
+            input_names=list(text.input_names),
+            output_names=list(text.output_names),
+            source=text.source,
+            header=text.header,
+            ensure_row_contiguous=spec.ensure_row_contiguous,
+        )
+        return lambda inputs, grid, **more: made(
+            inputs=[*inputs, _grid_array(grid)], grid=grid, **more
+        )
+
     def made(self, kernel: KernelSource) -> Any:
         return mx.fast.cuda_kernel(
             name=kernel.name,
@@ -49,6 +65,11 @@ class CudaDevice(GpuDevice):
             header=_header() + kernel.header,
             ensure_row_contiguous=False,
         )
+
+
+@lru_cache(maxsize=256)
+def _grid_array(grid: Extent) -> mx.array:
+    return mx.array(grid, dtype=mx.uint32)
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import MetalKernelSpec
 
 ELEMENTS = 4  # output elements a GPU thread computes
 THREADGROUP = 256
@@ -30,6 +31,17 @@ class MetalDevice(GpuDevice):
 
     def elements(self, kernel: KernelSource) -> int:
         return ELEMENTS
+
+    def written(self, spec: MetalKernelSpec, name: str) -> Any:
+        return mx.fast.metal_kernel(
+            name=name,
+            input_names=list(spec.input_names),
+            output_names=list(spec.output_names),
+            source=spec.source,
+            header=spec.header,
+            ensure_row_contiguous=spec.ensure_row_contiguous,
+            atomic_outputs=spec.atomic_outputs,
+        )
 
     def made(self, kernel: KernelSource) -> Any:
         return mx.fast.metal_kernel(

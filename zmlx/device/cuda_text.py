@@ -1,0 +1,77 @@
+"""Hand-written Metal kernels as CUDA C++: the text behind Metal's names.
+
+Comes in: a MetalKernelSpec. Goes out: what mx.fast.cuda_kernel takes. CUDA launches whole groups
+only and does not tell a kernel its grid in threads, so the grid comes as one more input and the
+threads beyond it return at once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from zmlx.device.address_spaces import without_address_spaces
+from zmlx.msl.spec import MetalKernelSpec
+
+HEADERS = Path(__file__).parent / "headers"
+GRID = "zm_grid"
+_BEYOND = """\
+if (blockIdx.x * blockDim.x + threadIdx.x >= zm_grid[0] ||
+    blockIdx.y * blockDim.y + threadIdx.y >= zm_grid[1] ||
+    blockIdx.z * blockDim.z + threadIdx.z >= zm_grid[2]) return;
+"""
+# Calls that CUDA's own functions of that name would make ambiguous.
+_CALL = re.compile(
+    r"(?P<before>(?:\b\w+|::|\.|->)\s*)?\b(?P<name>exp2?|exp10|log2?|log10|a?sinh?|a?cosh?|a?tanh?|atan2|r?sqrt"
+    r"|floor|ceil|trunc|rint|round|f?abs|f?max|f?min|fmod|pow|fma|copysign|isnan|isinf|isfinite"
+    r"|signbit)(?=\s*\()"
+)
+_NO_TYPE = ("return", "else", "case", "do")
+_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<metal\w*>", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CudaText:
+    """The arguments of mx.fast.cuda_kernel that depend on the text."""
+
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    source: str
+    header: str
+
+
+def cuda_text(spec: MetalKernelSpec) -> CudaText:
+    """The kernel `spec` for CUDA."""
+    outputs, atomics = spec.output_names, ""
+    if spec.atomic_outputs:
+        outputs = tuple(f"zm_raw_{name}" for name in outputs)
+        pairs = zip(spec.output_names, outputs, strict=True)
+        atomics = "".join(f"auto* {name} = metal::zm_atomics({raw});\n" for name, raw in pairs)
+    return CudaText(
+        (*spec.input_names, GRID),
+        outputs,
+        f'{_BEYOND}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
+        f'{_names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
+    )
+
+
+def _plain(text: str) -> str:
+    return _CALL.sub(_qualified, without_address_spaces(text))
+
+
+def _qualified(call: re.Match[str]) -> str:
+    """`exp(` as `metal::exp(`, but for a name that is qualified, a member or being declared."""
+    before = call["before"] or ""
+    if before.rstrip().endswith(("::", ".", "->")) or (before and before.strip() not in _NO_TYPE):
+        return call.group()
+    return f"{before}metal::{call['name']}"
+
+
+@lru_cache(maxsize=1)
+def _names() -> str:
+    vectors = (HEADERS / "msl_vectors.h").read_text("utf-8").replace("#pragma once", "")
+    groups = (HEADERS / "msl_group_cuda.h").read_text("utf-8")
+    text = re.sub(r"^ZMLX_INCLUDE_VECTORS$", lambda _: vectors, groups, flags=re.MULTILINE)
+    return (HEADERS / "msl_on_cuda.h").read_text("utf-8") + text

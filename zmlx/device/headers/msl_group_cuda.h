@@ -1,0 +1,393 @@
+// Metal's groups, atomics and thread attributes in CUDA C++, for hand-written kernels; stands behind
+// msl_on_cuda.h. `zm_grid`, an input that zmlx/device/cuda.py adds, is the grid in threads;
+// ZMLX_INCLUDE_VECTORS stands for msl_vectors.h.
+#define ZM_MEMBER __device__ __forceinline__
+#define METAL_FUNC inline
+#define ZMLX_TYPE(...) __VA_ARGS__
+#define ZMLX_CONSTANT static __device__ const
+#define ZMLX_THREADGROUP(T, NAME, DIMS) __shared__ T NAME DIMS
+#ifndef FLT_MAX
+#define FLT_MAX MAXFLOAT
+#endif
+#ifndef FLT_MIN
+#define FLT_MIN 1.17549435e-38f
+#endif
+#ifndef FLT_EPSILON
+#define FLT_EPSILON 1.1920929e-7f
+#endif
+#ifndef HUGE_VALF
+#define HUGE_VALF INFINITY
+#endif
+typedef __nv_bfloat16 bfloat;
+
+namespace metal {
+
+#define ZM_CALL(NAME, FUNCTION)   \
+  ZM_INLINE float NAME(float x) { \
+    return ::FUNCTION(x);         \
+  }
+ZM_CALL(exp2, exp2f)
+ZM_CALL(exp10, exp10f)
+ZM_CALL(round, roundf)
+#undef ZM_CALL
+ZM_INLINE float sign(float x) {
+  return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : (x == 0.0f ? x : 0.0f));
+}
+ZM_INLINE float fract(float x) {
+  const float r = x - ::floorf(x);
+  return r >= 1.0f ? 0.99999994f : r;
+}
+ZM_INLINE float fmax(float x, float y) {
+  return ::fmaxf(x, y);
+}
+ZM_INLINE float fmin(float x, float y) {
+  return ::fminf(x, y);
+}
+ZM_INLINE float max(float x, float y) {
+  return ::fmaxf(x, y);
+}
+ZM_INLINE float min(float x, float y) {
+  return ::fminf(x, y);
+}
+ZM_INLINE float saturate(float x) {
+  return ::fminf(::fmaxf(x, 0.0f), 1.0f);
+}
+ZM_INLINE float mix(float x, float y, float a) {
+  return x + (y - x) * a;
+}
+ZM_INLINE float step(float edge, float x) {
+  return x < edge ? 0.0f : 1.0f;
+}
+template <typename T>
+ZM_INLINE T clamp(T x, T low, T high) {
+  return min(max(x, low), high);
+}
+template <typename T>
+ZM_INLINE T select(T a, T b, bool c) {
+  return c ? b : a;
+}
+ZM_INLINE bool isnan(float x) {
+  return x != x;
+}
+ZM_INLINE bool isinf(float x) {
+  return ::fabsf(x) == INFINITY;
+}
+ZM_INLINE bool isfinite(float x) {
+  return ::fabsf(x) < INFINITY;
+}
+ZM_INLINE bool signbit(float x) {
+  return __float_as_int(x) < 0;
+}
+ZM_INLINE int abs(int x) {
+  return x < 0 ? -x : x;
+}
+ZM_INLINE int popcount(uint x) {
+  return __popc(x);
+}
+ZM_INLINE uint clz(uint x) {
+  return __clz(x);
+}
+ZM_INLINE uint ctz(uint x) {
+  return x == 0u ? 32u : uint(__ffs(x) - 1);
+}
+namespace fast {
+using namespace metal;
+}
+
+}  // namespace metal
+
+// CUDA's own vectors cannot add; these names mean Metal's from here on.
+#define ZM_RENAMED 1
+#define char2 zm_char2
+#define char3 zm_char3
+#define char4 zm_char4
+#define uchar2 zm_uchar2
+#define uchar3 zm_uchar3
+#define uchar4 zm_uchar4
+#define short2 zm_short2
+#define short3 zm_short3
+#define short4 zm_short4
+#define ushort2 zm_ushort2
+#define ushort3 zm_ushort3
+#define ushort4 zm_ushort4
+#define int2 zm_int2
+#define int3 zm_int3
+#define int4 zm_int4
+#define uint2 zm_uint2
+#define uint3 zm_uint3
+#define uint4 zm_uint4
+#define long2 zm_long2
+#define long3 zm_long3
+#define long4 zm_long4
+#define ulong2 zm_ulong2
+#define ulong3 zm_ulong3
+#define ulong4 zm_ulong4
+#define half2 zm_half2
+#define float2 zm_float2
+#define float3 zm_float3
+#define float4 zm_float4
+ZMLX_INCLUDE_VECTORS
+
+#define thread_position_in_threadgroup zm_uint3(threadIdx.x, threadIdx.y, threadIdx.z)
+#define threadgroup_position_in_grid zm_uint3(blockIdx.x, blockIdx.y, blockIdx.z)
+#undef thread_position_in_grid
+#define thread_position_in_grid                                              \
+  zm_uint3(                                                                  \
+      blockIdx.x * blockDim.x + threadIdx.x, blockIdx.y * blockDim.y + threadIdx.y, \
+      blockIdx.z * blockDim.z + threadIdx.z)
+#define threads_per_grid zm_uint3(zm_grid[0], zm_grid[1], zm_grid[2])
+#define threadgroups_per_grid zm_uint3(gridDim.x, gridDim.y, gridDim.z)
+#define dispatch_threads_per_threadgroup zm_uint3(blockDim.x, blockDim.y, blockDim.z)
+// Metal's last group along a dimension has only the threads that the grid has left.
+#define threads_per_threadgroup                                        \
+  zm_uint3(                                                            \
+      zm_left(zm_grid[0], blockIdx.x, blockDim.x), zm_left(zm_grid[1], blockIdx.y, blockDim.y), \
+      zm_left(zm_grid[2], blockIdx.z, blockDim.z))
+ZM_INLINE uint zm_left(uint all, uint group, uint size) {
+  const uint rest = all - group * size;
+  return rest < size ? rest : size;
+}
+#define thread_index_in_threadgroup zm_thread_index(threads_per_threadgroup)
+ZM_INLINE uint zm_thread_index(zm_uint3 size) {
+  return (threadIdx.z * size.y + threadIdx.y) * size.x + threadIdx.x;
+}
+// Warps follow CUDA's own numbering, which is Metal's unless a group of the edge is smaller.
+ZM_INLINE uint zm_flat() {
+  return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+}
+#define thread_index_in_simdgroup (zm_flat() % 32u)
+#define simdgroup_index_in_threadgroup (zm_flat() / 32u)
+#define threads_per_simdgroup 32u
+#define thread_execution_width 32u
+#define simdgroups_per_threadgroup zm_simdgroups(threads_per_threadgroup)
+ZM_INLINE uint zm_simdgroups(zm_uint3 size) {
+  return (size.x * size.y * size.z + 31u) / 32u;
+}
+
+namespace metal {
+
+enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
+ZM_INLINE mem_flags operator|(mem_flags a, mem_flags b) {
+  return mem_flags(int(a) | int(b));
+}
+ZM_INLINE void threadgroup_barrier(mem_flags) {
+  __syncthreads();
+}
+ZM_INLINE void simdgroup_barrier(mem_flags) {
+  __syncwarp(__activemask());
+}
+
+// The value of another lane, whatever its type; one's own where that lane does not take part.
+template <typename T>
+ZM_INLINE T zm_from(T x, uint lane, uint mask) {
+  static_assert(sizeof(T) <= 16, "too large for a simdgroup");
+  constexpr int kWords = (sizeof(T) + 3) / 4;
+  uint words[kWords] = {};
+  memcpy(words, &x, sizeof(T));
+  const bool there = lane < 32u && (mask >> lane & 1u);
+  const uint source = there ? lane : zm_flat() % 32u;
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    words[i] = __shfl_sync(mask, words[i], source);
+  }
+  T y;
+  memcpy(&y, words, sizeof(T));
+  return y;
+}
+
+#define ZM_OP(NAME, EXPRESSION)      \
+  struct NAME {                      \
+    template <typename T>            \
+    ZM_MEMBER static T of(T a, T b) { \
+      return T(EXPRESSION);          \
+    }                                \
+  };
+ZM_OP(zm_add, a + b)
+ZM_OP(zm_subtract, a - b)
+ZM_OP(zm_multiply, a * b)
+ZM_OP(zm_larger, max(a, b))
+ZM_OP(zm_smaller, min(a, b))
+ZM_OP(zm_and, a & b)
+ZM_OP(zm_or, a | b)
+ZM_OP(zm_xor, a ^ b)
+ZM_OP(zm_second, b)
+#undef ZM_OP
+
+// All lanes that take part: a butterfly where that is a whole warp, else one after another.
+template <typename Op, typename T>
+ZM_INLINE T zm_reduce(T x) {
+  const uint mask = __activemask(), self = zm_flat() % 32u;
+  if (mask == 0xffffffffu) {
+#pragma unroll
+    for (uint step = 16; step > 0; step /= 2) {
+      x = Op::of(x, zm_from(x, self ^ step, mask));
+    }
+    return x;
+  }
+  T all = x;
+  bool started = false;
+  for (uint lane = 0; lane < 32u; ++lane) {
+    if (mask >> lane & 1u) {
+      const T other = zm_from(x, lane, mask);
+      all = started ? Op::of(all, other) : other;
+      started = true;
+    }
+  }
+  return all;
+}
+#define ZM_REDUCTION(NAME, OP)      \
+  template <typename T>             \
+  ZM_INLINE T simd_##NAME(T x) {    \
+    return zm_reduce<OP>(x);        \
+  }
+ZM_REDUCTION(sum, zm_add)
+ZM_REDUCTION(product, zm_multiply)
+ZM_REDUCTION(max, zm_larger)
+ZM_REDUCTION(min, zm_smaller)
+ZM_REDUCTION(and, zm_and)
+ZM_REDUCTION(or, zm_or)
+ZM_REDUCTION(xor, zm_xor)
+#undef ZM_REDUCTION
+
+// Values of the lanes below, in doubling steps; an absent lane between counts for nothing.
+template <typename Op, typename T>
+ZM_INLINE T zm_prefix(T x, T neutral, bool own) {
+  const uint mask = __activemask(), self = zm_flat() % 32u;
+  T all = neutral;
+  for (uint lane = 0; lane < 32u; ++lane) {
+    if (mask >> lane & 1u) {
+      const T other = zm_from(x, lane, mask);
+      all = lane < self || (own && lane == self) ? Op::of(all, other) : all;
+    }
+  }
+  return all;
+}
+template <typename T>
+ZM_INLINE T simd_prefix_inclusive_sum(T x) {
+  return zm_prefix<zm_add>(x, T(0), true);
+}
+template <typename T>
+ZM_INLINE T simd_prefix_exclusive_sum(T x) {
+  return zm_prefix<zm_add>(x, T(0), false);
+}
+template <typename T>
+ZM_INLINE T simd_prefix_inclusive_product(T x) {
+  return zm_prefix<zm_multiply>(x, T(1), true);
+}
+template <typename T>
+ZM_INLINE T simd_prefix_exclusive_product(T x) {
+  return zm_prefix<zm_multiply>(x, T(1), false);
+}
+
+#define ZM_SHUFFLE(NAME, ARGUMENT, LANE)                  \
+  template <typename T>                                   \
+  ZM_INLINE T simd_##NAME(T x, ushort ARGUMENT) {         \
+    const uint self = zm_flat() % 32u;                    \
+    return zm_from(x, (self * 0u + (LANE)), __activemask()); \
+  }
+ZM_SHUFFLE(shuffle, lane, lane)
+ZM_SHUFFLE(broadcast, lane, lane)
+ZM_SHUFFLE(shuffle_xor, other, self ^ other)
+ZM_SHUFFLE(shuffle_down, delta, self + delta)
+ZM_SHUFFLE(shuffle_up, delta, self - delta)
+ZM_SHUFFLE(shuffle_rotate_down, delta, (self + delta) % 32u)
+ZM_SHUFFLE(shuffle_rotate_up, delta, (self - delta) % 32u)
+#undef ZM_SHUFFLE
+template <typename T>
+ZM_INLINE T simd_broadcast_first(T x) {
+  const uint mask = __activemask();
+  return zm_from(x, __ffs(mask) - 1, mask);
+}
+template <typename T>
+ZM_INLINE T simd_shuffle_and_fill_down(T x, T fill, ushort delta) {
+  const uint self = zm_flat() % 32u, mask = __activemask();
+  const T moved = zm_from(x, self + delta, mask), filled = zm_from(fill, (self + delta) % 32u, mask);
+  return self + delta < 32u ? moved : filled;
+}
+template <typename T>
+ZM_INLINE T simd_shuffle_and_fill_up(T x, T fill, ushort delta) {
+  const uint self = zm_flat() % 32u, mask = __activemask();
+  const T moved = zm_from(x, self - delta, mask), filled = zm_from(fill, (self - delta) % 32u, mask);
+  return self >= delta ? moved : filled;
+}
+struct simd_vote {
+  ulong votes;
+  ZM_MEMBER explicit simd_vote(ulong v) : votes(v) {}
+  ZM_MEMBER explicit operator ulong() const {
+    return votes;
+  }
+};
+ZM_INLINE simd_vote simd_ballot(bool x) {
+  return simd_vote(__ballot_sync(__activemask(), x));
+}
+ZM_INLINE simd_vote simd_active_threads_mask() {
+  return simd_vote(__activemask());
+}
+ZM_INLINE bool simd_any(bool x) {
+  return __any_sync(__activemask(), x);
+}
+ZM_INLINE bool simd_all(bool x) {
+  return __all_sync(__activemask(), x);
+}
+ZM_INLINE bool simd_is_first() {
+  return zm_flat() % 32u == uint(__ffs(__activemask()) - 1);
+}
+
+enum memory_order { memory_order_relaxed };
+template <typename T>
+struct atomic {
+  T zm_value;
+};
+typedef atomic<int> atomic_int;
+typedef atomic<uint> atomic_uint;
+typedef atomic<float> atomic_float;
+
+template <typename Op, typename T>
+ZM_INLINE T zm_update(const volatile atomic<T>* object, T value) {
+  static_assert(sizeof(T) == 4, "atomics have 32 bits");
+  uint* place = (uint*)&object->zm_value;
+  uint seen = *(volatile uint*)place, before;
+  do {
+    before = seen;
+    seen = atomicCAS(place, before, as_type<uint>(Op::of(as_type<T>(before), value)));
+  } while (seen != before);
+  return as_type<T>(seen);
+}
+#define ZM_FETCH(NAME, OP, NATIVE)                                                             \
+  template <typename T>                                                                        \
+  ZM_INLINE T atomic_##NAME##_explicit(volatile atomic<T>* object, ZM_SAME value, memory_order) { \
+    NATIVE return zm_update<OP>(object, T(value));                                             \
+  }
+ZM_FETCH(fetch_add, zm_add, return atomicAdd((T*)&object->zm_value, T(value));)
+ZM_FETCH(fetch_sub, zm_subtract, )
+ZM_FETCH(fetch_max, zm_larger, )
+ZM_FETCH(fetch_min, zm_smaller, )
+ZM_FETCH(fetch_and, zm_and, )
+ZM_FETCH(fetch_or, zm_or, )
+ZM_FETCH(fetch_xor, zm_xor, )
+ZM_FETCH(exchange, zm_second, )
+#undef ZM_FETCH
+// MLX passes atomic outputs as plain pointers on CUDA.
+template <typename T>
+ZM_INLINE atomic<T>* zm_atomics(T* place) {
+  return (atomic<T>*)place;
+}
+template <typename T>
+ZM_INLINE void atomic_store_explicit(volatile atomic<T>* object, ZM_SAME value, memory_order) {
+  zm_update<zm_second>(object, T(value));
+}
+template <typename T>
+ZM_INLINE T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
+  return object->zm_value;
+}
+template <typename T>
+ZM_INLINE bool atomic_compare_exchange_weak_explicit(
+    volatile atomic<T>* object, T* expected, ZM_SAME wanted, memory_order, memory_order) {
+  const uint before = as_type<uint>(*expected);
+  const uint seen = atomicCAS((uint*)&object->zm_value, before, as_type<uint>(T(wanted)));
+  *expected = as_type<T>(seen);
+  return seen == before;
+}
+
+}  // namespace metal
+using namespace metal;

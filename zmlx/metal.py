@@ -1,0 +1,243 @@
+"""Kernels written in Metal Shading Language, on every device: `kernel` and what it returns.
+
+The text is what mx.fast.metal_kernel takes. It runs on Metal as it is, on CUDA behind a header of
+Metal's names, and on the CPU compiled as C++.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import dtypes
+from zmlx.cache import GLOBAL_KERNEL_CACHE, KernelCacheKey
+from zmlx.device import watch
+from zmlx.device.base import GridLauncher, device_for_current_stream
+from zmlx.errors import DeviceError
+from zmlx.msl.spec import Extent, Launch, MetalKernelSpec
+
+__all__ = ["KernelStats", "MetalKernel", "MetalKernelSpec", "kernel"]
+
+MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
+INT32_MAX = 2**31 - 1
+
+
+@dataclass
+class KernelStats:
+    """Counts of one kernel object.
+
+    `compile_time_ms` is the time spent making it ready in Python (on the CPU: compiling it too);
+    `total_run_time_ms` counts only the calls that were measured (verbose=True or timed=True).
+    """
+
+    compile_time_ms: float = 0.0
+    run_count: int = 0
+    total_run_time_ms: float = 0.0
+
+
+def kernel(
+    *,
+    name: str,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    source: str,
+    header: str = "",
+    ensure_row_contiguous: bool = True,
+    atomic_outputs: bool = False,
+    cache: bool = True,
+) -> MetalKernel:
+    """A kernel from the body of a Metal function; the same object for the same arguments.
+
+    `cache=False` always builds a new one and keeps it nowhere. ValueError for names that are no
+    identifiers or occur twice, and for an empty source.
+    """
+    spec = MetalKernelSpec(
+        name, tuple(input_names), tuple(output_names), source, header,
+        ensure_row_contiguous, atomic_outputs,
+    )  # fmt: skip
+    _check_spec(spec)
+    if not cache:
+        return MetalKernel(spec)
+    key = KernelCacheKey.from_parts(
+        name=name, input_names=input_names, output_names=output_names, source=source,
+        header=header, ensure_row_contiguous=ensure_row_contiguous, atomic_outputs=atomic_outputs,
+    )  # fmt: skip
+    found: MetalKernel = GLOBAL_KERNEL_CACHE.get(key)
+    return found or GLOBAL_KERNEL_CACHE.put(key, MetalKernel(spec))
+
+
+class MetalKernel:
+    """A kernel that can be launched; `spec` says what it is, `stats` what it did."""
+
+    def __init__(self, spec: MetalKernelSpec) -> None:
+        self.spec = spec
+        self.stats = KernelStats()
+        self._launchers: dict[str, GridLauncher] = {}
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return f"<MetalKernel {spec.name}{spec.input_names} -> {spec.output_names}>"
+
+    def __call__(
+        self,
+        *inputs: mx.array,
+        template: Sequence[tuple[str, Any]] | None = None,
+        grid: Sequence[int] | None = None,
+        threadgroup: Sequence[int] | None = None,
+        output_shapes: Sequence[Sequence[int]] | None = None,
+        output_dtypes: Sequence[mx.Dtype] | None = None,
+        init_value: float | None = None,
+        verbose: bool = False,
+        timed: bool = False,
+    ) -> list[mx.array]:
+        """Launch: a list of arrays, one for each output name.
+
+        `grid` counts threads, `threadgroup` those of a group. Left out, outputs are shaped and
+        typed like the first input, the grid has a thread for each element of the first output, and
+        a group has the largest power of two up to 512 that is not above it. `timed` waits for the
+        result and adds to the statistics; `verbose` also prints the launch. ValueError where counts
+        or sizes do not fit; DeviceError where this machine cannot run kernels, or the text does not
+        compile.
+        """
+        self._check_inputs(inputs)
+        shapes, kinds = self._outputs(inputs, output_shapes, output_dtypes)
+        self.stats.run_count += 1
+        if all(prod(shape) == 0 for shape in shapes):
+            pairs = zip(shapes, kinds, strict=True)
+            return [mx.zeros(shape, getattr(mx, dtypes.attribute(kind))) for shape, kind in pairs]
+        wide = self._grid(grid, shapes)
+        launch = Launch(
+            wide, self._threadgroup(threadgroup, wide), shapes, kinds,
+            self._template(template or ()), init_value,
+        )  # fmt: skip
+        if self.spec.atomic_outputs and init_value is None:
+            raise self._wrong("init_value", "None", "a number, since its outputs are atomic")
+        run = self._launcher()
+        if watch.active:
+            name = device_for_current_stream().name
+            run = watch.watched_grid(self.spec, name, run, self.stats)
+        arrays = [x if x.ndim else x.reshape(1) for x in inputs]
+        if verbose or timed:
+            return self._measured(run, arrays, launch, verbose)
+        return run(arrays, launch)
+
+    def _launcher(self) -> GridLauncher:
+        device = device_for_current_stream()
+        launcher = self._launchers.get(device.name)
+        if launcher is None:
+            if problem := device.unavailable():
+                raise DeviceError(
+                    f"[zmlx.metal] kernel {self.spec.name!r} cannot run here: {problem}."
+                )
+            started = time.perf_counter()
+            launcher = self._launchers[device.name] = device.grid_launcher(self.spec)
+            self.stats.compile_time_ms += 1000 * (time.perf_counter() - started)
+        return launcher
+
+    def _measured(
+        self, run: GridLauncher, arrays: list[mx.array], launch: Launch, verbose: bool
+    ) -> list[mx.array]:
+        mx.eval(arrays)
+        mx.synchronize()
+        started = time.perf_counter()
+        results = run(arrays, launch)
+        mx.eval(results)
+        mx.synchronize()
+        spent = 1000 * (time.perf_counter() - started)
+        self.stats.total_run_time_ms += spent
+        if verbose:
+            print(f"{self!r}: {launch} took {spent:.3f} ms\n{self.spec.header}{self.spec.source}")
+        return results
+
+    def _check_inputs(self, inputs: Sequence[mx.array]) -> None:
+        names = self.spec.input_names
+        if len(inputs) != len(names):
+            raise self._wrong("inputs", f"{len(inputs)} arrays", f"{len(names)}: {names}")
+        for name, value in zip(names, inputs, strict=True):
+            if not isinstance(value, mx.array):
+                raise TypeError(str(self._wrong(name, type(value).__name__, "an mx.array")))
+            if not dtypes.has_msl(_name(value.dtype)):
+                raise self._wrong(name, _name(value.dtype), "a type that Metal has")
+
+    def _outputs(
+        self,
+        inputs: Sequence[mx.array],
+        shapes: Sequence[Sequence[int]] | None,
+        kinds: Sequence[mx.Dtype] | None,
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
+        """Shapes and types of all outputs, those of the first input where they are left out."""
+        count = len(self.spec.output_names)
+        if not inputs and (shapes is None or kinds is None):
+            wanted = "both, since the kernel has no input to copy them from"
+            raise self._wrong("output_shapes and output_dtypes", "None", wanted)
+        shapes = [inputs[0].shape] * count if shapes is None else shapes
+        kinds = [inputs[0].dtype] * count if kinds is None else kinds
+        for name, given in (("output_shapes", shapes), ("output_dtypes", kinds)):
+            if len(given) != count:
+                raise self._wrong(name, f"{len(given)} entries", f"{count}, one for each output")
+        for kind in kinds:
+            if not isinstance(kind, mx.Dtype) or not dtypes.has_msl(_name(kind)):
+                raise self._wrong("output_dtypes", repr(kind), "types that Metal has")
+        for shape in shapes:
+            if not all(isinstance(n, int) and n >= 0 for n in shape):
+                raise self._wrong("output_shapes", repr(shape), "sizes from 0 on")
+        return tuple(tuple(shape) for shape in shapes), tuple(_name(kind) for kind in kinds)
+
+    def _grid(self, grid: Sequence[int] | None, shapes: Sequence[tuple[int, ...]]) -> Extent:
+        if grid is None:
+            grid = (max(1, prod(shapes[0])), 1, 1)
+        return self._extent("grid", grid, INT32_MAX)
+
+    def _threadgroup(self, threadgroup: Sequence[int] | None, grid: Extent) -> Extent:
+        if threadgroup is None:
+            return (1 << min(9, grid[0].bit_length() - 1), 1, 1)
+        extent = self._extent("threadgroup", threadgroup, MAX_THREADS)
+        if prod(extent) > MAX_THREADS:
+            raise self._wrong("threadgroup", repr(extent), f"at most {MAX_THREADS} threads in all")
+        return extent
+
+    def _extent(self, name: str, given: Sequence[int], most: int) -> Extent:
+        sizes = tuple(given)
+        wanted = f"three whole numbers from 1 to {most}"
+        if len(sizes) != 3 or not all(isinstance(n, int) and 1 <= n <= most for n in sizes):
+            raise self._wrong(name, repr(given), wanted)
+        return sizes
+
+    def _template(self, pairs: Sequence[tuple[str, Any]]) -> tuple[tuple[str, int | str], ...]:
+        found: list[tuple[str, int | str]] = []
+        for name, value in pairs:
+            if isinstance(value, mx.Dtype) and dtypes.has_msl(_name(value)):
+                found.append((name, _name(value)))
+            elif isinstance(value, int):
+                found.append((name, value))
+            else:
+                raise self._wrong(f"template {name}", repr(value), "an int, a bool or a dtype")
+        return tuple(found)
+
+    def _wrong(self, argument: str, came: str, wanted: str) -> ValueError:
+        return ValueError(
+            f"[zmlx.metal] kernel {self.spec.name!r}: {argument} is {came}; give {wanted}."
+        )
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")
+
+
+def _check_spec(spec: MetalKernelSpec) -> None:
+    names = [*spec.input_names, *spec.output_names]
+    for name in (spec.name, *names):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ValueError(f"[zmlx.metal] kernel {spec.name!r}: {name!r} is no identifier.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"[zmlx.metal] kernel {spec.name!r}: a name occurs twice in {names}.")
+    if not spec.output_names:
+        raise ValueError(f"[zmlx.metal] kernel {spec.name!r} has no output; name one.")
+    if not spec.source.strip():
+        raise ValueError(f"[zmlx.metal] kernel {spec.name!r} has an empty source.")

@@ -1,0 +1,64 @@
+"""Hand-written kernels: the text a person writes, and one launch of it.
+
+Comes in: what mx.fast.metal_kernel takes. Goes out: MetalKernelSpec, which devices build, and
+Launch, which they run. The generator's kernels are zmlx.msl.kernel.KernelSource: those know their
+own launch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+Extent = tuple[int, int, int]
+_NO_WORD = r"\W"
+
+
+@dataclass(frozen=True)
+class MetalKernelSpec:
+    """A kernel as text: `source` is the body of the function, `header` stands in front of it.
+
+    The body sees input and output names as pointers, `<input>_shape`, `<input>_strides` and
+    `<input>_ndim`, the template's names and Metal's thread attributes. An input of rank 0 arrives
+    as an array of one element, on every device.
+    """
+
+    name: str
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    source: str
+    header: str = ""
+    ensure_row_contiguous: bool = True
+    atomic_outputs: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that decides what the kernel computes."""
+        parts = (
+            self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
+            str(self.ensure_row_contiguous), str(self.atomic_outputs),
+        )  # fmt: skip
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @property
+    def unique_name(self) -> str:
+        """MLX and the caches hold kernels by name, so it carries the content."""
+        return f"zmlx_{re.sub(_NO_WORD, '_', self.name)[:40]}_{self.digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one call runs: `grid` counts threads, `threadgroup` those of a group.
+
+    `template` pairs names with an int, a bool or an MLX dtype name (a str). `init_value` fills the
+    outputs first.
+    """
+
+    grid: Extent
+    threadgroup: Extent
+    output_shapes: tuple[tuple[int, ...], ...]
+    output_dtypes: tuple[str, ...]
+    template: tuple[tuple[str, int | bool | str], ...] = ()
+    init_value: float | None = None
