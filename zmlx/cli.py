@@ -1,4 +1,4 @@
-"""The command line: `python -m zmlx demo | doctor | explain | version`.
+"""The command line: `python -m zmlx check | demo | doctor | explain | version`.
 
 In: words from the shell. Out: text on the terminal, files where asked for, and an exit status (0
 well, 1 a promise broken or nothing can run, 2 wrong usage). Called by `python -m zmlx`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,9 @@ import zmlx
 from zmlx import config
 from zmlx.demo import run_demo
 from zmlx.device.base import DeviceReport, device_for_current_stream
-from zmlx.errors import ZmlxError
+from zmlx.errors import DeviceError, ZmlxError
+from zmlx.kernel_check import Fault, front_end_faults, sanitizer_faults, shown
+from zmlx.kernel_file import KernelFile, read_kernel
 
 app = typer.Typer(
     help="ZMLX: MLX functions fused, differentiated and run as kernels.",
@@ -132,6 +135,56 @@ def explain(
     if html is not None:
         explanation.save(html)
         typer.echo(f"Written: {html}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A kernel's body, or a whole [[kernel]] function.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="NAME:DTYPE:SHAPE, e.g. x:float32:4x100; =VALUE fills it."),
+    ] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--output", help="The same.")] = None,
+    grid: Annotated[str, typer.Option(help="Threads, e.g. 400,1,1.")] = "",
+    threadgroup: Annotated[str, typer.Option(help="Threads of a group, e.g. 64,1,1.")] = "",
+    template: Annotated[list[str] | None, typer.Option(help="T=float32 or N=4.")] = None,
+    init: Annotated[str, typer.Option(help="What outputs hold before the launch.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+) -> None:
+    """Run a Metal kernel under the sanitizer, and past Metal's front end: docs/sanitizer.md."""
+    if not file.is_file():
+        raise _bad("FILE", str(file), "a file that exists")
+    text = file.read_text("utf-8")
+    options = {
+        "input": inputs or [], "output": outputs or [], "template": template or [],
+        "grid": [grid] * bool(grid), "threadgroup": [threadgroup] * bool(threadgroup),
+        "init": [init] * bool(init),
+    }  # fmt: skip
+    try:
+        kernel = read_kernel(re.sub(r"\W", "_", file.stem), text, options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=str(file)) from error
+    mx.random.seed(seed)
+    faults = _checked(kernel, text)
+    for line in shown(file.name, text, faults):
+        Console(highlight=False).print(line, soft_wrap=True, markup=False)
+    wrong = [fault for fault in faults if fault.severity == "error"]
+    typer.echo(f"{file.name}: {len(wrong) or 'no'} fault{'s' * (len(wrong) != 1)} found")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _checked(kernel: KernelFile, text: str) -> list[Fault]:
+    """Faults by both ways; a way that is not there is named, and a text that does not compile."""
+    faults: list[Fault] = []
+    try:
+        faults += front_end_faults(kernel, text)
+    except DeviceError as error:
+        typer.echo(f"not asked: {error}", err=True)
+    try:
+        faults += sanitizer_faults(kernel)
+    except DeviceError as error:
+        faults.append(Fault(str(error)))
+    return faults
 
 
 def find_function(target: str) -> Callable[..., Any]:

@@ -41,19 +41,30 @@ COMPILER = Switch(
 THREADS = Switch(
     "ZMLX_THREADS", "", "threads of the host device; default: all cores this process may use"
 )
+SANITIZE = Switch(
+    "ZMLX_SANITIZE",
+    "0",
+    "1 watches every access of every kernel on the CPU and raises where one breaks Metal's rules",
+)
 
-SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, THREADS)
+SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, THREADS, SANITIZE)
 
 # The mapping under os.environ, where there is one: a name costs 0.05 us there instead of 0.8, and
-# every call of a fused function asks for three.
+# every call of a fused function asks for four.
 _RAW: Any = getattr(os.environ, "_data", os.environ)
 _KEYS = tuple(
     os.fsencode(s.name) if isinstance(next(iter(_RAW), b""), bytes) else s.name
-    for s in (FUSE, CHECK, DEVICE)
+    for s in (FUSE, CHECK, DEVICE, SANITIZE)
 )
 
 
+watched = False  # whether launches are told to anyone: set by zmlx.device.watch
+
+
 def mode() -> tuple[Any, ...]:
-    """The raw texts of the switches that decide how a fused function runs: a dictionary key."""
+    """What decides how a fused function runs: a dictionary key.
+
+    The raw texts of the switches, and whether launches are watched.
+    """
     get = _RAW.get
-    return get(_KEYS[0]), get(_KEYS[1]), get(_KEYS[2])
+    return get(_KEYS[0]), get(_KEYS[1]), get(_KEYS[2]), get(_KEYS[3]), watched

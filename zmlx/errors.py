@@ -34,3 +34,11 @@ class DeviceError(ZmlxError):
 
 class CheckError(ZmlxError):
     """`ZMLX_CHECK=1` found a region whose kernel and whose MLX ops disagree."""
+
+
+class SanitizeError(ZmlxError):
+    """`ZMLX_SANITIZE=1` found a kernel that breaks Metal's rules; `findings` says where and how."""
+
+    def __init__(self, message: str, findings: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings

@@ -20,11 +20,13 @@ import mlx.core as mx
 
 from zmlx import config
 from zmlx.device import native_module, toolchain
-from zmlx.device.base import DeviceReport, Launcher
+from zmlx.device.base import DeviceReport, GridLauncher, Launcher
 from zmlx.device.cache import KernelCache
+from zmlx.device.host_grid import HostGridLauncher, watched_launcher
 from zmlx.device.host_text import translation_unit
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import Arg, KernelSource
+from zmlx.msl.spec import MetalKernelSpec
 
 _log = logging.getLogger("zmlx.device")
 
@@ -33,6 +35,7 @@ class HostDevice:
     """Compiles and loads kernels; safe to use from several threads."""
 
     name = "host"
+    takes_turns = True
     worth_alone = 10  # MLX computes exp and the like one element at a time, on one core
 
     def __init__(self) -> None:
@@ -64,6 +67,8 @@ class HostDevice:
         return self._problem
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
+        if config.SANITIZE.on():
+            return [watched_launcher(self, kernel) for kernel in kernels]
         native = self.native
         with self._lock:
             wanted = {k.digest: k for k in kernels if k.digest not in self._launchers}
@@ -73,6 +78,10 @@ class HostDevice:
                     _triples(kernel.inputs), _triples(kernel.outputs), kernel.rank,
                 )  # fmt: skip
             return [self._launchers[kernel.digest] for kernel in kernels]
+
+    def grid_launcher(self, spec: MetalKernelSpec) -> GridLauncher:
+        """Compiles, for each combination of types and template, when a call first needs it."""
+        return HostGridLauncher(self, spec)
 
     def report(self) -> DeviceReport:
         missing = [problem] if (problem := native_module.missing()) else []

@@ -38,12 +38,14 @@ typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long ulong;
 
+#ifndef ZM_WRITTEN  // hand-written kernels get all of Metal's vectors
 struct uint2 {
   uint x, y;
 };
 struct uint3 {
   uint x, y, z;
 };
+#endif
 
 template <typename To, typename From>
 ZM_INLINE To as_type(From value) {

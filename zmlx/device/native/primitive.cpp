@@ -3,6 +3,13 @@
 // Built once on the user's machine against the headers of the installed mlx. Python hands in a
 // shared library and a description of a kernel; calling the resulting Kernel with arrays gives lazy
 // arrays. Nothing here touches Python once a call has been built.
+#undef _FORTIFY_SOURCE  // its longjmp refuses to change stacks, which fibers do
+#ifndef _XOPEN_SOURCE
+#define _XOPEN_SOURCE 700  // macOS hides ucontext.h otherwise
+#endif
+#ifndef _DARWIN_C_SOURCE
+#define _DARWIN_C_SOURCE 1
+#endif
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <sys/mman.h>
@@ -14,6 +21,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "grid.h"
 #include "launch.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
@@ -295,6 +303,7 @@ NB_MODULE(zmlx_native, m) {
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def("set_threads", [](int threads) { zmlx::Pool::width() = std::max(1, threads); });
+  zmlx::bind_grid(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"))

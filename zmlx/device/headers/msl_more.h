@@ -1,0 +1,46 @@
+// Functions of Metal that the generator never writes. Part of msl_written.h.
+#pragma once
+
+namespace metal {
+
+ZM_INLINE float smoothstep(float low, float high, float x) {
+  const float t = saturate((x - low) / (high - low));
+  return t * t * (3.0f - 2.0f * t);
+}
+ZM_INLINE float fdim(float x, float y) {
+  return x > y ? x - y : (x != x || y != y ? NAN : 0.0f);
+}
+ZM_INLINE float ldexp(float x, int exponent) {
+  return __builtin_ldexpf(x, exponent);
+}
+#ifndef ZM_EXACT
+ZM_INLINE float sincos(float x, float& cosine) {
+  cosine = cos(x);
+  return sin(x);
+}
+#endif
+ZM_INLINE uint mulhi(uint a, uint b) {
+  return uint(ulong(a) * b >> 32);
+}
+ZM_INLINE int mulhi(int a, int b) {
+  return int(long(a) * b >> 32);
+}
+ZM_INLINE uint rotate(uint x, uint count) {
+  return x << (count & 31u) | x >> (-count & 31u);
+}
+ZM_INLINE uint reverse_bits(uint x) {
+  uint y = 0;
+  for (int i = 0; i < 32; ++i) y |= (x >> i & 1u) << (31 - i);
+  return y;
+}
+ZM_INLINE int popcount(int x) {
+  return __builtin_popcount(uint(x));
+}
+ZM_INLINE int clz(int x) {
+  return int(clz(uint(x)));
+}
+ZM_INLINE int ctz(int x) {
+  return int(ctz(uint(x)));
+}
+
+}  // namespace metal

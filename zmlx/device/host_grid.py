@@ -1,0 +1,188 @@
+"""Hand-written kernels on this CPU: compiled as C++ for each combination of types and template.
+
+Comes in: a MetalKernelSpec. Goes out: a GridLauncher whose calls build lazy MLX primitives; the
+native module runs them group by group (native/crew.h). HostDevice.grid_launcher makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx import config
+from zmlx.device import toolchain
+from zmlx.device.base import Launcher
+from zmlx.device.grid_text import needs_fibers, translation_unit
+from zmlx.dtypes import attribute
+from zmlx.errors import DeviceError
+from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import Launch, MetalKernelSpec
+
+if TYPE_CHECKING:
+    from zmlx.device.host import HostDevice
+
+_PLACE = re.compile(r"\S+:\d+:\d+: ")  # at the start of what the compiler says of a line
+_log = logging.getLogger("zmlx.device")
+_FREE = {"-fno-tree-sink"}  # for long loops over elements; a kernel's threads are not such
+_ELEMENTS, _GROUP = 4, 64  # of a watched kernel of the generator
+_INCLUDES = (f"-I{toolchain.HEADERS}", f"-I{toolchain.HEADERS / 'metal'}")
+_WATCHED = ("-c", "-O1", "-g1", "-fsanitize=thread")
+_HOOKS = toolchain.NATIVE / "hooks.cpp"
+
+
+class HostGridLauncher:
+    """One hand-written kernel; holds what has been loaded for each combination of types.
+
+    With `sanitize` (or ZMLX_SANITIZE=1 at the call) every access is watched, on one CPU thread, and
+    evaluating a result raises SanitizeError where the kernel breaks a rule.
+    """
+
+    def __init__(
+        self,
+        device: HostDevice,
+        spec: MetalKernelSpec,
+        sanitize: bool = False,
+        exact: bool = False,
+    ) -> None:
+        self._device, self._spec, self._sanitize, self._exact = device, spec, sanitize, exact
+        self._lock = threading.Lock()
+        self._loaded: dict[Any, Any] = {}
+
+    def __call__(self, arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
+        kinds = tuple(str(a.dtype).removeprefix("mlx.core.") for a in arrays)
+        watched = self._sanitize or config.SANITIZE.on()
+        key = (kinds, launch.output_dtypes, _typed(launch.template), watched)
+        run = self._loaded.get(key)
+        if run is None:
+            with self._lock:
+                run = self._loaded.get(key) or self._load(kinds, launch, watched)
+                self._loaded[key] = run
+        if self._spec.ensure_row_contiguous:
+            arrays = [mx.contiguous(a) for a in arrays]
+        made: list[mx.array] = run(
+            list(arrays), launch.grid, launch.threadgroup, launch.output_shapes,
+            launch.output_dtypes, launch.init_value,
+        )  # fmt: skip
+        return made
+
+    def _load(self, kinds: tuple[str, ...], launch: Launch, watched: bool) -> Any:
+        native = self._device.native
+        spec = self._spec
+        text = translation_unit(
+            spec, kinds, launch.output_dtypes, launch.template, watched, self._exact
+        )
+        key = _key(text)
+        library = self._device.cache.find(key)
+        if library is None:
+            started = time.perf_counter()
+            build = _compile_watched if watched else _compile
+            library = self._device.cache.make([key], partial(build, spec, text))
+            _log.info("compiled %s in %.2f s", spec.name, time.perf_counter() - started)
+        names = (spec.input_names, spec.output_names) if watched else (None, None)
+        return native.load_written(str(library), spec.name, needs_fibers(spec), *names)
+
+
+def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
+    """A kernel of the generator under the sanitizer, few elements a thread so that many run."""
+    spec = MetalKernelSpec(
+        kernel.name, tuple(a.name for a in kernel.inputs), tuple(a.name for a in kernel.outputs),
+        kernel.body, kernel.header, ensure_row_contiguous=False,
+    )  # fmt: skip
+    run = HostGridLauncher(device, spec, sanitize=True, exact=kernel.exact)
+    kinds = tuple(a.dtype for a in kernel.outputs)
+
+    def launch(arrays: Sequence[mx.array]) -> list[mx.array]:
+        shape = broadcast_shapes(*((1,) * kernel.rank, *(a.shape for a in arrays)))
+        if prod(shape) == 0:
+            return [mx.zeros(shape, getattr(mx, attribute(kind))) for kind in kinds]
+        threads = -(-prod(shape) // _ELEMENTS)
+        return run(
+            arrays,
+            Launch(
+                (threads, 1, 1),
+                (_GROUP, 1, 1),
+                (shape,) * len(kinds),
+                kinds,
+                (("ELEMS", _ELEMENTS), ("INDEX", "int64")),
+            ),  # fmt: skip
+        )
+
+    return launch
+
+
+def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that arrays of these shapes broadcast to."""
+    rank = max(map(len, shapes))
+    wide = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*wide, strict=True))
+
+
+def _typed(template: Sequence[tuple[str, int | bool | str]]) -> Any:
+    """As a key: True is not 1."""
+    return tuple((name, type(value).__name__, value) for name, value in template)
+
+
+def _flags() -> tuple[str, ...]:
+    return tuple(flag for flag in toolchain.kernel_flags() if flag not in _FREE)
+
+
+@lru_cache(maxsize=1)
+def _headers_digest() -> str:
+    texts = [path.read_bytes() for path in sorted(toolchain.HEADERS.glob("*.h"))]
+    texts += [_HOOKS.read_bytes(), " ".join(_WATCHED).encode()]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+
+
+def _key(text: str) -> str:
+    compiler = toolchain.find_compiler()
+    parts = [
+        text, compiler.identity if compiler else "", " ".join(_flags()),
+        " ".join(toolchain.kernel_libraries()), _headers_digest(), toolchain.cpu_features(),
+    ]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _compile(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
+    source, output = folder / "kernel.cpp", folder / "kernel.so"
+    source.write_text(text, "utf-8")
+    _run(spec, [source], output, [*_flags(), *_INCLUDES])
+    return output
+
+
+def _compile_watched(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
+    """Accesses call hooks.cpp: only the kernel is compiled as for the thread sanitizer."""
+    source, halfway, output = (folder / n for n in ("kernel.cpp", "kernel.o", "kernel.so"))
+    source.write_text(text, "utf-8")
+    flags = [flag for flag in _flags() if flag not in ("-O3", "-shared")]
+    _run(spec, [source], halfway, [*flags, *_INCLUDES, *_WATCHED])
+    _run(spec, [halfway, _HOOKS], output, ["-O1", "-fPIC", "-shared", "-w"])
+    return output
+
+
+def _run(spec: MetalKernelSpec, sources: list[Path], output: Path, flags: list[str]) -> None:
+    try:
+        toolchain.compile_shared(sources, output, flags, toolchain.kernel_libraries())
+    except DeviceError as error:
+        raise DeviceError(_explained(spec, str(error))) from None
+
+
+def _explained(spec: MetalKernelSpec, words: str) -> str:
+    """The compiler's words, and the text whose lines they number."""
+    told = [line for line in words.splitlines()[1:] if ": note: " not in line]
+    kept = [line for line in told if _PLACE.match(line)] or told
+    parts = [f"[zmlx.device] kernel {spec.name!r} does not compile:", *kept]
+    for part, text in (("header", spec.header), ("body", spec.source)):
+        if text.strip():
+            lines = [f"{n:4d} | {line}" for n, line in enumerate(text.splitlines(), start=1)]
+            parts.append(f"{spec.name}.{part}:\n" + "\n".join(lines))
+    return "\n".join(parts)

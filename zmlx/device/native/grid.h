@@ -1,0 +1,329 @@
+// Hand-written kernels as lazy MLX primitives: launched over a grid of threads, as Metal does.
+//
+// Kernels without barriers and shared memory run as plain loops over whole groups; the others as
+// fibers (crew.h). Python is zmlx/device/host_grid.py.
+#pragma once
+
+#include <dlfcn.h>
+#include <nanobind/nanobind.h>
+
+#include <array>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "crew.h"
+#include "fill.h"
+#include "mlx/allocator.h"
+#include "mlx/array.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+#include "pool.h"
+#include "ruled.h"
+#include "sanitized.h"
+
+namespace zmlx {
+
+namespace nb = nanobind;
+namespace mx = mlx::core;
+
+mx::Dtype dtype_named(const std::string& name);
+void require_memory(size_t bytes);
+mx::Stream current_stream();
+
+using GroupsEntry = void (*)(const Grid*, int64_t first, int64_t last);
+
+// A loaded kernel; `groups` runs it without fibers, else `thread` runs one thread of it.
+struct Written {
+  std::string name;
+  GroupsEntry groups = nullptr;
+  ThreadEntry thread = nullptr;
+  bool watched = false;
+  std::string library;
+  Names names;  // of a watched kernel's arrays
+};
+
+struct GridLaunch {
+  std::shared_ptr<const Written> kernel;
+  std::array<uint32_t, 3> grid;
+  std::array<uint32_t, 3> group;
+  std::vector<mx::Dtype> dtypes;
+  bool fills = false;
+  double fill = 0.0;
+
+  bool same(const GridLaunch& other) const {
+    return kernel == other.kernel && grid == other.grid && group == other.group &&
+        dtypes == other.dtypes && fills == other.fills &&
+        std::memcmp(&fill, &other.fill, sizeof(fill)) == 0;
+  }
+
+  int64_t groups() const {
+    int64_t count = 1;
+    for (int d = 0; d < 3; ++d) {
+      count *= (int64_t(grid[d]) + group[d] - 1) / group[d];
+    }
+    return count;
+  }
+};
+
+// The arrays of one launch, as the kernel sees them.
+struct Bound {
+  std::vector<void*> data;
+  std::vector<std::vector<int32_t>> shapes;
+  std::vector<std::vector<int64_t>> strides;
+  std::vector<const int32_t*> shape_pointers;
+  std::vector<const int64_t*> stride_pointers;
+  std::vector<int32_t> ranks;
+
+  void add_input(const mx::array& input) {
+    data.push_back(const_cast<char*>(input.data<char>()));
+    shapes.emplace_back(input.shape().begin(), input.shape().end());
+    strides.emplace_back(input.strides().begin(), input.strides().end());
+    ranks.push_back(static_cast<int32_t>(input.ndim()));
+  }
+
+  Grid grid(const GridLaunch& launch) {
+    shape_pointers.clear();
+    stride_pointers.clear();
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      shape_pointers.push_back(shapes[i].data());
+      stride_pointers.push_back(strides[i].data());
+    }
+    return {
+        data.data(), shape_pointers.data(), stride_pointers.data(), ranks.data(),
+        {launch.grid[0], launch.grid[1], launch.grid[2]},
+        {launch.group[0], launch.group[1], launch.group[2]}};
+  }
+};
+
+class GridKernel : public mx::Primitive {
+ public:
+  GridKernel(mx::Stream stream, GridLaunch launch, std::vector<mx::Shape> shapes)
+      : mx::Primitive(stream), launch_(std::move(launch)), shapes_(std::move(shapes)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    if (launch_.kernel->watched) {
+      eval_watched(inputs, outputs);
+      return;
+    }
+    auto bound = std::make_shared<Bound>();
+    for (const auto& input : inputs) {
+      bound->add_input(input);
+    }
+    std::vector<size_t> sizes;
+    for (auto& output : outputs) {
+      require_memory(output.nbytes());
+      output.set_data(mx::allocator::malloc(output.nbytes()));
+      bound->data.push_back(output.data<char>());
+      sizes.push_back(output.size());
+    }
+    auto task = [bound, sizes, first = inputs.size(), launch = launch_] {
+      for (size_t i = 0; launch.fills && i < sizes.size(); ++i) {
+        fill(bound->data[first + i], sizes[i], launch.dtypes[i], launch.fill);
+      }
+      run(launch, *bound);
+    };
+    mx::cpu::get_command_encoder(stream()).dispatch(std::move(task));
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw std::runtime_error("[zmlx.device] " + launch_.kernel->name + " runs on the CPU only.");
+  }
+
+  const char* name() const override {
+    return launch_.kernel->name.c_str();
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto* same = dynamic_cast<const GridKernel*>(&other);
+    return same != nullptr && same->launch_.same(launch_) && same->shapes_ == shapes_;
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>&) override {
+    return shapes_;
+  }
+
+ private:
+  // At once, on the thread that evaluates, so that what was found is raised where it can be seen.
+  void eval_watched(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+    mx::synchronize(stream());
+    Sanitizer sanitizer;
+    Sandbox sandbox(sanitizer, launch_.kernel->names);
+    for (const auto& input : inputs) {
+      sandbox.add_input(input);
+    }
+    for (auto& output : outputs) {
+      output.set_data(mx::allocator::malloc(output.nbytes()));
+      sandbox.add_output(output, launch_.fills, launch_.fill);
+    }
+    const Grid grid = sandbox.grid(launch_.grid.data(), launch_.group.data());
+    run_watched(sanitizer, launch_.kernel->thread, grid, launch_.groups());
+    auto findings = sanitizer.findings();
+    if (!findings.empty()) {
+      throw SanitizeFault(launch_.kernel->name, launch_.kernel->library, std::move(findings));
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      sandbox.copy_output(i, outputs[i]);
+    }
+  }
+
+  struct Task {
+    const GridLaunch* launch;
+    const Grid* grid;
+
+    static void run(void* self, int64_t begin, int64_t end) {
+      const auto* task = static_cast<Task*>(self);
+      if (task->launch->kernel->groups != nullptr) {
+        task->launch->kernel->groups(task->grid, begin, end);
+        return;
+      }
+      Crew& crew = Crew::mine();
+      crew.begin(task->launch->kernel->thread, task->grid, nullptr);
+      for (int64_t group = begin; group < end; ++group) {
+        crew.run_group(group);
+      }
+    }
+  };
+
+  // Few threads are not worth waking another CPU thread for, unless they are fibers.
+  static void run(const GridLaunch& launch, Bound& bound) {
+    const Grid grid = bound.grid(launch);
+    Task task{&launch, &grid};
+    const int64_t groups = launch.groups();
+    const int64_t threads = int64_t(grid.grid[0]) * grid.grid[1] * grid.grid[2];
+    const int64_t few = launch.kernel->groups != nullptr ? 1 << 13 : 64;
+    const int64_t bites = threads < few ? 1 : 8 * static_cast<int64_t>(Pool::width());
+    Pool::get().run(&Task::run, &task, groups, std::max<int64_t>(1, (groups + bites - 1) / bites));
+  }
+
+  const GridLaunch launch_;
+  const std::vector<mx::Shape> shapes_;
+};
+
+class WrittenKernel {
+ public:
+  explicit WrittenKernel(std::shared_ptr<const Written> written) : written_(std::move(written)) {}
+
+  // Lazy outputs of one launch; `init` is None or a number.
+  nb::list call(
+      nb::handle arrays, nb::handle grid, nb::handle group, nb::handle shapes, nb::handle dtypes,
+      nb::handle init) const {
+    GridLaunch launch{written_, triple(grid), triple(group), {}, !init.is_none()};
+    for (int d = 0; d < 3; ++d) {
+      launch.group[d] = std::min(launch.group[d], launch.grid[d]);
+    }
+    launch.fill = launch.fills ? nb::cast<double>(init) : 0.0;
+    std::vector<mx::Shape> sizes;
+    for (nb::handle shape : shapes) {
+      mx::Shape& size = sizes.emplace_back();
+      for (nb::handle n : shape) {
+        size.push_back(nb::cast<int>(n));
+      }
+    }
+    for (nb::handle name : dtypes) {
+      launch.dtypes.push_back(dtype_named(nb::cast<const char*>(name)));
+    }
+    const std::vector<mx::Dtype> kinds = launch.dtypes;
+    auto primitive = std::make_shared<GridKernel>(current_stream(), std::move(launch), sizes);
+    nb::list results;
+    for (auto& array :
+         mx::array::make_arrays(std::move(sizes), kinds, primitive, arrays_of(arrays))) {
+      results.append(nb::cast(std::move(array)));
+    }
+    return results;
+  }
+
+ private:
+  static std::array<uint32_t, 3> triple(nb::handle three) {
+    return {nb::cast<uint32_t>(three[0]), nb::cast<uint32_t>(three[1]), nb::cast<uint32_t>(three[2])};
+  }
+
+  std::shared_ptr<const Written> written_;
+};
+
+inline std::vector<std::string> texts_of(nb::handle sequence) {
+  std::vector<std::string> texts;
+  for (nb::handle item : sequence) {
+    texts.push_back(nb::cast<const char*>(item));
+  }
+  return texts;
+}
+
+inline void* symbol_of(void* library, const char* path, const char* name) {
+  void* symbol = library == nullptr ? nullptr : dlsym(library, name);
+  if (symbol == nullptr) {
+    throw std::runtime_error(std::string("[zmlx.device] cannot load ") + path + ": " + dlerror());
+  }
+  return symbol;
+}
+
+// Loads a library that zmlx/device/host_grid.py wrote; `fibers` says which entry it has, names of
+// inputs and outputs that it is to be watched.
+inline WrittenKernel load_written(
+    const char* path, const char* name, bool fibers, nb::handle inputs, nb::handle outputs) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  void* entry = symbol_of(library, path, "zm_entry");
+  auto attach = reinterpret_cast<void (*)(const Runtime*)>(symbol_of(library, path, "zm_attach"));
+  auto written = std::make_shared<Written>();
+  written->name = name;
+  written->library = path;
+  written->watched = !inputs.is_none();
+  attach(written->watched ? watched_runtime() : Crew::runtime());
+  if (written->watched) {
+    using Announce = void (*)(const void*, unsigned, int, const void*);
+    reinterpret_cast<void (*)(Announce)>(symbol_of(library, path, "zm_attach_hooks"))(&announce);
+    written->names = {texts_of(inputs), texts_of(outputs)};
+  }
+  if (fibers || written->watched) {
+    written->thread = reinterpret_cast<ThreadEntry>(entry);
+  } else {
+    written->groups = reinterpret_cast<GroupsEntry>(entry);
+  }
+  return WrittenKernel(std::move(written));
+}
+
+// An address in the kernel's library as an offset, or line and file.
+inline nb::tuple site_tuple(const Site& site) {
+  Dl_info info;
+  int64_t offset = -1;
+  if (site.address != 0 && dladdr(reinterpret_cast<void*>(site.address), &info) != 0) {
+    offset = static_cast<int64_t>(site.address - reinterpret_cast<uintptr_t>(info.dli_fbase)) - 1;
+  }
+  return nb::make_tuple(offset, site.line, site.file.c_str());
+}
+
+inline nb::tuple triple_tuple(const uint32_t* v) {
+  return nb::make_tuple(v[0], v[1], v[2]);
+}
+
+// Python's zmlx.device.sanitize turns the findings into a SanitizeError.
+inline void raise_fault(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const SanitizeFault& fault) {
+    nb::list findings;
+    for (const Finding& f : fault.findings) {
+      findings.append(nb::make_tuple(
+          f.kind.c_str(), f.buffer.c_str(), f.index, f.size, f.count, site_tuple(f.site),
+          site_tuple(f.other_site), triple_tuple(f.place.group), triple_tuple(f.place.at),
+          triple_tuple(f.other_place.group), triple_tuple(f.other_place.at)));
+    }
+    nb::object error = nb::module_::import_("zmlx.device.sanitize")
+                           .attr("error")(fault.kernel.c_str(), fault.library.c_str(), findings);
+    PyErr_SetObject(error.type().ptr(), error.ptr());
+  }
+}
+
+inline void bind_grid(nb::module_& m) {
+  nb::register_exception_translator(&raise_fault);
+  m.def(
+      "load_written", &load_written, nb::arg("path"), nb::arg("name"), nb::arg("fibers"),
+      nb::arg("inputs").none(), nb::arg("outputs").none());
+  nb::class_<WrittenKernel>(m, "WrittenKernel")
+      .def(
+          "__call__", &WrittenKernel::call, nb::arg("arrays"), nb::arg("grid"),
+          nb::arg("threadgroup"), nb::arg("shapes"), nb::arg("dtypes"), nb::arg("init").none());
+}
+
+}  // namespace zmlx

@@ -1,0 +1,127 @@
+// One sanitized launch: guarded copies of the arrays in, the watched run, results out.
+#pragma once
+
+#include "fill.h"
+#include "sanitizer.h"
+
+#include "mlx/array.h"
+
+namespace zmlx {
+
+namespace mx = mlx::core;
+
+struct Names {
+  std::vector<std::string> inputs, outputs;
+};
+
+// The bytes that an array's elements reach, relative to its data pointer.
+inline std::pair<int64_t, int64_t> reach(const mx::array& a) {
+  int64_t low = 0, high = 0;
+  for (size_t d = 0; d < a.ndim(); ++d) {
+    const int64_t step = (a.shape()[d] - 1) * a.strides()[d];
+    (step < 0 ? low : high) += step;
+  }
+  const auto item = static_cast<int64_t>(a.itemsize());
+  return a.size() == 0 ? std::pair<int64_t, int64_t>{0, 0}
+                       : std::pair<int64_t, int64_t>{low * item, (high + 1) * item};
+}
+
+inline void announce(const void* address, unsigned bytes, int write, const void* caller) {
+  Sanitizer* sanitizer = Sanitizer::current();
+  if (sanitizer != nullptr) {
+    const Site site{reinterpret_cast<uintptr_t>(caller), 0, {}};
+    sanitizer->access(
+        reinterpret_cast<uintptr_t>(address), bytes, write != 1, write != 0, false, site);
+  }
+}
+
+inline void announce_atomic(
+    const void* address, uint32_t bytes, uint32_t writes, int line, const char* file) {
+  Sanitizer* sanitizer = Sanitizer::current();
+  if (sanitizer != nullptr) {
+    sanitizer->access(
+        reinterpret_cast<uintptr_t>(address), bytes, writes != 2, writes != 0, true,
+        {0, line, file});
+  }
+}
+
+inline const Runtime* watched_runtime() {
+  static const Runtime table{
+      &Crew::on_barrier, &Crew::on_simd_barrier, &Crew::on_meet, &Crew::on_threadgroup,
+      &announce_atomic};
+  return &table;
+}
+
+// Copies of what a kernel sees, owned by the sanitizer.
+class Sandbox {
+ public:
+  Sandbox(Sanitizer& sanitizer, const Names& names) : sanitizer_(sanitizer), names_(names) {}
+
+  void add_input(const mx::array& a) {
+    const std::string& name = names_.inputs[ranks_.size()];
+    const auto [low, high] = reach(a);
+    const auto item = static_cast<uint32_t>(a.itemsize());
+    Region& region = sanitizer_.add(name, Kind::input, high - low, item, item);
+    if (high > low) {
+      std::memcpy(region.memory(), a.data<char>() + low, high - low);
+    }
+    data_.push_back(region.memory() - low);
+    shapes_.push_back(facts<int32_t>(name + "_shape", a.shape().begin(), a.ndim()));
+    strides_.push_back(facts<int64_t>(name + "_strides", a.strides().begin(), a.ndim()));
+    ranks_.push_back(static_cast<int32_t>(a.ndim()));
+  }
+
+  void add_output(mx::array& a, bool fills, double value) {
+    const auto item = static_cast<uint32_t>(a.itemsize());
+    Region& region = sanitizer_.add(names_.outputs[outputs_.size()], Kind::output, a.nbytes(), item, item);
+    std::memset(region.memory(), a.dtype() == mx::bool_ ? 1 : 0xff, a.nbytes());
+    region.filled = fills;
+    if (fills) {
+      fill(region.memory(), a.size(), a.dtype(), value);
+    }
+    data_.push_back(region.memory());
+    outputs_.push_back(&region);
+  }
+
+  Grid grid(const uint32_t* grid, const uint32_t* group) const {
+    return {
+        data_.data(), shapes_.data(), strides_.data(), ranks_.data(),
+        {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}};
+  }
+
+  void copy_output(size_t i, mx::array& a) const {
+    std::memcpy(a.data<char>(), outputs_[i]->memory(), a.nbytes());
+  }
+
+ private:
+  template <typename T, typename From>
+  const T* facts(const std::string& name, From from, size_t count) {
+    Region& region = sanitizer_.add(name, Kind::facts, count * sizeof(T), sizeof(T), sizeof(T));
+    T* values = reinterpret_cast<T*>(region.memory());
+    std::copy_n(from, count, values);
+    return values;
+  }
+
+  Sanitizer& sanitizer_;
+  const Names& names_;
+  std::vector<void*> data_;
+  std::vector<const int32_t*> shapes_;
+  std::vector<const int64_t*> strides_;
+  std::vector<int32_t> ranks_;
+  std::vector<Region*> outputs_;
+};
+
+// Runs all groups; throws SanitizeFault where anything was found.
+inline void run_watched(
+    Sanitizer& sanitizer, ThreadEntry entry, const Grid& grid, int64_t groups) {
+  Crew& crew = Crew::mine();
+  crew.begin(entry, &grid, &sanitizer);
+  Sanitizer::current() = &sanitizer;
+  for (int64_t group = 0; group < groups; ++group) {
+    crew.run_group(group);
+  }
+  Sanitizer::current() = nullptr;
+  sanitizer.finish();
+}
+
+}  // namespace zmlx

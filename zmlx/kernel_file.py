@@ -1,0 +1,223 @@
+"""Kernels in files, for `python -m zmlx check`: the text, and how it is to be launched.
+
+Comes in: the text of a file and options. Goes out: a MetalKernelSpec whose line numbers are those
+of the file, and a Launch. A file holds the body that metal.kernel takes (a line `//@ body` ends the
+helpers above it), or a whole `[[kernel]] void name(...) { ... }`. Lines `//@ option value` at any
+place say what the command line may say too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from zmlx import dtypes
+from zmlx.msl.spec import Extent, Launch, MetalKernelSpec
+
+_NOTE = re.compile(r"^[ \t]*//@[ \t]*([a-z]+)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_KERNEL = re.compile(r"(?:\[\[\s*kernel\s*\]\]|\bkernel)\s+void\s+(\w+)\s*\(")
+_ATTRIBUTE = re.compile(r"\[\[\s*(\w+)\s*(?:\([^)]*\))?\s*\]\]")
+_LETTERS = {1: ".x", 2: ".xy", 3: ""}
+_NAMED = {dtypes.msl_type(name): name for name in dtypes.ALL if dtypes.has_msl(name)}
+_TYPES = {**_NAMED, "bfloat": "bfloat16", **{f"{n}_t": n for n in dtypes.INTEGERS}}
+OPTIONS = ("input", "output", "grid", "threadgroup", "template", "init", "atomic", "body")
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array; `value` is what every element holds, None for random numbers."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class KernelFile:
+    """A kernel and a launch of it."""
+
+    spec: MetalKernelSpec
+    inputs: tuple[Array, ...]
+    launch: Launch
+
+
+@dataclass
+class _Options:
+    inputs: list[Array] = field(default_factory=list)
+    outputs: list[Array] = field(default_factory=list)
+    grid: Extent | None = None
+    threadgroup: Extent | None = None
+    template: list[tuple[str, int | bool | str]] = field(default_factory=list)
+    init: float | None = None
+    atomic: bool = False
+
+
+def read_kernel(name: str, text: str, options: Mapping[str, Sequence[str]]) -> KernelFile:
+    """The kernel of a file; ValueError names the option that is wrong or missing.
+
+    `options` are those of the command line; they replace the file's own of the same name.
+    """
+    notes = [(found[1], found[2]) for found in _NOTE.finditer(text)]
+    given = [pair for pair in notes if not options.get(pair[0])]
+    given += [(key, value) for key, values in options.items() for value in values]
+    chosen = _Options()
+    for key, value in given:
+        _take(chosen, key, value)
+    if not chosen.outputs:
+        raise ValueError("no output is named; give --output NAME:DTYPE:SHAPE")
+    whole = _KERNEL.search(text)
+    header, body = _whole(text, whole, chosen) if whole else _parts(text)
+    spec = MetalKernelSpec(
+        name, tuple(a.name for a in chosen.inputs), tuple(a.name for a in chosen.outputs),
+        body, header, True, chosen.atomic,
+    )  # fmt: skip
+    return KernelFile(spec, tuple(chosen.inputs), _launch(chosen))
+
+
+def parse_array(text: str) -> Array:
+    """`name:dtype:4x100` as an array; `=number` behind it is what every element holds."""
+    described, equals, value = text.partition("=")
+    name, _, rest = described.partition(":")
+    dtype, _, sizes = rest.partition(":")
+    pieces = sizes.split("x")
+    good = re.fullmatch(r"[A-Za-z_]\w*", name) and dtypes.has_msl(dtype)
+    if not good or not all(piece.isascii() and piece.isdigit() for piece in pieces):
+        raise ValueError(f"{text!r} is no NAME:DTYPE:SHAPE such as x:float32:4x100")
+    number = float(value) if equals else None
+    return Array(name, dtype, tuple(int(piece) for piece in pieces), number)
+
+
+def _take(chosen: _Options, key: str, value: str) -> None:
+    if key == "input":
+        chosen.inputs.append(parse_array(value))
+    elif key == "output":
+        chosen.outputs.append(parse_array(value))
+    elif key == "grid":
+        chosen.grid = _extent(key, value)
+    elif key == "threadgroup":
+        chosen.threadgroup = _extent(key, value)
+    elif key == "template":
+        chosen.template.append(_template(value))
+    elif key == "init":
+        chosen.init = float(value)
+    elif key == "atomic":
+        chosen.atomic = True
+    elif key != "body":
+        raise ValueError(f"unknown option {key!r}; known are {', '.join(OPTIONS)}")
+
+
+def _extent(key: str, text: str) -> Extent:
+    pieces = [piece for piece in re.split(r"[\s,x]+", text) if piece]
+    if not 1 <= len(pieces) <= 3 or not all(p.isdigit() and int(p) > 0 for p in pieces):
+        raise ValueError(f"{key} {text!r} is not one to three numbers from 1 on, such as 64,4,1")
+    x, y, z = (*map(int, pieces), 1, 1)[:3]
+    return x, y, z
+
+
+def _template(text: str) -> tuple[str, int | bool | str]:
+    name, _, value = text.partition("=")
+    if value in ("true", "false"):
+        return name, value == "true"
+    if re.fullmatch(r"-?\d+", value):
+        return name, int(value)
+    if not dtypes.has_msl(value):
+        raise ValueError(f"template {text!r} is no NAME=NUMBER, NAME=true or NAME=DTYPE")
+    return name, value
+
+
+def _launch(chosen: _Options) -> Launch:
+    size = 1
+    for n in chosen.outputs[0].shape:
+        size *= n
+    grid = chosen.grid or (max(1, size), 1, 1)
+    group = chosen.threadgroup or (min(256, grid[0]), 1, 1)
+    if group[0] * group[1] * group[2] > 1024:
+        raise ValueError(f"threadgroup {group} has more than 1024 threads")
+    return Launch(
+        grid, group, tuple(a.shape for a in chosen.outputs),
+        tuple(a.dtype for a in chosen.outputs), tuple(chosen.template), chosen.init,
+    )  # fmt: skip
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Helpers and body, the body's lines where they are in the file."""
+    mark = next((m for m in _NOTE.finditer(text) if m[1] == "body"), None)
+    if mark is None:
+        return "", text
+    above = text[: mark.end()]
+    return above + "\n", "\n" * above.count("\n") + text[mark.end() :]
+
+
+def _whole(text: str, found: re.Match[str], chosen: _Options) -> tuple[str, str]:
+    """Of a whole kernel: what stands above it, and its body behind lines that name its arguments.
+
+    Arguments become arrays in the order of the text; the options give their sizes.
+    """
+    end = _closing(text, found.end() - 1)
+    start = text.index("{", end)
+    given = {a.name: a for a in (*chosen.inputs, *chosen.outputs)}
+    inputs: list[Array] = []
+    outputs: list[Array] = []
+    lines: list[str] = []
+    for parameter in _split(text[found.end() : end - 1]):
+        attribute = _ATTRIBUTE.search(parameter)
+        plain = _ATTRIBUTE.sub("", parameter).strip()
+        typed, name = re.match(r"(.*?)(\w+)$", plain, re.DOTALL).groups()  # type: ignore[union-attr]
+        if attribute and attribute[1] not in ("buffer", "threadgroup", "texture"):
+            lines.append(_place(typed.strip(), name, attribute[1]))
+            continue
+        kind = re.sub(r"\b(device|constant|const|restrict)\b|[*&]", "", typed).strip()
+        if kind not in _TYPES or not re.search(r"\b(device|constant)\b", typed):
+            raise ValueError(f"parameter {plain!r}: only device and constant arrays of numbers")
+        array = given.get(name)
+        if array is None:
+            raise ValueError(f"no size for {name!r}; give --input or --output {name}:DTYPE:SHAPE")
+        if array.dtype != _TYPES[kind]:
+            raise ValueError(f"{name!r} is {kind} in the text, {array.dtype} in the option")
+        if "&" in typed:
+            lines.append(f"const {kind} {name} = {name}_buffer[0];")
+            array = replace(array, name=f"{name}_buffer")
+        (inputs if re.search(r"\bconst(ant)?\b", typed) else outputs).append(array)
+    chosen.inputs, chosen.outputs = inputs, outputs
+    body = text[start + 1 : _closing(text, start) - 1]
+    above = "\n" * text[: start + 1].count("\n")
+    return text[: found.start()], above + " ".join(lines) + " " + body
+
+
+def _place(kind: str, name: str, attribute: str) -> str:
+    """A thread attribute under the name and the type that the kernel gives it."""
+    if kind in ("uint", "ushort", "uint2", "uint3", "ushort2", "ushort3"):
+        vector = attribute.endswith(("_grid", "_threadgroup")) and not re.match(
+            r"(thread|simdgroup|quadgroup)_index|simdgroups|quadgroups", attribute
+        )
+        width = int(kind[-1]) if kind[-1].isdigit() else 1
+        letters = _LETTERS[width] if vector else ""
+        same = name == attribute and not letters
+        return "" if same else f"const {kind} {name} = {kind}({attribute}{letters});"
+    raise ValueError(f"[[{attribute}]] cannot be {kind}")
+
+
+def _closing(text: str, start: int) -> int:
+    """Behind the bracket that closes the one at `start`; comments and strings do not count."""
+    skip = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|.', re.DOTALL)
+    depth = 0
+    for token in skip.finditer(text, start):
+        depth += (token[0] in "({[") - (token[0] in ")}]") if len(token[0]) == 1 else 0
+        if depth == 0:
+            return token.end()
+    raise ValueError("a bracket of the kernel is never closed")
+
+
+def _split(text: str) -> list[str]:
+    """Parameters of a function; commas inside brackets do not part them."""
+    text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text, flags=re.DOTALL)
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([<") - (letter in ")]>")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
