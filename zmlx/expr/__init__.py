@@ -1,0 +1,7 @@
+"""Expressions: C text of kernels read as graphs, so that it can be fused and differentiated."""
+
+from zmlx.expr.errors import ExpressionError, Source, Unparsed
+from zmlx.expr.lower import Names, parse, parse_all
+from zmlx.expr.update import split_update
+
+__all__ = ["ExpressionError", "Names", "Source", "Unparsed", "parse", "parse_all", "split_update"]

@@ -1,0 +1,124 @@
+"""Grammar: the C expressions and statements that can be read, and their syntax trees.
+
+Comes in: text. Goes out: a lark Tree whose nodes know line and column. zmlx.expr.lower turns it
+into nodes of a graph, zmlx.expr.update takes it apart.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from zmlx.expr.errors import ExpressionError, Source, Unparsed
+
+if TYPE_CHECKING:
+    from lark import Lark, Tree
+
+# C's binary operators from the loosest level to the tightest; every level binds to the left.
+LEVELS = (
+    ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<=", ">=", "<", ">"),
+    ("<<", ">>"), ("+", "-"), ("*", "/", "%"),
+)  # fmt: skip
+
+TYPES = {
+    "bool": "bool", "char": "int8", "uchar": "uint8", "short": "int16", "ushort": "uint16",
+    "int": "int32", "uint": "uint32", "long": "int64", "ulong": "uint64", "int8_t": "int8",
+    "uint8_t": "uint8", "int16_t": "int16", "uint16_t": "uint16", "int32_t": "int32",
+    "uint32_t": "uint32", "int64_t": "int64", "uint64_t": "uint64", "size_t": "uint64",
+    "half": "float16", "bfloat": "bfloat16", "bfloat16_t": "bfloat16", "float": "float32",
+}  # fmt: skip
+GENERIC = ("T", "O")  # the compute type and the output's type
+
+_GRAMMAR = r"""
+statements: statement*
+?statement: "const"? (TYPE | AUTO) declared ("," declared)* ";"  -> declare
+    | NAME ASSIGN expression ";"                                 -> assign
+    | NAME "[" expression "]" "=" expression ";"                 -> store
+    | ";"                                                        -> nothing
+declared: NAME "=" expression
+
+?expression: level0
+    | level0 "?" expression ":" expression                       -> choice
+LEVELS
+?unary: postfix
+    | UNARY unary                                                -> prefix
+    | ADDITIVE unary                                             -> prefix
+    | "(" TYPE ")" unary                                         -> cast
+?postfix: atom
+    | TYPE "(" expression ")"                                    -> cast
+    | "static_cast" "<" TYPE ">" "(" expression ")"              -> cast
+    | NAME "(" (expression ("," expression)*)? ")"               -> call
+    | NAME "[" expression "]"                                    -> index
+?atom: NUMBER                                                    -> number
+    | NAME                                                       -> name
+    | "(" expression ")"
+
+TYPE.2: /(TYPES)\b/
+AUTO.2: /auto\b/
+UNARY: "!" | "~"
+ASSIGN: "=" | "+=" | "-=" | "*=" | "/=" | "%="
+NUMBER: /0[xX][0-9a-fA-F]+[uUlL]*|([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][+-]?[0-9]+)?[fFhHuUlL]*/
+NAME: /(::)?([A-Za-z_]\w*::)*[A-Za-z_]\w*/
+COMMENT: /\/\/[^\n]*/ | /\/\*(.|\n)*?\*\//
+%import common.WS
+%ignore WS
+%ignore COMMENT
+"""
+
+
+def tree_of(source: Source, start: str = "expression") -> Tree[Any]:
+    """The syntax tree; ExpressionError where the syntax is wrong, Unparsed where it may be C."""
+    from lark.exceptions import UnexpectedCharacters, UnexpectedInput
+
+    if step := re.search(r"\+\+|--", source.text):  # not two signs, as the grammar would have it
+        before = source.text[: step.start()]
+        line, column = before.count("\n") + 1, step.start() - before.rfind("\n")
+        raise Unparsed(source, line, column, f"{step[0]!r} cannot be read")
+    try:
+        return _parser().parse(source.text, start=start)
+    except UnexpectedCharacters as error:
+        found = source.text[error.pos_in_stream or 0 :][:1]
+        raise Unparsed(source, error.line, error.column, f"{found!r} cannot be read") from None
+    except UnexpectedInput as error:
+        line, column, found = _place(source, error)
+        problem = f"{found} is not expected here"
+        if _other_c(source.text, start):
+            raise Unparsed(source, line, column, problem) from None
+        raise ExpressionError(source, line, column, f"{problem}.") from None
+
+
+@cache
+def _parser() -> Lark:
+    from lark import Lark
+
+    levels, signs = [], []
+    for i, operators in enumerate(LEVELS):
+        name = "ADDITIVE" if operators == ("+", "-") else f"SIGN{i}"
+        first = ".1" if "<<" in operators else ""  # or else "<" would be read
+        below = f"level{i + 1}" if i + 1 < len(LEVELS) else "unary"
+        levels.append(f"?level{i}: {below} | level{i} {name} {below} -> binary")
+        signs.append(f"{name}{first}: {' | '.join(f'{chr(34)}{o}{chr(34)}' for o in operators)}")
+    names = "|".join(sorted([*TYPES, *GENERIC], key=len, reverse=True))
+    text = _GRAMMAR.replace("LEVELS", "\n".join([*levels, *signs])).replace("TYPES", names)
+    return Lark(
+        text, parser="lalr", lexer="contextual", start=["expression", "statements"],
+        propagate_positions=True, maybe_placeholders=False,
+    )  # fmt: skip
+
+
+def _place(source: Source, error: Any) -> tuple[int, int, str]:
+    """Line and column of a syntax error, and what stands there."""
+    token = getattr(error, "token", None)
+    if token is None or token.type == "$END":
+        lines = source.text.split("\n")
+        return len(lines), len(lines[-1]) + 1, "the end"
+    return int(error.line), int(error.column), repr(str(token))
+
+
+def _other_c(text: str, start: str) -> bool:
+    """Whether the text has marks of C that the grammar leaves out, rather than a slip."""
+    marks = r"\w\s*<[\w\s,]*>\s*\(|[{}\[\]&.]\s*[A-Za-z_]"
+    statement = r"\b(if|for|while|return|thread|device|threadgroup|constant|unsigned)\b"
+    assigned = r"(?<![=!<>])=(?!=)" if start == "expression" else r"(?!)"
+    return re.search(f"{marks}|{statement}|{assigned}", text) is not None

@@ -1,0 +1,1 @@
+"""Helpers: what zmlx.elementwise and zmlx.autograd are made of."""

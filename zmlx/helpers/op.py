@@ -1,0 +1,244 @@
+"""Ops: an elementwise op made of C text, as a function of arrays.
+
+Comes in: an OpSpec. Goes out: ElementwiseOp. Text that can be read becomes a graph, which runs and
+is differentiated like a region of `zmlx.fuse`; other text runs as the kernel it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import config
+from zmlx.device import signature
+from zmlx.device.rules import differentiable
+from zmlx.expr import Source, Unparsed, parse_all
+from zmlx.fuse.check import checked
+from zmlx.fuse.program import make_program
+from zmlx.fuse.region import RegionFunction
+from zmlx.fuse.runtime import Run, Runtime
+from zmlx.helpers.rules import Arrays, Given, Pull, Refused
+from zmlx.helpers.spec import OpSpec, check_arrays, common_shape
+from zmlx.helpers.written import forward_kernel, pull_kernel
+from zmlx.trace import intercept
+from zmlx.trace.graph import Graph
+from zmlx.trace.operands import name_of
+
+
+class ElementwiseOp:
+    """One op; call it with one array for each name. `reason` says why no gradient is derived."""
+
+    def __init__(self, spec: OpSpec, where: str, same_dtype: bool = False) -> None:
+        self.spec, self.where, self._same_dtype = spec, where, same_dtype
+        self.__name__ = spec.name
+        self.reason, self.pull_reason = self._readable(), self._pull_readable()
+        self._runs: dict[Any, Run] = {}
+        self._refuse_strided_buffers()
+
+    def __call__(self, *arrays: mx.array) -> mx.array:
+        spec = self.spec
+        check_arrays(arrays, spec.names, spec.name, self.where, self._same_dtype)
+        tracer = intercept.current()
+        if tracer is not None and tracer.sees(arrays):
+            return tracer.opaque(spec.name, self, arrays, {})
+        shape = common_shape(arrays, spec.names, spec.name, self.where)
+        kinds = tuple([name_of(a.dtype) for a in arrays])
+        key = (kinds, config.mode())
+        run = self._runs.get(key)
+        if run is None:
+            run = self._runs[key] = self._made(kinds)
+        if self.reason is None:
+            return run(arrays)[0]
+        wide = [mx.broadcast_to(a, shape) if a.shape != shape else a for a in arrays]
+        if shape == ():  # a kernel sees no array of rank 0
+            return run([a.reshape(1) for a in wide])[0].reshape(())
+        return run(wide)[0]
+
+    def __repr__(self) -> str:
+        return f"<zmlx.{self.where} {self.spec.name}({', '.join(self.spec.names)})>"
+
+    def graph(self, kinds: Sequence[str]) -> Graph:
+        """The op as a graph, for inputs of these types; Unparsed where it has none.
+
+        Inputs of float64 make all of it float64: a reference.
+        """
+        spec = self.spec
+        return parse_all(
+            [spec.source(spec.expr, spec.expr_name)],
+            dict(zip(spec.names, kinds, strict=True)),
+            spec.scope(kinds[0], kinds[0] == "float64"),
+            prelude=self._prelude() if spec.prelude_forward else None,
+            result=kinds[0],
+        )
+
+    def pull_graph(self, kinds: Sequence[str], wanted: Sequence[int], output: str) -> Graph:
+        """The given gradients of the inputs `wanted`: (inputs, y, g) -> one output for each."""
+        spec = self.spec
+        inputs = dict(zip(spec.names, kinds, strict=True))
+        if spec.sees_output:
+            inputs["y"] = output
+        inputs["g"] = output
+        sources = [spec.source(spec.pulls[i], spec.pull_names[i]) for i in wanted]
+        scope = spec.scope(output)
+        prelude = self._prelude()
+        return parse_all(sources, inputs, scope, prelude=prelude, result=output, cover=("g",))
+
+    # -- reading ----------------------------------------------------------------------------------
+    def _prelude(self) -> Source:
+        return self.spec.source(self.spec.prelude, "vjp_prelude")
+
+    def _readable(self) -> str | None:
+        try:
+            self.graph(["float32"] * len(self.spec.names))
+        except Unparsed as problem:
+            return str(problem)
+        return None
+
+    def _pull_readable(self) -> str | None:
+        count = len(self.spec.names)
+        try:
+            if self.spec.pulls:
+                self.pull_graph(["float32"] * count, range(count), "float32")
+        except Unparsed as problem:
+            return str(problem)
+        return None
+
+    def _refuse_strided_buffers(self) -> None:
+        """A kernel that names its buffers indexes them by `elem`, which strides do not allow."""
+        spec = self.spec
+        if spec.contiguous or (self.reason is None and self.pull_reason is None):
+            return
+        text = " ".join((spec.expr, *spec.pulls, spec.prelude))
+        used = [b for b in (*spec.buffers, "out", "cotan") if f"{b}[" in text.replace(" ", "")]
+        if used:
+            raise ValueError(
+                f"[zmlx.{self.where}] {spec.name!r}: ensure_row_contiguous is False, but the text "
+                f"indexes {', '.join(used)}, whose elements may lie anywhere then. Use the names "
+                f"of values ({', '.join(spec.names)}), or ensure_row_contiguous=True."
+            )
+
+    # -- running ----------------------------------------------------------------------------------
+    def _made(self, kinds: tuple[str, ...]) -> Run:
+        """The op for inputs of these types."""
+        spec = self.spec
+        if self.reason is None:
+            runtime = _runtime()
+            if not spec.pulls:
+                return RegionFunction(self.graph(kinds), runtime, spec.name)
+            pull = self._pull(kinds, runtime)
+            return GivenFunction(self.graph(kinds), runtime, spec.name, pull)
+        kernel = forward_kernel(spec, kinds[0])
+        if spec.pulls:
+            return _ruled(kernel, self._pull(kinds, _runtime()))
+        return _refusing(
+            kernel, f"[zmlx.{self.where}] {spec.name!r} has no gradient: {self.reason}"
+            "\nGive its vjp (zmlx.autograd), or write the expression in what zmlx can read."
+        )  # fmt: skip
+
+    def _pull(self, kinds: tuple[str, ...], runtime: Runtime) -> Pull:
+        spec = self.spec
+        if self.pull_reason is None:
+            return _ParsedPull(self, kinds, runtime)
+        kernel = _refusing(
+            pull_kernel(spec, kinds[0]),
+            f"[zmlx.{self.where}] {spec.name!r} has no second derivative: {self.pull_reason}",
+        )
+
+        def pull(primals: Arrays, y: mx.array, g: mx.array, wanted: tuple[int, ...]) -> Arrays:
+            shape = y.shape
+            wide = [mx.broadcast_to(p, shape) if p.shape != shape else p for p in primals]
+            flat = [a.reshape(1) if shape == () else a for a in (*wide, y, g)]
+            found = kernel(flat)
+            return [found[i].reshape(shape) if shape == () else found[i] for i in wanted]
+
+        return pull
+
+
+class _ParsedPull:
+    """Given gradients that could be read: regions, so that they have derivatives themselves."""
+
+    def __init__(self, op: ElementwiseOp, kinds: tuple[str, ...], runtime: Runtime) -> None:
+        self._op, self._kinds, self._runtime = op, kinds, runtime
+        self._functions: dict[tuple[int, ...], Run] = {}
+
+    def __call__(
+        self, primals: Arrays, y: mx.array, g: mx.array, wanted: tuple[int, ...]
+    ) -> Arrays:
+        function = self._functions.get(wanted)
+        if function is None:
+            graph = self._op.pull_graph(self._kinds, wanted, self._kinds[0])
+            name = f"{self._op.spec.name}_bwd"
+            function = self._functions[wanted] = RegionFunction(graph, self._runtime, name)
+        return function([*primals, *([y] if self._op.spec.sees_output else []), g])
+
+
+class GivenFunction(RegionFunction):
+    """A region whose gradient was given instead of derived."""
+
+    def __init__(self, graph: Graph, runtime: Runtime, name: str, pull: Pull) -> None:
+        super().__init__(graph, runtime, name)
+        self._given = Given(self, pull)
+
+    def _runner(self, arrays: Arrays) -> Run:
+        special = self.specialized([a.shape for a in arrays])
+        launch = special.launcher
+        if launch is None:  # ops of MLX, of which a rule cannot hold the last one only
+            return _replayed(special.replayed, self._given)
+        if self.runtime.check:
+            launch = checked(special.graph, launch, self.runtime.exact, self.name)
+        return differentiable(launch, self._given)
+
+
+def _replayed(run: Run, rules: Given) -> Run:
+    """Several ops of MLX as one function with rules."""
+
+    @mx.custom_function
+    def call(*arrays: mx.array) -> mx.array:
+        return run(arrays)[0]
+
+    def listed(values: Any) -> list[Any]:
+        return list(values) if isinstance(values, (list, tuple)) else [values]
+
+    def vjp(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        inputs = listed(primals)
+        everything = range(len(inputs))
+        return tuple(rules.vjp(inputs, listed(cotangent), everything, listed(output)))
+
+    def jvp(primals: Any, tangents: Any) -> mx.array:
+        moving = [(i, t) for i, t in enumerate(listed(tangents)) if t is not None]
+        return rules.jvp(listed(primals), [t for _, t in moving], [i for i, _ in moving])[0]
+
+    def vmap(inputs: Any, axes: Any) -> tuple[mx.array, int]:
+        mapped = [-1 if axis is None else axis for axis in listed(axes)]
+        return rules.vmap(listed(inputs), mapped)[0], 0
+
+    call.vjp(vjp)
+    call.jvp(jvp)
+    call.vmap(vmap)
+    return lambda arrays: [call(*arrays)]
+
+
+def _ruled(kernel: Run, pull: Pull) -> Run:
+    """A hand-written kernel with given gradients; vmap calls it again, rules attached."""
+
+    def run(arrays: Arrays) -> list[mx.array]:
+        return ruled(arrays)
+
+    ruled = differentiable(kernel, Given(run, pull))
+    return run
+
+
+def _refusing(kernel: Run, why: str) -> Run:
+    def run(arrays: Arrays) -> list[mx.array]:
+        return ruled(arrays)
+
+    ruled = differentiable(kernel, Refused(run, why))
+    return run
+
+
+def _runtime() -> Runtime:
+    """How regions run under the switches as they stand."""
+    fastest = signature.fastest()
+    return Runtime(False, config.CHECK.on(), fastest, make_program, config.watched)

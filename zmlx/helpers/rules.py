@@ -1,0 +1,95 @@
+"""Rules: how MLX's transformations go through an op whose gradient was given, or is refused.
+
+An elementwise op has a diagonal Jacobian: what pulls a cotangent back also pushes a tangent on, and
+mapping over an axis is the op itself on arrays of one rank more. zmlx.helpers.op attaches these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import mlx.core as mx
+
+from zmlx.errors import DeriveError
+from zmlx.fuse.runtime import Run
+
+Arrays = Sequence[mx.array]
+# (inputs, result, cotangent, which inputs) -> their gradients, in the shape of the result
+Pull = Callable[[Arrays, mx.array, mx.array, tuple[int, ...]], Arrays]
+
+
+class Given:
+    """The rules of an op with one output, from `run` (the op) and `pull` (its gradients)."""
+
+    def __init__(self, run: Run, pull: Pull) -> None:
+        self._run, self._pull = run, pull
+
+    def vjp(
+        self,
+        primals: Arrays,
+        cotangents: Sequence[mx.array | None],
+        argnums: Sequence[int],
+        outputs: Arrays,
+    ) -> list[mx.array]:
+        wanted, cotangent = tuple(argnums), cotangents[0]
+        if cotangent is None:
+            return [mx.zeros_like(primals[i]) for i in wanted]
+        found = self._pull(primals, outputs[0], cotangent.astype(outputs[0].dtype), wanted)
+        return [_summed(d, primals[i]) for i, d in zip(wanted, found, strict=True)]
+
+    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
+        output = self._run(primals)[0]
+        moved: list[mx.array] = []
+        for i, tangent in zip(argnums, tangents, strict=True):
+            wide = mx.broadcast_to(tangent.astype(output.dtype), output.shape)
+            moved += self._pull(primals, output, wide, (i,))
+        return [reduce(mx.add, moved).astype(output.dtype)]
+
+    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
+        return self._run(mapped_first(inputs, axes))
+
+
+class Refused:
+    """The rules of a kernel that has no derivative: a gradient says why, vmap works."""
+
+    def __init__(self, run: Run, why: str) -> None:
+        self._run, self._why = run, why
+
+    def vjp(
+        self,
+        primals: Arrays,
+        cotangents: Sequence[mx.array | None],
+        argnums: Sequence[int],
+        outputs: Arrays,
+    ) -> list[mx.array]:
+        raise DeriveError(self._why)
+
+    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
+        raise DeriveError(self._why)
+
+    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
+        return self._run(mapped_first(inputs, axes))
+
+
+def mapped_first(inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
+    """Inputs of an elementwise op with the mapped axis in front of as many others as any has."""
+    pairs = list(zip(inputs, axes, strict=True))
+    rank = max(x.ndim - (axis >= 0) for x, axis in pairs)
+    size = next(x.shape[axis] for x, axis in pairs if axis >= 0)
+    moved = []
+    for x, axis in pairs:
+        whole = mx.moveaxis(x, axis, 0) if axis >= 0 else mx.broadcast_to(x, (size, *x.shape))
+        gap = (1,) * (rank - (whole.ndim - 1))
+        moved.append(whole.reshape(size, *gap, *whole.shape[1:]) if gap else whole)
+    return moved
+
+
+def _summed(gradient: mx.array, primal: mx.array) -> mx.array:
+    """`gradient` in shape and type of `primal`, added up where that was broadcast."""
+    if gradient.shape != primal.shape:
+        lead = gradient.ndim - primal.ndim
+        narrow = [d + lead for d, n in enumerate(primal.shape) if n != gradient.shape[d + lead]]
+        summed = gradient.astype(mx.float32).sum((*range(lead), *narrow), keepdims=True)
+        gradient = summed.reshape(primal.shape)
+    return gradient.astype(primal.dtype)

@@ -1,0 +1,177 @@
+"""Specs: everything that was asked of one elementwise op, checked.
+
+Comes in: the arguments of zmlx.elementwise and zmlx.autograd. Goes out: an OpSpec, a dictionary
+key; or an error that names the op, the argument, what came and what was wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import dtypes
+from zmlx.expr import Names, Source
+from zmlx.expr.functions import FUNCTIONS
+from zmlx.msl import DEFAULT_HEADER
+
+RESERVED = ("out", "elem", "T", "O")
+_IDENTIFIER = r"[A-Za-z_]\w*"
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """One elementwise op: `expr` over `names`, and the gradients that were given for it.
+
+    `buffers` is what the arrays are called in the kernel, one for each of `names`. `pulls` has one
+    expression for each input (its gradient), or is empty where none was given; they see `g`, and
+    `y` (the result) where `sees_output`, and not the inputs where `hides_input`.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    buffers: tuple[str, ...]
+    expr: str
+    compute: str
+    contiguous: bool = True
+    header: str = ""
+    aliases: tuple[tuple[str, str], ...] = ()
+    pulls: tuple[str, ...] = ()
+    pull_names: tuple[str, ...] = ()  # how messages call them: vjp_expr, vjp_lhs_expr, ...
+    prelude: str = ""
+    prelude_forward: bool = False  # whether it stands before `expr` too
+    expr_name: str = "expr"
+    sees_output: bool = False
+
+    def source(self, text: str, argument: str) -> Source:
+        """`text` as messages call it."""
+        return Source(text, f"{argument} of {self.name!r}")
+
+    def scope(self, output: str, exact: bool = False) -> Names:
+        """What the expressions may name, for an output of that type; `exact` computes in it."""
+        raw = {*self.buffers, *RESERVED, "cotan", "inp", "lhs", "rhs"} - {"T", "O"}
+        compute = output if exact else self.compute
+        return Names(compute, output, frozenset(raw), self._defined, self.aliases)
+
+    @cached_property
+    def full_header(self) -> str:
+        """The text before the kernel: the default header too, unless the op's own replaces it."""
+        replaced = any(name.startswith("kk_") for name in _definitions(self.header))
+        own = replaced or DEFAULT_HEADER in self.header
+        return self.header if own else DEFAULT_HEADER + self.header
+
+    @cached_property
+    def _defined(self) -> frozenset[str]:
+        """Names in the header that it defines, or that mean nothing without it."""
+        own = _uncommented(self.header.replace(DEFAULT_HEADER, ""))
+        return frozenset(re.findall(_IDENTIFIER, own)) - (set(FUNCTIONS) - _definitions(own))
+
+
+def _definitions(text: str) -> set[str]:
+    """Macros and functions that C text defines."""
+    text = _uncommented(text)
+    functions = re.findall(r"\b([A-Za-z_]\w*)\s*\([^;{}]*\)\s*\{", text)
+    return {*functions, *re.findall(r"#\s*define\s+(\w+)", text)}
+
+
+def _uncommented(text: str) -> str:
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def checked_name(name: Any, where: str) -> str:
+    """An op's name: an identifier, since kernels are called after it."""
+    if not isinstance(name, str) or not re.fullmatch(_IDENTIFIER, name):
+        raise ValueError(f"[zmlx.{where}] name is {name!r}; wanted an identifier.")
+    return name
+
+
+def checked_text(value: Any, argument: str, name: str, where: str, empty: bool = False) -> str:
+    """A text argument that says something."""
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise TypeError(f"[zmlx.{where}] {name!r}: {argument} is a {kind}; wanted a str.")
+    if not empty and not value.strip():
+        raise ValueError(f"[zmlx.{where}] {name!r}: {argument} is empty; give an expression.")
+    return value
+
+
+def checked_compute(dtype: Any, name: str, where: str) -> str:
+    """The type T by its name; None means float32."""
+    if dtype is None:
+        return "float32"
+    kind = str(dtype).removeprefix("mlx.core.").rstrip("_")
+    if not isinstance(dtype, mx.Dtype) or not dtypes.has_msl(kind):
+        raise ValueError(
+            f"[zmlx.{where}] {name!r}: compute_dtype is {dtype!r}; wanted a type that kernels "
+            "have, such as mx.float32, mx.float16 or mx.bfloat16."
+        )
+    return kind
+
+
+def checked_names(names: Any, argument: str, name: str, where: str) -> tuple[str, ...]:
+    """Names of inputs or outputs: identifiers, different, none that the kernel uses itself."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise ValueError(
+            f"[zmlx.{where}] {name!r}: {argument} is {names!r}; wanted a list of one name or more."
+        )
+    for item in names:
+        if not isinstance(item, str) or not re.fullmatch(_IDENTIFIER, item):
+            raise ValueError(
+                f"[zmlx.{where}] {name!r}: {argument} has {item!r}, which is no identifier."
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"[zmlx.{where}] {name!r}: a name occurs twice in {argument} {names!r}.")
+    return tuple(names)
+
+
+def refuse_reserved(names: Sequence[str], argument: str, name: str, where: str) -> None:
+    """Raise for a name that the text around an expression needs."""
+    for item in names:
+        if item in RESERVED or item.startswith("zmlx_"):
+            raise ValueError(
+                f"[zmlx.{where}] {name!r}: {argument} has {item!r}, which the kernel uses itself "
+                f"({', '.join(RESERVED)} and zmlx_*); take another name."
+            )
+
+
+def check_arrays(
+    arrays: Sequence[Any], names: Sequence[str], name: str, where: str, same_dtype: bool = False
+) -> None:
+    """The arguments of a call: their count, kind and types."""
+    if len(arrays) != len(names):
+        given, wanted = _arrays(len(arrays)), f"{len(names)} ({', '.join(names)})"
+        raise ValueError(f"[zmlx.{where}] {name!r} was called with {given}; wanted {wanted}.")
+    for label, array in zip(names, arrays, strict=True):
+        if not isinstance(array, mx.array):
+            kind = type(array).__name__
+            raise TypeError(f"[zmlx.{where}] {name!r}: {label} is a {kind}; wanted an mx.array.")
+        if array.dtype in (mx.float64, mx.complex64):
+            raise ValueError(
+                f"[zmlx.{where}] {name!r}: {label} is of {array.dtype}, which kernels do not have; "
+                "convert it, for instance to mx.float32."
+            )
+    if same_dtype and any(a.dtype != arrays[0].dtype for a in arrays):
+        kinds = ", ".join(f"{n}: {a.dtype}" for n, a in zip(names, arrays, strict=True))
+        raise ValueError(f"[zmlx.{where}] {name!r}: types differ ({kinds}); convert one.")
+
+
+def common_shape(
+    arrays: Sequence[mx.array], names: Sequence[str], name: str, where: str
+) -> tuple[int, ...]:
+    """The shape that all arguments broadcast to; ValueError where there is none."""
+    try:
+        return tuple(mx.broadcast_shapes(*[a.shape for a in arrays]))
+    except ValueError:
+        shapes = ", ".join(f"{n}: {tuple(a.shape)}" for n, a in zip(names, arrays, strict=True))
+        raise ValueError(
+            f"[zmlx.{where}] {name!r}: shapes do not broadcast ({shapes}); make them equal, or 1 "
+            "where they differ."
+        ) from None
+
+
+def _arrays(count: int) -> str:
+    return "1 array" if count == 1 else f"{count} arrays"

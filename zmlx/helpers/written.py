@@ -1,0 +1,100 @@
+"""Written: an elementwise op as a hand-written kernel, for expressions that have no graph.
+
+Comes in: an OpSpec. Goes out: `forward_kernel` and `pull_kernel`, functions from arrays of one
+shape to arrays. zmlx.helpers.op calls them; zmlx.metal runs the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from zmlx import metal
+from zmlx.fuse.replay import dtype_of
+from zmlx.fuse.runtime import Run
+from zmlx.helpers.spec import OpSpec
+
+_HEAD = """\
+  const uint elem = thread_position_in_grid.x;
+  uint zmlx_size = 1;
+  for (int zmlx_d = 0; zmlx_d < {first}_ndim; ++zmlx_d) {{
+    zmlx_size *= uint({first}_shape[zmlx_d]);
+  }}
+  if (elem >= zmlx_size) {{
+    return;
+  }}
+"""
+
+# The place of element `elem` in an array of any strides.
+_PLACE = """\
+  long zmlx_at_{name} = 0;
+  {{
+    uint zmlx_rest = elem;
+    for (int zmlx_d = {name}_ndim - 1; zmlx_d >= 0; --zmlx_d) {{
+      const uint zmlx_n = uint({name}_shape[zmlx_d]);
+      zmlx_at_{name} += long(zmlx_rest % zmlx_n) * long({name}_strides[zmlx_d]);
+      zmlx_rest /= zmlx_n;
+    }}
+  }}
+"""
+
+
+def forward_kernel(spec: OpSpec, output: str) -> Run:
+    """The op itself; `output` is the type of the result."""
+    lines = [_head(spec, spec.buffers), *_values(spec, zip(spec.names, spec.buffers, strict=True))]
+    if spec.prelude_forward and spec.prelude:
+        lines.append(_quoted(spec.prelude, "vjp_prelude"))
+    lines.append(f"  out[elem] = (O)(\n{_quoted(spec.expr, spec.expr_name)}  );\n")
+    return _run(spec, f"{spec.name}_fwd", spec.buffers, ("out",), "".join(lines), output)
+
+
+def pull_kernel(spec: OpSpec, output: str) -> Run:
+    """The gradients that were given: (inputs, result, cotangent) -> one array for each input."""
+    buffers = (*spec.buffers, "out", "cotan")
+    names = [*zip(spec.names, spec.buffers, strict=True), ("g", "cotan")]
+    if spec.sees_output:
+        names.append(("y", "out"))
+    results = tuple(f"d{name}" for name in spec.names)
+    lines = [_head(spec, buffers), *_values(spec, names)]
+    if spec.prelude:
+        lines.append(_quoted(spec.prelude, "vjp_prelude"))
+    for result, text, what in zip(results, spec.pulls, spec.pull_names, strict=True):
+        lines.append(f"  {result}[elem] = (O)(\n{_quoted(text, what)}  );\n")
+    return _run(spec, f"{spec.name}_bwd", buffers, results, "".join(lines), output)
+
+
+def _head(spec: OpSpec, buffers: Sequence[str]) -> str:
+    places = "" if spec.contiguous else "".join(_PLACE.format(name=b) for b in buffers)
+    return _HEAD.format(first=buffers[0]) + places
+
+
+def _quoted(text: str, argument: str) -> str:
+    """`text` on lines of its own, which the compiler's messages count as the user does."""
+    return f'#line 1 "{argument}"\n{text}\n#line 1 "after_{argument}"\n'
+
+
+def _values(spec: OpSpec, names: object) -> list[str]:
+    lines = []
+    for name, buffer in names:  # type: ignore[attr-defined]
+        at = "elem" if spec.contiguous else f"zmlx_at_{buffer}"
+        lines.append(f"  const T {name} = (T){buffer}[{at}];\n")
+        lines += [f"  const T {alias} = {name};\n" for alias, of in spec.aliases if of == name]
+    return lines
+
+
+def _run(
+    spec: OpSpec, name: str, inputs: Sequence[str], outputs: Sequence[str], text: str, output: str
+) -> Run:
+    kernel = metal.kernel(
+        name=name, input_names=inputs, output_names=outputs, source=text,
+        header=spec.full_header, ensure_row_contiguous=spec.contiguous,
+    )  # fmt: skip
+    template = [("T", dtype_of(spec.scope(output).held)), ("O", dtype_of(output))]
+    kinds = [dtype_of(output)] * len(outputs)
+
+    def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+        shapes = [arrays[0].shape] * len(outputs)
+        return kernel(*arrays, template=template, output_shapes=shapes, output_dtypes=kinds)
+
+    return run
