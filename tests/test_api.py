@@ -14,10 +14,37 @@ import pytest
 
 import zmlx
 
+MODULES = {
+    *("autograd", "autotune", "cache", "codegen", "elementwise", "metal", "msl", "registry"),
+    *("rowwise",),
+}
+
 
 def test_the_public_names() -> None:
-    assert set(zmlx.__all__) == {"FusedFunction", "__version__", "errors", "explain", "fuse"}
-    assert all(hasattr(zmlx, name) for name in zmlx.__all__)
+    own = {"FusedFunction", "__version__", "errors", "explain", "fuse"}
+    functions = {"autotune_threadgroup", "profile"}
+    assert set(zmlx.__all__) == own | MODULES | functions
+    assert all(hasattr(zmlx, name) for name in zmlx.__all__) and set(dir(zmlx)) >= MODULES
+    for name in MODULES:
+        assert getattr(zmlx, name) is importlib.import_module(f"zmlx.{name}")
+    with pytest.raises(AttributeError, match="'zmlx' has no attribute 'kernel'"):
+        _ = zmlx.kernel
+
+
+def test_autotune_is_a_module_and_a_function() -> None:
+    done = run(
+        """
+        import mlx.core as mx
+        from zmlx import autotune
+        import zmlx.autotune
+        import zmlx
+        assert autotune is zmlx.autotune and callable(autotune.get_autotuned_threadgroup)
+        assert zmlx.autotune_threadgroup is autotune.autotune_threadgroup
+        from zmlx.autotune import AutotuneKey, AutotuneResult, KernelSearch
+        print(zmlx.autotune(zmlx.fuse(lambda x: mx.exp(x) * x), mx.ones(3)).kernels)
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def double(x: mx.array) -> mx.array:
@@ -59,6 +86,7 @@ def test_import_loads_nothing_heavy_and_prints_nothing() -> None:
         import sys
         import zmlx
         heavy = {"sympy", "networkx", "numpy", "rich", "jinja2", "matplotlib", "nanobind", "scipy"}
+        heavy |= {"lark", "platformdirs", "filelock", "zmlx.autotune", "zmlx.metal"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
         """
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from zmlx import errors
 from zmlx.fuse.api import FusedFunction, explain
@@ -14,6 +15,24 @@ else:
     from zmlx import fuse
 
 __version__ = "0.1.0"
-__all__ = ["FusedFunction", "__version__", "errors", "explain", "fuse"]
+# Loaded when first asked for, because `import zmlx` must stay cheap.
+_MODULES = (
+    *("autograd", "autotune", "cache", "codegen", "elementwise", "metal", "msl", "registry"),
+    *("rowwise",),
+)
+_FUNCTIONS = {"autotune_threadgroup": "zmlx.autotune", "profile": "zmlx.profiling"}
+__all__ = ["FusedFunction", "__version__", "errors", "explain", "fuse", *_MODULES, *_FUNCTIONS]
 
 configure()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"zmlx.{name}")
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
+    raise AttributeError(f"module 'zmlx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.base import NEVER_ALONE, DeviceReport, Launcher
+from zmlx.device import tuning
+from zmlx.device.base import NEVER_ALONE, DeviceReport, GridLauncher, Launcher
+from zmlx.device.gpu_grid import GpuGridLauncher
 from zmlx.device.rules import native_or_none
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import MetalKernelSpec
 
 INT32_MAX = 2**31 - 1
 
@@ -27,6 +31,7 @@ class GpuDevice(ABC):
 
     name: str
     threadgroup: int  # threads
+    takes_turns = False
     worth_alone = NEVER_ALONE
 
     def __init__(self) -> None:
@@ -41,12 +46,20 @@ class GpuDevice(ABC):
         """Output elements that a thread of `kernel` computes, at least."""
 
     @abstractmethod
+    def written(self, spec: MetalKernelSpec, name: str) -> Any:
+        """The hand-written kernel `spec` under `name`, as MLX's callable."""
+
+    @abstractmethod
     def made(self, kernel: KernelSource) -> Any:
         """`kernel` as MLX's callable."""
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
         """One launcher per kernel; MLX compiles when it first evaluates a call."""
         return [self._launchers.get(k.digest) or self._launcher(k) for k in kernels]
+
+    def grid_launcher(self, spec: MetalKernelSpec) -> GridLauncher:
+        """MLX compiles, for each template, when it first evaluates a call."""
+        return GpuGridLauncher(spec, lambda name: self.written(spec, name))
 
     def report(self) -> DeviceReport:
         problem = self.unavailable()
@@ -62,12 +75,13 @@ class GpuDevice(ABC):
         native = native_or_none()
         repeat = None if native is None else native.Repeater()
         made = GpuLauncher(
-            kernel, self.made(kernel), kinds, self.elements(kernel), self.threadgroup, repeat
-        )
+            kernel, self.made(kernel), kinds, self.elements(kernel), self.threadgroup, repeat,
+            tuning.settings(self.name, kernel),
+        )  # fmt: skip
         return self._launchers.setdefault(kernel.digest, made)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GpuLauncher:
     """One kernel as MLX's callable, with what a launch must know."""
 
@@ -77,6 +91,7 @@ class GpuLauncher:
     elements: int  # output elements a thread computes
     threadgroup: int
     repeat: Any  # a Repeater of the native module, None where there is none
+    tuned: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by size class
 
     def __call__(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         # MLX passes an array of rank 0 as a reference, which a text cannot index.
@@ -88,14 +103,34 @@ class GpuLauncher:
                 self.repeat.learn(flat, outputs)
         return outputs
 
+    def setting(self, size: int) -> tuple[int, int]:
+        """Elements of a thread and threads of a group, for outputs of `size` elements."""
+        found = self.tuned.get(tuning.size_class(size)) if self.tuned else None
+        return (found[0], found[1]) if found else (self.elements, self.threadgroup)
+
+    def with_setting(self, elements: int, threadgroup: int) -> GpuLauncher:
+        """The same kernel launched otherwise, to be compared with this one."""
+        repeat = None if self.repeat is None else type(self.repeat)()
+        return replace(self, elements=elements, threadgroup=threadgroup, repeat=repeat, tuned={})
+
+    def adopt(self, size: int, elements: int, threadgroup: int) -> None:
+        """Launch outputs of the class of `size` like this from now on."""
+        self.tuned = {**self.tuned, tuning.size_class(size): (elements, threadgroup)}
+        if self.repeat is not None:
+            self.repeat = type(self.repeat)()  # the old one repeats the old launch
+
+    def output_size(self, arrays: Sequence[mx.array]) -> int:
+        """Elements of each output."""
+        return prod(self._output_shape(arrays))
+
     def _described(self, arrays: Sequence[mx.array], flat: Sequence[mx.array]) -> list[mx.array]:
         """The launch as MLX takes it from Python."""
-        shape, size = self._output_shape(arrays), 1
-        for n in shape:
-            size *= n
+        shape = self._output_shape(arrays)
+        size = prod(shape)
         if size == 0:
             return [mx.zeros(shape, dtype) for dtype in self.dtypes]
-        elements = elements_of_a_thread(size, self.elements)
+        least, threadgroup = self.setting(size)
+        elements = elements_of_a_thread(size, least)
         threads = -(-size // elements)
         index = index_type(size, self.kernel.rank, elements)
         return list(
@@ -103,7 +138,7 @@ class GpuLauncher:
                 inputs=list(flat),
                 template=[("ELEMS", elements), ("INDEX", index)],
                 grid=(threads, 1, 1),
-                threadgroup=(min(self.threadgroup, threads), 1, 1),
+                threadgroup=(min(threadgroup, threads), 1, 1),
                 output_shapes=[shape] * len(self.dtypes),
                 output_dtypes=self.dtypes,
             )

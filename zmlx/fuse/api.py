@@ -108,7 +108,8 @@ class FusedFunction:
         try:
             return self._tables[mode]
         except KeyError:
-            made = Table(self._fn, self._name, self._options) if config.FUSE.on() else None
+            on = config.FUSE.on()
+            made = Table(self._fn, self._name, self._options, mode[-1]) if on else None
             return self._tables.setdefault(mode, made)
 
     def _unbound(self, *args: Any, **kwargs: Any) -> Any:

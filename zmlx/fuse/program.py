@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
+from zmlx.device import watch
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse.extract import Region
 from zmlx.fuse.plan import Native, Plan, plan
@@ -83,7 +84,7 @@ class Program:
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             kernel = function.specialized(shapes).kernel
             kernels += [] if kernel is None else [kernel]
-        device.build(kernels)
+        watch.build(device, kernels)
 
 
 def make_program(graph: Graph, runtime: Runtime, name: str) -> Run:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from zmlx.device import watch
 from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
 from zmlx.fuse.check import checked
@@ -71,6 +72,8 @@ class RegionFunction:
         launch = special.launcher
         if launch is None:
             return special.replayed
+        if self.runtime.watched:
+            launch = watch.watched(special.kernel, device_for_current_stream().name, launch)
         if self.runtime.check:
             launch = checked(special.graph, launch, self.runtime.exact, self.name)
         return differentiable(launch, RegionRules(self, special))
@@ -112,7 +115,7 @@ class Specialized:
         if problem := device.unavailable():
             warn_once(problem)
             return None
-        return device.build([self.kernel])[0]
+        return watch.build(device, [self.kernel])[0]
 
     def replayed(self, arrays: Arrays) -> list[mx.array]:
         return replay(self.graph, arrays)

@@ -25,6 +25,7 @@ class Runtime:
     check: bool  # ZMLX_CHECK
     signature: Callable[[Sequence[Any]], Any]
     make_program: Callable[[Graph, Runtime, str], Run]
+    watched: bool = False  # launches are told to zmlx.device.watch
 
     def program(self, graph: Graph, name: str) -> Run:
         """`graph` as a function from its inputs' arrays (scalars included) to its outputs'."""

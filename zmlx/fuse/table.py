@@ -48,10 +48,14 @@ def tracing_exactly() -> bool | None:
 class Table:
     """Entries by key; at most `options.cache_size` of them."""
 
-    def __init__(self, fn: Callable[..., Any], name: str, options: Options) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], name: str, options: Options, watched: bool = False
+    ) -> None:
         self.fn, self.name, self.options = fn, name, options
         self.signature = signature.fastest()
-        self.runtime = Runtime(options.exact, config.CHECK.on(), self.signature, make_program)
+        self.runtime = Runtime(
+            options.exact, config.CHECK.on(), self.signature, make_program, watched
+        )
         self.hits = self.misses = 0
         self.size = 0
         self._sites: dict[Any, Site] = {}
