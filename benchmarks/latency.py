@@ -29,9 +29,8 @@ from benchmarks.elementwise import forward
 from benchmarks.harness import SUBJECT, Bar, Parted, Peer, Result, Row, Settings, agree, measure
 from benchmarks.peers import COMPILE, EAGER, call_of, mlx_peers, nothing
 from zmlx.device import native_module
-from zmlx.device.base import device_for_current_stream
+from zmlx.device.base import device_for_current_stream, device_named
 from zmlx.device.cache import ENTRY_SUFFIX
-from zmlx.device.host import HostDevice
 
 SUITE = "latency"
 ROOT = Path(__file__).parents[1]
@@ -264,8 +263,8 @@ def private_caches() -> Iterator[dict[str, str]]:
 
 def copy_native_module(target: Path) -> None:
     """Put the built native module of the cache in use into `target`, where there is one."""
-    device = device_for_current_stream()
-    if not isinstance(device, HostDevice) or device.unavailable() is not None:
+    device: Any = device_named("host")  # GPUs use its native module as well
+    if device.unavailable() is not None:
         return
     built = native_module.built_path(device.cache)
     if built is None:
