@@ -1,0 +1,90 @@
+"""Hand-written kernels as CUDA text, on a machine without CUDA: what the rewriting does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from zmlx.device.cuda import CudaDevice
+from zmlx.device.cuda_text import GRID, cuda_text
+from zmlx.msl.spec import Launch, MetalKernelSpec
+
+
+def spec(source: str, header: str = "", atomic: bool = False) -> MetalKernelSpec:
+    return MetalKernelSpec("k", ("x",), ("out",), source, header, atomic_outputs=atomic)
+
+
+def body(source: str) -> str:
+    """What stands behind the line that begins the user's text."""
+    return cuda_text(spec(source)).source.partition('"k.body"\n')[2]
+
+
+@pytest.mark.parametrize(
+    ("metal", "cuda"),
+    [
+        ("y = exp(x);", "y = metal::exp(x);"),
+        ("y = a*exp (x)-max(a, b);", "y = a*metal::exp (x)-metal::max(a, b);"),
+        ("return tanh(x);", "return metal::tanh(x);"),
+        ("if (a>abs(b)) sqrt(c);", "if (a>metal::abs(b)) metal::sqrt(c);"),
+        ("y = metal::precise::exp(x);", "y = metal::precise::exp(x);"),
+        ("v.max(3); p->min(2);", "v.max(3); p->min(2);"),
+        ("float exp(float q);", "float exp(float q);"),
+        ("float exponent = my_exp(x);", "float exponent = my_exp(x);"),
+    ],
+)
+def test_calls_that_cuda_would_find_ambiguous_are_qualified(metal: str, cuda: str) -> None:
+    assert body(metal) == cuda
+
+
+def test_address_spaces_go_and_threadgroup_arrays_become_a_macro() -> None:
+    text = body("threadgroup float buf[32];\nconst device float4* v = (const device float4*)x;")
+    assert "ZMLX_THREADGROUP(float, buf, [32]);" in text
+    assert not re.search(r"\b(device|threadgroup)\b", text)
+    assert (
+        "#define ZMLX_THREADGROUP(T, NAME, DIMS) __shared__ T NAME DIMS"
+        in cuda_text(spec("out[0] = 1;")).header
+    )
+
+
+def test_lines_stay_where_they_are() -> None:
+    source = "int a = 1;\n/* two\nlines */\nthreadgroup float b[2];\nout[0] = exp(x[0]);"
+    assert body(source).count("\n") == source.count("\n")
+
+
+def test_metals_own_headers_are_left_out() -> None:
+    header = "#include <metal_stdlib>\n  # include <metal_math>\nusing namespace metal;\n"
+    text = cuda_text(spec("out[0] = 1;", header)).header
+    assert "<metal_" not in text.partition('"k.header"\n')[2]
+
+
+def test_threads_beyond_the_grid_return_first() -> None:
+    text = cuda_text(spec("out[0] = 1;"))
+    assert text.input_names == ("x", GRID)
+    assert text.source.index("return;") < text.source.index("out[0]")
+
+
+def test_atomic_outputs_get_their_type_back() -> None:
+    text = cuda_text(spec("atomic_fetch_add_explicit(&out[0], 1, memory_order_relaxed);", "", True))
+    assert text.output_names == ("zm_raw_out",)
+    assert "auto* out = metal::zm_atomics(zm_raw_out);" in text.source
+
+
+def test_a_launch_passes_the_grid_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def cuda_kernel(**made: Any) -> Any:
+        return lambda **launch: calls.append({**made, **launch}) or [mx.zeros(3)]
+
+    monkeypatch.setattr(mx.fast, "cuda_kernel", cuda_kernel)
+    run = CudaDevice().grid_launcher(spec("out[thread_position_in_grid.x] = x[0];"))
+    launch = Launch((3, 1, 1), (2, 1, 1), ((3,),), ("float32",), (("T", "float16"), ("N", 4)))
+    run([mx.ones(3)], launch)
+    (call,) = calls
+    assert call["inputs"][1].tolist() == [3, 1, 1] and call["inputs"][1].dtype == mx.uint32
+    assert call["grid"] == (3, 1, 1) and call["threadgroup"] == (2, 1, 1)
+    assert call["template"] == [("T", mx.float16), ("N", 4)] and "init_value" not in call
+    assert call["name"].endswith("_float32") and call["output_dtypes"] == [mx.float32]
+    assert call["header"].startswith("// Metal Shading Language's names in CUDA C++")
