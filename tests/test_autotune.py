@@ -12,14 +12,15 @@ import mlx.core as mx
 import pytest
 
 import zmlx
-from zmlx import errors, metal, registry, timing
+from zmlx import errors, metal, registry
 from zmlx.device import base, tuning, watch
 from zmlx.device import gpu as gpu_module
 from zmlx.device.base import Device
 from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MetalKernelSpec
-from zmlx.threadgroups import fixes_threadgroup
+from zmlx.tuning import timing
+from zmlx.tuning.threadgroups import fixes_threadgroup
 
 autotune: Any = importlib.import_module("zmlx.autotune")
 

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from zmlx import cli
+from zmlx.checking.file import read_kernel
 from zmlx.device.base import Device
-from zmlx.kernel_file import read_kernel
 
 BODY = """\
 // Sum of each row of x.

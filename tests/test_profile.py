@@ -12,8 +12,9 @@ import mlx.core as mx
 import pytest
 
 import zmlx
-from zmlx import config, metal, timing
+from zmlx import config, metal
 from zmlx.device import watch
+from zmlx.tuning import timing
 
 pytestmark = pytest.mark.usefixtures("host_device")
 profiling: Any = importlib.import_module("zmlx.profiling")

@@ -1,6 +1,6 @@
 """Autotuning: how a kernel is launched best, found by measuring. The module can be called itself.
 
-`zmlx.autotune(f, *args)` tunes the kernels that a call of `f` launches (zmlx.tune_fused);
+`zmlx.autotune(f, *args)` tunes the kernels that a call of `f` launches (zmlx.tuning.fused);
 `autotune_threadgroup` and `get_autotuned_threadgroup` find the threadgroup of a kernel written by
 hand; `KernelSearch` picks among functions that do the same. Winners must give equal results. They
 are kept for this process, and on disk by device, kernel, template and class of sizes.
@@ -18,15 +18,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import timing
 from zmlx.device import tuning
 from zmlx.device.base import current_name
 from zmlx.errors import DeviceError
 from zmlx.metal import MAX_THREADS, MetalKernel
 from zmlx.msl.spec import Extent
 from zmlx.registry import forgets
-from zmlx.threadgroups import fixes_threadgroup
-from zmlx.tune_fused import TunedKernel, TuneReport, tune_fused
+from zmlx.tuning import timing
+from zmlx.tuning.fused import TunedKernel, TuneReport, tune_fused
+from zmlx.tuning.threadgroups import fixes_threadgroup
 
 __all__ = [
     "GLOBAL_AUTOTUNE_CACHE",

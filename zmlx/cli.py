@@ -23,11 +23,11 @@ from rich.text import Text
 
 import zmlx
 from zmlx import config
+from zmlx.checking.faults import Fault, front_end_faults, sanitizer_faults, shown
+from zmlx.checking.file import KernelFile, read_kernel
 from zmlx.demo import run_demo
 from zmlx.device.base import DeviceReport, device_for_current_stream
 from zmlx.errors import DeviceError, ZmlxError
-from zmlx.kernel_check import Fault, front_end_faults, sanitizer_faults, shown
-from zmlx.kernel_file import KernelFile, read_kernel
 
 app = typer.Typer(
     help="ZMLX: MLX functions fused, differentiated and run as kernels.",
@@ -139,7 +139,7 @@ def explain(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="A kernel's body, or a whole [[kernel]] function.")],
+    file: Annotated[Path, typer.Argument(help="A kernel's body, or a whole kernel function.")],
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", help="NAME:DTYPE:SHAPE, e.g. x:float32:4x100; =VALUE fills it."),

@@ -15,8 +15,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import timing
 from zmlx.device import watch
+from zmlx.tuning import timing
 
 __all__ = ["KernelRecord", "Profile", "profile"]
 

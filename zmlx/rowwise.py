@@ -1,7 +1,7 @@
 """Row-wise ops from C expressions: two reductions over each row, then every element written.
 
 Comes in: the expressions. Goes out: a function of arrays, one kernel launch each; `map_reduce` is
-what users call. Its gradient is derived from the expressions, by zmlx.rowwise_rules.
+what users call. Its gradient is derived from the expressions, by zmlx.helpers.rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import mlx.core as mx
 from zmlx import config, metal
 from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
+from zmlx.helpers.rows import RowRules, check_expressions
 from zmlx.msl import DEFAULT_HEADER, reduction
-from zmlx.rowwise_rules import RowRules, check_expressions
 from zmlx.trace import intercept
 
 __all__ = ["map_reduce"]

@@ -13,12 +13,12 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import metal_check
+from zmlx.checking.file import Array, KernelFile
 from zmlx.device.base import Device, device_named
 from zmlx.device.host_grid import HostGridLauncher
 from zmlx.device.metal import MetalDevice
 from zmlx.dtypes import attribute
 from zmlx.errors import DeviceError, SanitizeError
-from zmlx.kernel_file import Array, KernelFile
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import timing
 from zmlx.device import tuning, watch
 from zmlx.device.base import current_name
 from zmlx.device.gpu import GpuLauncher
+from zmlx.tuning import timing
 
 ROUNDS = 9
 WORTH = 0.97  # a setting wins if it takes at most this share of the default's time

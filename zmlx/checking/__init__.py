@@ -1,0 +1,1 @@
+"""`python -m zmlx check`: a kernel in a file, and what is wrong with it."""

@@ -1,0 +1,1 @@
+"""Tuning: measuring launches fairly, and what `zmlx.autotune` does to a fused function."""
