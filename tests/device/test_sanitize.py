@@ -110,6 +110,37 @@ def test_a_fault_in_a_helper_is_named_there() -> None:
     assert (found.group, found.thread) == ((0, 0, 0), (4, 0, 0))
 
 
+# A struct for each way to return one: two bytes, a vector, two registers, memory. The helper is too
+# long to be inlined by itself.
+SIZES = {"half": 2, "float4": 16, "pair": 8, "many": 32}
+STRUCTS = """
+struct pair { float a, b; };
+struct many { float a[8]; };
+template <typename T> KIND T same(T x, uint n) {
+  float sum = 0;
+  for (uint k = 1; k < n; ++k) sum += exp(float(k)) * sin(float(k)) + tanh(float(k));
+  return sum > 1e9f ? T{} : x;
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["inline", "__attribute__((noinline))"])
+def test_structs_that_helpers_take_and_return_are_seen(kind: str) -> None:
+    header = STRUCTS.replace("KIND", kind)
+    stores, reads = "", ""
+    for n, (name, size) in enumerate(SIZES.items()):
+        # Thread n writes 16 of the 64 floats.
+        stores += f"if (i == {n}) for (uint k = {n * 64 // size}; k < {(n + 1) * 64 // size}; ++k) "
+        stores += f"((device {name}*)out)[k] = same({name}{{}}, x_shape[0] + {n});\n"
+        reads += f"if (i == {n}) ((device {name}*)out)[{n * 64 // size}] = "
+        reads += f"same(((const device {name}*)(x + 64))[i], x_shape[0] + {n});\n"
+    assert not findings(stores, header=header)
+    found = findings(reads, header=header, init_value=0)
+    # A struct's members may be read one by one.
+    lines = {(f.kind, f.buffer, f.line.number) for f in found if f.line}
+    assert lines == {("read outside", "x", 2 + n) for n in range(len(SIZES))}, found
+
+
 def test_threads_that_return_early_miss_a_barrier() -> None:
     source = "out[i] = x[i];\nif (t >= 20) return;\n" + BARRIER
     found = only(findings(source))
