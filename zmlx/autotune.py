@@ -21,8 +21,8 @@ import mlx.core as mx
 from zmlx.device import tuning
 from zmlx.device.base import current_name
 from zmlx.errors import DeviceError
-from zmlx.metal import MAX_THREADS, MetalKernel
-from zmlx.msl.spec import Extent
+from zmlx.metal import MetalKernel
+from zmlx.msl.spec import MAX_THREADS, Extent
 from zmlx.registry import forgets
 from zmlx.tuning import timing
 from zmlx.tuning.fused import TunedKernel, TuneReport, tune_fused

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zmlx.msl.spec import MAX_THREADS
+
 __all__ = [
     "ElementwiseSpec",
     "elementwise_binary_source",
@@ -18,8 +20,6 @@ __all__ = [
     "rowwise_parallel_reduction_source",
     "rowwise_reduction_source",
 ]
-
-MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
 
 
 @dataclass(frozen=True)

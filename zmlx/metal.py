@@ -20,11 +20,11 @@ from zmlx.cache import GLOBAL_KERNEL_CACHE, KernelCacheKey
 from zmlx.device import watch
 from zmlx.device.base import GridLauncher, device_for_current_stream
 from zmlx.errors import DeviceError
-from zmlx.msl.spec import Extent, Launch, MetalKernelSpec
+from zmlx.msl.spec import MAX_THREADS, Extent, Launch, MetalKernelSpec
+from zmlx.trace.operands import name_of
 
 __all__ = ["KernelStats", "MetalKernel", "MetalKernelSpec", "kernel"]
 
-MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
 INT32_MAX = 2**31 - 1
 
 
@@ -162,8 +162,8 @@ class MetalKernel:
         for name, value in zip(names, inputs, strict=True):
             if not isinstance(value, mx.array):
                 raise TypeError(str(self._wrong(name, type(value).__name__, "an mx.array")))
-            if not dtypes.has_msl(_name(value.dtype)):
-                raise self._wrong(name, _name(value.dtype), "a type that Metal has")
+            if not dtypes.has_msl(name_of(value.dtype)):
+                raise self._wrong(name, name_of(value.dtype), "a type that Metal has")
 
     def _outputs(
         self,
@@ -182,12 +182,12 @@ class MetalKernel:
             if len(given) != count:
                 raise self._wrong(name, f"{len(given)} entries", f"{count}, one for each output")
         for kind in kinds:
-            if not isinstance(kind, mx.Dtype) or not dtypes.has_msl(_name(kind)):
+            if not isinstance(kind, mx.Dtype) or not dtypes.has_msl(name_of(kind)):
                 raise self._wrong("output_dtypes", repr(kind), "types that Metal has")
         for shape in shapes:
             if not all(isinstance(n, int) and n >= 0 for n in shape):
                 raise self._wrong("output_shapes", repr(shape), "sizes from 0 on")
-        return tuple(tuple(shape) for shape in shapes), tuple(_name(kind) for kind in kinds)
+        return tuple(tuple(shape) for shape in shapes), tuple(name_of(kind) for kind in kinds)
 
     def _grid(self, grid: Sequence[int] | None, shapes: Sequence[tuple[int, ...]]) -> Extent:
         if grid is None:
@@ -212,8 +212,8 @@ class MetalKernel:
     def _template(self, pairs: Sequence[tuple[str, Any]]) -> tuple[tuple[str, int | str], ...]:
         found: list[tuple[str, int | str]] = []
         for name, value in pairs:
-            if isinstance(value, mx.Dtype) and dtypes.has_msl(_name(value)):
-                found.append((name, _name(value)))
+            if isinstance(value, mx.Dtype) and dtypes.has_msl(name_of(value)):
+                found.append((name, name_of(value)))
             elif isinstance(value, int):
                 found.append((name, value))
             else:
@@ -224,10 +224,6 @@ class MetalKernel:
         return ValueError(
             f"[zmlx.metal] kernel {self.spec.name!r}: {argument} is {came}; give {wanted}."
         )
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")
 
 
 def _check_spec(spec: MetalKernelSpec) -> None:

@@ -20,11 +20,11 @@ from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
 from zmlx.helpers.rows import RowRules, check_expressions
 from zmlx.msl import DEFAULT_HEADER, reduction
+from zmlx.msl.spec import MAX_THREADS
 from zmlx.trace import intercept
 
 __all__ = ["map_reduce"]
 
-MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
 SIMDGROUP = 32
 MAX_ROWS_Y = 32768  # CUDA has at most 65535 groups along y; more rows go on along z
 COMPUTE = (mx.float32, mx.float16, mx.bfloat16)

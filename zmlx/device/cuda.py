@@ -7,18 +7,16 @@ evaluates a call and keeps the result by kernel name, which carries the content'
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.cuda_text import cuda_text
+from zmlx.device.cuda_text import cuda_text, names_of_metal
 from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import Extent, MetalKernelSpec
 
-HEADER = Path(__file__).parent / "headers" / "msl_on_cuda.h"
 BYTES, MOST_ELEMENTS = 32, 16  # what a thread takes: two instructions of 16 bytes for each array
 # A kernel that computes much gains nothing from more loads in flight, and compiles longer.
 MANY_OPS, FEW_ELEMENTS = 24, 4
@@ -62,7 +60,7 @@ class CudaDevice(GpuDevice):
             input_names=[a.name for a in kernel.inputs],
             output_names=[a.name for a in kernel.outputs],
             source=kernel.body,
-            header=_header() + kernel.header,
+            header=names_of_metal() + kernel.header,
             ensure_row_contiguous=False,
         )
 
@@ -70,8 +68,3 @@ class CudaDevice(GpuDevice):
 @lru_cache(maxsize=256)
 def _grid_array(grid: Extent) -> mx.array:
     return mx.array(grid, dtype=mx.uint32)
-
-
-@lru_cache(maxsize=1)
-def _header() -> str:
-    return HEADER.read_text("utf-8")

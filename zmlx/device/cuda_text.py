@@ -74,4 +74,10 @@ def _names() -> str:
     vectors = (HEADERS / "msl_vectors.h").read_text("utf-8").replace("#pragma once", "")
     groups = (HEADERS / "msl_group_cuda.h").read_text("utf-8")
     text = re.sub(r"^ZMLX_INCLUDE_VECTORS$", lambda _: vectors, groups, flags=re.MULTILINE)
-    return (HEADERS / "msl_on_cuda.h").read_text("utf-8") + text
+    return names_of_metal() + text
+
+
+@lru_cache(maxsize=1)
+def names_of_metal() -> str:
+    """The header that stands in front of every kernel."""
+    return (HEADERS / "msl_on_cuda.h").read_text("utf-8")

@@ -173,7 +173,7 @@ class RegionRules:
         pairs = list(zip(inputs, axes, strict=True))
         rank = max(x.ndim - (axis >= 0) for x, axis in pairs)
         size = next(x.shape[axis] for x, axis in pairs if axis >= 0)
-        outputs = self._function([_batch_first(x, a, rank) if a >= 0 else x for x, a in pairs])
+        outputs = self._function([batch_first(x, a, rank) if a >= 0 else x for x, a in pairs])
         return [o if o.ndim > rank else mx.broadcast_to(o, (size, *o.shape)) for o in outputs]
 
     def _pull(self, wanted: tuple[int, ...], used: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
@@ -223,7 +223,7 @@ def _with_outputs(graph: Graph, positions: Sequence[int]) -> Graph:
     return chosen
 
 
-def _batch_first(x: mx.array, axis: int, rank: int) -> mx.array:
+def batch_first(x: mx.array, axis: int, rank: int) -> mx.array:
     """The mapped axis in front of `rank` others, sizes of one in between."""
     moved = mx.moveaxis(x, axis, 0)
     missing = rank - (moved.ndim - 1)

@@ -16,7 +16,7 @@ from zmlx.device.rules import differentiable
 from zmlx.errors import DeriveError
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Run
-from zmlx.helpers.rules import Arrays
+from zmlx.helpers.rules import Arrays, Refused
 from zmlx.helpers.spec import check_arrays
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.trace import intercept
@@ -125,7 +125,11 @@ class _NaryRules:
 
     def __init__(self, op: NaryOp, kind: str) -> None:
         self._op, self._kind = op, kind
-        self._pull = differentiable(self._gradients, _NoSecond(op))
+        why = (
+            f"[zmlx.{op.where}] {op.spec.name!r} has no second derivative: a kernel body cannot "
+            "be differentiated."
+        )
+        self._pull = differentiable(self._gradients, _NoSecond(self._gradients, why))
 
     def vjp(
         self,
@@ -154,33 +158,11 @@ class _NaryRules:
         return self._op.backward(arrays, self._kind)
 
 
-class _NoSecond:
-    """The rules of the backward kernel: only vmap."""
-
-    def __init__(self, op: NaryOp) -> None:
-        self._op = op
-
-    def vjp(
-        self,
-        primals: Arrays,
-        cotangents: Sequence[mx.array | None],
-        argnums: Sequence[int],
-        outputs: Arrays,
-    ) -> list[mx.array]:
-        raise self._refusal()
-
-    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
-        raise self._refusal()
+class _NoSecond(Refused):
+    """The rules of the backward kernel: only vmap, one example after the other."""
 
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
-        kind = name_of(inputs[0].dtype)
-        return _each(lambda arrays: self._op.backward(arrays, kind), inputs, axes)
-
-    def _refusal(self) -> DeriveError:
-        return DeriveError(
-            f"[zmlx.{self._op.where}] {self._op.spec.name!r} has no second derivative: a kernel "
-            "body cannot be differentiated."
-        )
+        return _each(self._run, inputs, axes)
 
 
 def _each(run: Run, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:

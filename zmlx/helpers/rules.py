@@ -12,6 +12,7 @@ from functools import reduce
 import mlx.core as mx
 
 from zmlx.errors import DeriveError
+from zmlx.fuse.region import batch_first
 from zmlx.fuse.runtime import Run
 
 Arrays = Sequence[mx.array]
@@ -79,9 +80,8 @@ def mapped_first(inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
     size = next(x.shape[axis] for x, axis in pairs if axis >= 0)
     moved = []
     for x, axis in pairs:
-        whole = mx.moveaxis(x, axis, 0) if axis >= 0 else mx.broadcast_to(x, (size, *x.shape))
-        gap = (1,) * (rank - (whole.ndim - 1))
-        moved.append(whole.reshape(size, *gap, *whole.shape[1:]) if gap else whole)
+        whole = x if axis >= 0 else mx.broadcast_to(x, (size, *x.shape))
+        moved.append(batch_first(whole, max(axis, 0), rank))
     return moved
 
 

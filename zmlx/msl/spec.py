@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 Extent = tuple[int, int, int]
+MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
 _NO_WORD = r"\W"
 
 

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from zmlx import dtypes
 from zmlx.fuse.api import fuse
+from zmlx.trace.operands import name_of
 
 Build = Callable[[], Any]  # arrays, or a tree of them, not yet evaluated
 Key = TypeVar("Key", bound=Hashable)
@@ -86,7 +87,7 @@ def _parts_exactly(mine: mx.array, theirs: mx.array) -> mx.array:
 
 
 def _parts(mine: mx.array, theirs: mx.array) -> mx.array:
-    name = str(mine.dtype).removeprefix("mlx.core.")
+    name = name_of(mine.dtype)
     if not dtypes.is_float(name) or mine.size == 0:
         return (mine != theirs).reshape(-1)
     # Half types are rounded once, at the end; what is added in float32 is rounded at each step.
