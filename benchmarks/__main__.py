@@ -65,6 +65,7 @@ def run(
     where = report.environment(settings)
     errors = Console(stderr=True)
     results = run_rows(rows, settings, lambda row: errors.print(f"{row.suite}: {row.name} ..."))
+    results += elementwise.summary(results, settings)
     write(results, where, settings, out)
     if as_json:
         typer.echo(report.as_json(results, where, settings), nl=False)

@@ -27,6 +27,11 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return 0.5 * x * (1 + mx.tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)))
 
 
+def geglu(a: mx.array, b: mx.array) -> mx.array:
+    """gelu_tanh(a) * b, the other gate of a feed-forward block."""
+    return gelu_tanh(a) * b
+
+
 def sigmoid_row_col(x: mx.array, row: mx.array, col: mx.array) -> mx.array:
     """Two broadcasts: a row added, a column multiplied."""
     return mx.sigmoid(x + row) * col
@@ -44,6 +49,11 @@ def chain(x: mx.array) -> mx.array:
     return x
 
 
+def tempered(x: mx.array, temperature: float) -> mx.array:
+    """A Python number that a sampler changes from call to call."""
+    return mx.sigmoid(x / temperature) * x
+
+
 def gradient(f: Callable[..., mx.array], arguments: int) -> Callable[..., Any]:
     """The gradients of sum(f) in all its arguments."""
     return mx.grad(lambda *xs: f(*xs).sum(), argnums=tuple(range(arguments)))
@@ -56,7 +66,8 @@ class Case:
 
     `shapes` gives the inputs' shapes for (rows, columns). `expression` is NumExpr's text over
     `names`, `constants` its numbers in float32: with a literal it would compute in float64.
-    The GB/s of `gpu` and `gpu_gradient` (by dtype) were set on an H200.
+    The GB/s of `gpu` and `gpu_gradient` (by dtype) were set on an H200. `dtypes` are those of the
+    forward rows, `gradient_dtypes` those of the gradient's.
     """
 
     name: str
@@ -71,6 +82,7 @@ class Case:
     names: tuple[str, ...] = ()
     expression: str = ""
     constants: dict[str, float] = field(default_factory=dict)
+    liger: str = ""  # the autograd function of Liger-Kernel that computes the same
 
     def inputs(self, elements: int, dtype: mx.Dtype) -> list[mx.array]:
         """Normal numbers, evaluated; the same ones in every run."""
@@ -95,6 +107,7 @@ CASES = (
         gradient_dtypes=("float32", "bfloat16"),
         names=("a", "b"),
         expression="a / (1 + exp(-a)) * b",
+        liger="LigerSiLUMulFunction",
     ),
     Case(
         "gelu_tanh",
@@ -111,11 +124,20 @@ CASES = (
         constants={"half": 0.5, "scale": GELU_SCALE, "cube": GELU_CUBE},
     ),
     Case(
+        "gelu_tanh(a)*b",
+        geglu,
+        lambda rows, columns: [(rows, columns)] * 2,
+        (),
+        gradient_dtypes=("float32", "bfloat16"),
+        liger="LigerGELUMulFunction",
+    ),
+    Case(
         "sigmoid(x+row)*col",
         sigmoid_row_col,
         lambda rows, columns: [(rows, columns), (columns,), (rows, 1)],
         ("float32", "bfloat16"),
         gpu={"float32": 4000, "bfloat16": 3900},
+        gradient_dtypes=("float32", "bfloat16"),
     ),
     Case(
         "sigmoid(x.T)*y",

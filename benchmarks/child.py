@@ -1,20 +1,25 @@
-"""What latency rows measure in a fresh process: `python -m benchmarks.child TASK DEVICE`.
+"""What latency rows measure in a fresh process: `python -m benchmarks.child TASK DEVICE ...`.
 
-Prints one line of JSON. The clock starts after the imports of mlx.core and zmlx, and
-of benchmarks.cases, which imports nothing else.
+Prints one line of JSON. A clock starts after the imports of mlx.core and zmlx, and
+of benchmarks.cases, which imports nothing else. Counts want private caches (benchmarks.fresh).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 import zmlx
-from benchmarks.cases import chain
+from benchmarks.cases import chain, gelu_tanh, tempered
 from zmlx.device.base import device_for_current_stream
+from zmlx.device.cache import ENTRY_SUFFIX
 from zmlx.fuse.plan import Plan, plan
 from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import emit
@@ -24,13 +29,17 @@ from zmlx.trace.tree import Leaves, flatten
 
 SIZE = (1024,)
 WARM = 5  # further runs of the stages in the same process
+WIDTH = 16  # of the arrays whose lengths change
+GPU_MAKERS = ("cuda_kernel", "metal_kernel")  # of mx.fast; what they make is not kept on disk
+COMPILED = ("*.so", "*.ptx")  # what MLX leaves below TMPDIR on a CPU and under CUDA
+WAYS: dict[str, Callable[..., Any]] = {"fuse": zmlx.fuse, "compile": mx.compile}
 
 
 def first_call(way: str) -> dict[str, float]:
     """From nothing to the evaluated result of the chain; its sum, for comparison."""
     start = time.perf_counter()
     x = mx.arange(SIZE[0]) / SIZE[0]
-    y = (zmlx.fuse(chain) if way == "fuse" else mx.compile(chain))(x)
+    y = WAYS[way](chain)(x)
     mx.eval(y)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "sum": y.sum().item()}
@@ -71,11 +80,90 @@ def emitted(x: mx.array) -> list[KernelSource]:
     return [emit(region.graph) for region in planned(x).regions]
 
 
+# -- calls that change ----------------------------------------------------------------------------
+def changing(task: str, way: str, count: int, evaluated: int) -> dict[str, Any]:
+    """Traces and kernels that `count` changes cost, and the sums of the results, for comparison.
+
+    Only the first `evaluated` results are computed: without that, MLX builds no kernel.
+    """
+    ran: list[int] = []
+    handed: set[str] = set()
+    for maker in GPU_MAKERS:
+        setattr(mx.fast, maker, noting(getattr(mx.fast, maker), handed))
+    function, settled, calls = changes(task, count)
+
+    def counted(*given: Any) -> mx.array:
+        ran.append(1)
+        return function(*given)
+
+    run, sums, before = WAYS[way](counted), [], (0, 0)
+    for index, call in enumerate(calls):
+        if index == settled:
+            before = len(ran), max(built(), len(handed))
+        result = run(*call)
+        if index < settled + evaluated:
+            sums.append(total(result))
+    traces, kernels = len(ran) - before[0], max(built(), len(handed)) - before[1]
+    return {"traces": traces, "kernels": kernels, "sums": sums}
+
+
+def noting(maker: Callable[..., Any], handed: set[str]) -> Callable[..., Any]:
+    """One of GPU_MAKERS that adds to `handed` what MLX tells kernels apart by."""
+
+    def make(**text: Any) -> Callable[..., Any]:
+        kernel = maker(**text)
+
+        def launch(**call: Any) -> Any:
+            kinds = [(str(x.dtype), x.ndim) for x in call["inputs"]]
+            handed.add(repr((text["name"], call.get("template"), call["output_dtypes"], kinds)))
+            return kernel(**call)
+
+        return launch
+
+    return make
+
+
+def changes(
+    task: str, count: int
+) -> tuple[Callable[..., mx.array], int, Sequence[tuple[Any, ...]]]:
+    """A function, how many calls do not count, and all calls' arguments.
+
+    Lengths begin at 2: a size of one is broadcast, which is another kernel. Values change after a
+    first call.
+    """
+    import numpy as np  # and no MLX op: these would count among the kernels
+
+    def ramp(length: int) -> mx.array:
+        return mx.array(np.linspace(-3, 3, length * WIDTH, dtype=np.float32).reshape(-1, WIDTH))
+
+    if task == "lengths":
+        return gelu_tanh, 0, [(ramp(2 + i),) for i in range(count)]
+    return tempered, 1, [(ramp(64), 0.5 + i / count) for i in range(count + 1)]
+
+
+def built() -> int:
+    """Kernels in the private caches: ZMLX's entries, and the libraries of mx.compile."""
+    entries = list(Path(os.environ["ZMLX_CACHE_DIR"]).glob(f"*{ENTRY_SUFFIX}"))
+    scratch = Path(os.environ["TMPDIR"])
+    return len(entries) + sum(len(list(scratch.rglob(pattern))) for pattern in COMPILED)
+
+
+def total(result: mx.array) -> float:
+    import numpy as np
+
+    return float(np.array(result).sum(dtype=np.float64))
+
+
 def main() -> None:
-    task, device = sys.argv[1:]
+    task, device, *more = sys.argv[1:]
     if mx.default_device() != mx.Device(getattr(mx.DeviceType, device), 0):
         mx.set_default_device(getattr(mx, device))
-    print(json.dumps(stages() if task == "stages" else first_call(task)))
+    if more:
+        way, count, evaluated = more
+        found = changing(task, way, int(count), int(evaluated))
+    else:
+        found = stages() if task == "stages" else first_call(task)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""Forward rows: each case and type beside plain MLX, mx.compile and NumExpr (on a GPU: PyTorch)."""
+"""Forward rows: each case and type beside its peers (benchmarks.peers)."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from functools import partial
 
 import mlx.core as mx
 
 from benchmarks.cases import CASES, Case
-from benchmarks.harness import SUBJECT, Bar, Peer, Result, Row, Settings, agree, measure, skipped
+from benchmarks.harness import SUBJECT, Bar, Peer, Result, Row, Settings, contest, measure
 from benchmarks.peers import COMPILE, NUMEXPR, call_of, forward_peers
 
 SUITE = "elementwise"
+MEAN_OF, MEAN_BAR = "bfloat16", 1.25  # times mx.compile on a GPU, geometric mean of the rows
 
 
 def rows(settings: Settings) -> list[Row]:
@@ -33,27 +35,44 @@ def forward(case: Case, dtype: str, settings: Settings) -> Result:
     peers = forward_peers(case, dtype, inputs, settings)
     expected = case.fn(*[x.astype(mx.float32) for x in inputs])
     mx.eval(expected)
-    agree(peers, [expected], kind)
+    samples, absent = contest(peers, [expected], kind, settings)
     return Result(
         SUITE,
         case.name,
-        samples=measure(peers, settings),
-        bars=bars(case, dtype, peers, settings),
+        samples=samples,
+        bars=bars(case, dtype, [peer.name for peer in peers], settings),
         bytes=sum(x.nbytes for x in inputs) + expected.size * kind.size,
-        skipped=skipped(peers),
+        skipped=absent,
     )
 
 
-def bars(case: Case, dtype: str, peers: Sequence[object], settings: Settings) -> tuple[Bar, ...]:
-    """The CPU's bars are ratios; the GPU's are GB/s and hold for the card they were set on."""
-    made = []
+def bars(case: Case, dtype: str, peers: Sequence[str], settings: Settings) -> tuple[Bar, ...]:
+    """Ratios; in GB/s those of the card that they were set on."""
+    made = [Bar("times", 1, COMPILE)] if settings.device == "gpu" else []
     if settings.device == "cpu" and case.cpu is not None:
         made.append(Bar("times", case.cpu, COMPILE))
-        if any(getattr(peer, "name", "") == NUMEXPR for peer in peers):
+        if NUMEXPR in peers:
             made.append(Bar("times", 1, NUMEXPR))
     if "H200" in settings.card and dtype in case.gpu:
         made.append(Bar("GB/s", case.gpu[dtype]))
     return tuple(made)
+
+
+def summary(results: Sequence[Result], settings: Settings) -> list[Result]:
+    """One row more, of all bfloat16 rows together; none where some of them were not run."""
+    wanted = [f"{case.name} {MEAN_OF}" for case in CASES if MEAN_OF in case.dtypes]
+    rows = [r for r in results if r.suite == SUITE and r.name in wanted]
+    if len(rows) < len(wanted):
+        return []
+    bars = (Bar("times", MEAN_BAR, COMPILE),) if settings.device == "gpu" else ()
+    ratios = [r.ratios[COMPILE] for r in rows if COMPILE in r.ratios]
+    if len(ratios) == len(rows):
+        samples = {SUBJECT: [1.0], COMPILE: [statistics.geometric_mean(ratios)]}
+        note = f"time relative to {SUBJECT}'s over {len(rows)} rows"
+    else:
+        samples, note = {}, f"{len(rows) - len(ratios)} of the {len(rows)} rows have no ratio"
+    name = f"{MEAN_OF} rows, geometric mean"
+    return [Result(SUITE, name, "relative", samples, bars, note=note)]
 
 
 def ceiling(settings: Settings) -> Result:

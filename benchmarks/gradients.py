@@ -1,8 +1,4 @@
-"""Gradient rows: a plain mx.grad of the fused function beside what MLX's users write today.
-
-mx.compile(mx.grad(f)) is the form in which MLX fuses a backward pass; mx.grad(mx.compile(f)) is the
-one that most people write, and runs op by op.
-"""
+"""Gradient rows: a plain mx.grad of the fused function beside its peers (benchmarks.peers)."""
 
 from __future__ import annotations
 
@@ -10,23 +6,13 @@ from functools import partial
 
 import mlx.core as mx
 
-import zmlx
 from benchmarks.cases import CASES, Case, gradient
-from benchmarks.harness import (
-    SUBJECT,
-    Bar,
-    Peer,
-    Result,
-    Row,
-    Settings,
-    agree,
-    as_arrays,
-    measure,
-)
-from benchmarks.peers import call_of
+from benchmarks.harness import Bar, Result, Row, Settings, as_arrays, contest
+from benchmarks.peers import INSIDE, LIGER, OUTSIDE, gradient_peers
 
 SUITE = "gradients"
-OUTSIDE, INSIDE = "mx.compile(mx.grad(f))", "mx.grad(mx.compile(f))"
+ON_GPU = (Bar("times", 1.5, OUTSIDE), Bar("times", 20, INSIDE))
+LIGER_NOTE = "Liger-Kernel: its backward kernel alone, which also reads a cotangent of ones"
 
 
 def rows(settings: Settings) -> list[Row]:
@@ -39,30 +25,28 @@ def rows(settings: Settings) -> list[Row]:
 
 
 def backward(case: Case, dtype: str, settings: Settings) -> Result:
-    """The gradients of sum(f) in all inputs."""
+    """The gradients of sum(f) in all inputs; the cotangent is one number, which counts as none."""
     kind = getattr(mx, dtype)
     inputs = case.inputs(settings.elements, kind)
-    count = len(inputs)
-    ways = {
-        SUBJECT: gradient(zmlx.fuse(case.fn), count),
-        OUTSIDE: mx.compile(gradient(case.fn, count)),
-        INSIDE: gradient(mx.compile(case.fn), count),
-    }
-    peers = [Peer(name, call_of(f, inputs)) for name, f in ways.items()]
-    expected = as_arrays(gradient(case.fn, count)(*[x.astype(mx.float32) for x in inputs]))
+    peers = gradient_peers(case, inputs, settings)
+    exact = [x.astype(mx.float32) for x in inputs]
+    expected = as_arrays(gradient(case.fn, len(inputs))(*exact))
     mx.eval(expected)
-    agree(peers, expected, kind)
+    samples, absent = contest(peers, expected, kind, settings)
     return Result(
         SUITE,
         case.name,
-        samples=measure(peers, settings),
+        samples=samples,
         bars=bars(case, dtype, settings),
-        bytes=2 * sum(x.nbytes for x in inputs),
+        bytes=sum(x.nbytes for x in inputs) + sum(x.size for x in expected) * kind.size,
+        skipped=absent,
+        note=LIGER_NOTE if LIGER in samples else "",
     )
 
 
 def bars(case: Case, dtype: str, settings: Settings) -> tuple[Bar, ...]:
-    made = []
+    """Ratios; in GB/s those of the card that they were set on."""
+    made = list(ON_GPU) if settings.device == "gpu" else []
     if settings.device == "cpu" and case.cpu_gradient is not None:
         made.append(Bar("times", case.cpu_gradient, OUTSIDE))
     if "H200" in settings.card and dtype in case.gpu_gradient:

@@ -6,10 +6,12 @@ Results, which benchmarks.report shows and writes. Nothing here knows what is me
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ import mlx.core as mx
 SUBJECT = "zmlx.fuse"
 PER_SECOND = {"s": 1.0, "ms": 1e3, "µs": 1e6}  # units of time; other units are counts
 WARM_UP = 2  # calls of each contestant before the first that counts
+MOST_WORDS = 200  # letters of a failure in the report
 BUDGET_S = 60.0  # a row stops after this long, once it has MIN_ROUNDS
 MIN_ROUNDS = 3
 
@@ -151,6 +154,10 @@ class Row:
     run: Callable[[Settings], Result]
 
 
+class Absent(Exception):
+    """A contestant that cannot be had on this machine; the words say why."""
+
+
 class Parted(Exception):
     """Two contestants computed different things, so that their times say nothing."""
 
@@ -171,29 +178,56 @@ def run_rows(
     return results
 
 
+def contest(
+    contestants: Sequence[Peer | Skipped],
+    expected: Sequence[mx.array],
+    dtype: mx.Dtype,
+    settings: Settings,
+) -> tuple[dict[str, list[float]], tuple[Skipped, ...]]:
+    """Samples of all who compute `expected`; who has none, and why.
+
+    A peer that fails or parts does not take the row with it; the subject does.
+    """
+    fit = [fitted(contestant, expected, dtype) for contestant in contestants]
+    failed: list[Skipped] = []
+    samples = measure(fit, settings, failed=failed)
+    return samples, (*skipped(fit), *failed)
+
+
 def measure(
     contestants: Sequence[Peer | Skipped],
     settings: Settings,
     unit: str = "ms",
     launches: int | None = None,
+    failed: list[Skipped] | None = None,
 ) -> dict[str, list[float]]:
     """Samples by contestant: warm-up, then rounds in which all take turns (A B A B ...).
 
     A sample is the time of `launches` calls up to the end of the last, divided by their number.
+    Peers that raise go into `failed` and lose their samples; without it, they end the row.
     """
-    peers = [c for c in contestants if isinstance(c, Peer)]
+    peers = {c.name: c for c in contestants if isinstance(c, Peer)}
     count = settings.launches if launches is None else launches
+    samples: dict[str, list[float]] = {name: [] for name in peers}
+
+    def everybody(launches: int) -> Iterator[tuple[str, float]]:
+        for name, peer in list(peers.items()):
+            try:
+                yield name, _sample(peer, launches, settings.clock) * PER_SECOND[unit]
+            except Exception as error:
+                if failed is None or name == SUBJECT:
+                    raise
+                failed.append(Skipped(name, failure(error)))
+                del peers[name], samples[name]
+
     for _ in range(WARM_UP):
-        for peer in peers:
-            _sample(peer, 1, settings.clock)
-    samples: dict[str, list[float]] = {peer.name: [] for peer in peers}
+        deque(everybody(1), maxlen=0)
     start = settings.clock()
     for done in range(settings.rounds):
         if done >= MIN_ROUNDS and settings.clock() - start > BUDGET_S:
             break
-        for peer in peers:
-            taken = _sample(peer, count, settings.clock)
-            samples[peer.name].append(taken * PER_SECOND[unit])
+        for name, taken in everybody(count):
+            samples[name].append(taken)
     return samples
 
 
@@ -206,6 +240,22 @@ def _sample(peer: Peer, launches: int, clock: Callable[[], float]) -> float:
     return (clock() - start) / launches
 
 
+def tried(name: str, make: Callable[[], Peer]) -> Peer | Skipped:
+    """The peer that `make` makes, or why there is none."""
+    try:
+        return make()
+    except Absent as error:
+        return Skipped(name, str(error))
+    except Exception as error:
+        return Skipped(name, failure(error))
+
+
+def failure(error: Exception) -> str:
+    """What went wrong, in one line of the report."""
+    words = str(error).strip().splitlines() or [""]
+    return f"failed: {type(error).__name__}: {words[0][:MOST_WORDS]}"
+
+
 def skipped(contestants: Sequence[Peer | Skipped]) -> tuple[Skipped, ...]:
     return tuple(c for c in contestants if isinstance(c, Skipped))
 
@@ -214,14 +264,29 @@ def skipped(contestants: Sequence[Peer | Skipped]) -> tuple[Skipped, ...]:
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}
 
 
+def fitted(
+    contestant: Peer | Skipped, expected: Sequence[mx.array], dtype: mx.Dtype
+) -> Peer | Skipped:
+    """The contestant if it agrees with `expected`; a peer that does not, as Skipped."""
+    try:
+        agree([contestant], expected, dtype)
+    except Exception as error:
+        if contestant.name == SUBJECT:
+            raise
+        return Skipped(contestant.name, failure(error))
+    return contestant
+
+
 def agree(
     contestants: Sequence[Peer | Skipped], expected: Sequence[mx.array], dtype: mx.Dtype
 ) -> None:
     """Raise Parted unless every contestant's results are `expected` (float32), rounding aside.
 
-    The tolerance is that of `dtype` rounded after every op, which is how plain MLX computes.
+    The tolerance is that of `dtype` rounded after every op, which is how plain MLX computes. A
+    result smaller than the largest is a sum: its terms' errors add up as in a random walk.
     """
     bound = TOLERANCES[dtype]
+    largest = max(wanted.size for wanted in expected)
     for peer in contestants:
         if isinstance(peer, Skipped):
             continue
@@ -229,16 +294,23 @@ def agree(
         if len(found) != len(expected):
             raise Parted(f"{peer.name}: {len(found)} results, expected {len(expected)}")
         for index, (mine, wanted) in enumerate(zip(found, expected, strict=True)):
-            _agree(f"{peer.name}, result {index}", mine, wanted, dtype, bound)
+            terms = largest / max(1, wanted.size)
+            bounds = bound, bound * math.sqrt(terms)
+            _agree(f"{peer.name}, result {index}", mine, wanted, dtype, bounds)
 
 
-def _agree(who: str, mine: mx.array, wanted: mx.array, dtype: mx.Dtype, bound: float) -> None:
+def _agree(
+    who: str, mine: mx.array, wanted: mx.array, dtype: mx.Dtype, bounds: tuple[float, float]
+) -> None:
+    """`bounds`: relative and absolute."""
     if mine.shape != wanted.shape or mine.dtype != dtype:
         raise Parted(f"{who}: {mine.dtype}{list(mine.shape)}, expected {dtype}{list(wanted.shape)}")
-    value = mine.astype(mx.float32)
-    if not mx.allclose(value, wanted, rtol=bound, atol=bound, equal_nan=True).item():
+    value, (relative, absolute) = mine.astype(mx.float32), bounds
+    if not mx.allclose(value, wanted, rtol=relative, atol=absolute, equal_nan=True).item():
         worst = mx.max(mx.abs(value - wanted)).item()
-        raise Parted(f"{who}: differs from plain MLX in float32 by up to {worst}, allowed {bound}")
+        raise Parted(
+            f"{who}: differs from plain MLX in float32 by up to {worst}, allowed {absolute:g}"
+        )
 
 
 def as_arrays(result: Any) -> list[mx.array]:

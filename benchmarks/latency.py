@@ -7,33 +7,25 @@ MLX (which keeps its compiled kernels below TMPDIR).
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 
 import zmlx
-from benchmarks import cases
+from benchmarks import cases, changing
 from benchmarks.cases import CHAIN
 from benchmarks.elementwise import forward
+from benchmarks.fresh import child, json_of, private_caches, processes
 from benchmarks.harness import SUBJECT, Bar, Parted, Peer, Result, Row, Settings, agree, measure
 from benchmarks.peers import COMPILE, EAGER, call_of, mlx_peers, nothing
-from zmlx.device import native_module
-from zmlx.device.base import device_for_current_stream, device_named
-from zmlx.device.cache import ENTRY_SUFFIX
+from zmlx.device.base import device_for_current_stream
 
 SUITE = "latency"
-ROOT = Path(__file__).parents[1]
 SMALL = (1024,)
 CALLS = 2000  # in one sample of a call's host time
 LINKS = 200  # calls in a row of dependent ones
@@ -63,6 +55,7 @@ def rows(settings: Settings) -> list[Row]:
         ("host time to build a call, 1024 elements", build_call),
         ("200 dependent calls, 1024 elements, each", dependent_calls),
         ("traces for 5 new sizes", new_sizes),
+        *changing.rows(),
         ("import zmlx, beyond mlx.core", imports),
     ]
     if settings.device == "gpu":  # its compiler is MLX's own, and part of the first call
@@ -213,63 +206,10 @@ def imports(settings: Settings) -> Result:
     """Milliseconds that `import zmlx` adds to `import mlx.core`."""
     extra, base = [], []
     command = [sys.executable, "-c", IMPORTS]
-    _json(command, dict(os.environ))  # leaves byte code behind
+    json_of(command, dict(os.environ))  # leaves byte code behind
     for _ in range(1 if settings.quick else max(7, settings.rounds)):
-        found = _json(command, dict(os.environ))
+        found = json_of(command, dict(os.environ))
         extra.append(1e3 * found["zmlx"])
         base.append(1e3 * found["mlx"])
     note = f"in fresh processes; mlx.core itself: {statistics.median(base):.1f} ms"
     return Result(SUITE, "", "ms", {SUBJECT: extra}, (Bar("at most", 100),), note=note)
-
-
-def processes(settings: Settings) -> int:
-    return 1 if settings.quick else max(3, min(5, settings.rounds))
-
-
-def child(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """What `python -m benchmarks.child` printed."""
-    return _json([sys.executable, "-m", "benchmarks.child", *arguments], environment)
-
-
-def _json(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-    # Byte code is kept, as in any process of a user.
-    environment = {k: v for k, v in environment.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(
-        command,
-        env={**environment, "PYTHONPATH": path},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-@contextmanager
-def private_caches() -> Iterator[dict[str, str]]:
-    """An environment with kernel caches that are empty but for ZMLX's native module."""
-    with tempfile.TemporaryDirectory(prefix="zmlx-benchmark-") as name:
-        folder = Path(name)
-        kernels, scratch = folder / "kernels", folder / "scratch"
-        for path in (kernels, scratch):
-            path.mkdir(mode=0o700)
-        copy_native_module(kernels)
-        yield {**os.environ, "ZMLX_CACHE_DIR": str(kernels), "TMPDIR": str(scratch)}
-
-
-def copy_native_module(target: Path) -> None:
-    """Put the built native module of the cache in use into `target`, where there is one."""
-    device: Any = device_named("host")  # GPUs use its native module as well
-    if device.unavailable() is not None:
-        return
-    built = native_module.built_path(device.cache)
-    if built is None:
-        return
-    shutil.copy(built, target)
-    for entry in device.cache.directory().glob(f"*{ENTRY_SUFFIX}"):
-        if entry.read_text("ascii").startswith(built.name):
-            shutil.copy(entry, target)

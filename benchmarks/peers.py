@@ -1,11 +1,12 @@
-"""The contestants of a case: plain MLX, mx.compile, zmlx.fuse, NumExpr and, on a GPU, PyTorch.
+"""The contestants of a case: plain MLX, mx.compile, zmlx.fuse, NumExpr; on a GPU PyTorch's too.
 
-A peer that is not installed, or that has no such type, becomes a Skipped that says so.
+A peer that is not installed, or that cannot be made, becomes a Skipped that says so. Of gradients,
+mx.compile(mx.grad(f)) is the form in which MLX fuses a backward pass; mx.grad(mx.compile(f)) is the
+one that most people write, and runs op by op.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -14,10 +15,14 @@ import mlx.core as mx
 import numpy as np
 
 import zmlx
-from benchmarks.cases import Case
-from benchmarks.harness import SUBJECT, Peer, Settings, Skipped
+from benchmarks import torch_peers
+from benchmarks.cases import Case, gradient
+from benchmarks.harness import SUBJECT, Absent, Peer, Settings, Skipped, tried
+from benchmarks.torch_peers import LIGER, TORCH
 
-EAGER, COMPILE, NUMEXPR, TORCH = "mx eager", "mx.compile", "NumExpr", "torch.compile"
+EAGER, COMPILE, NUMEXPR = "mx eager", "mx.compile", "NumExpr"
+OUTSIDE, INSIDE = "mx.compile(mx.grad(f))", "mx.grad(mx.compile(f))"
+Make = Callable[[Case, Sequence[mx.array]], Peer]
 
 
 def nothing(*_: Any) -> None:
@@ -38,18 +43,42 @@ def forward_peers(
     case: Case, dtype: str, inputs: Sequence[mx.array], settings: Settings
 ) -> list[Peer | Skipped]:
     """Everybody who can run the case itself."""
-    others = [numexpr_peer(case, dtype, inputs)] if settings.device == "cpu" else []
+    others = []
+    if settings.device == "cpu" and case.expression and dtype == "float32":
+        others.append(tried(NUMEXPR, lambda: numexpr_peer(case, inputs)))
     if settings.device == "gpu":
-        others.append(torch_peer(case.fn, inputs))
-    return [*mlx_peers(case.fn, inputs), *(o for o in others if o is not None)]
+        others += from_torch(case, inputs, torch_peers.compiled, torch_peers.liger)
+    return [*mlx_peers(case.fn, inputs), *others]
 
 
-def numexpr_peer(case: Case, dtype: str, inputs: Sequence[mx.array]) -> Peer | Skipped | None:
-    """NumExpr with its own choice of threads; None where it has no such type or expression."""
-    if not case.expression or dtype != "float32":
-        return None
+def gradient_peers(
+    case: Case, inputs: Sequence[mx.array], settings: Settings
+) -> list[Peer | Skipped]:
+    """Everybody who computes the gradients of the case's sum in all its inputs."""
+    count = len(inputs)
+    ways = (
+        (SUBJECT, gradient(zmlx.fuse(case.fn), count)),
+        (OUTSIDE, mx.compile(gradient(case.fn, count))),
+        (INSIDE, gradient(mx.compile(case.fn), count)),
+    )
+    mine: list[Peer | Skipped] = [Peer(name, call_of(f, inputs)) for name, f in ways]
+    if settings.device == "cpu":
+        return mine
+    makers = torch_peers.compiled_gradient, torch_peers.liger_gradient
+    return mine + from_torch(case, inputs, *makers)
+
+
+def from_torch(
+    case: Case, inputs: Sequence[mx.array], compiled: Make, liger: Make
+) -> list[Peer | Skipped]:
+    found = [tried(TORCH, lambda: compiled(case, inputs))]
+    return found + ([tried(LIGER, lambda: liger(case, inputs))] if case.liger else [])
+
+
+def numexpr_peer(case: Case, inputs: Sequence[mx.array]) -> Peer:
+    """NumExpr with its own choice of threads."""
     if find_spec("numexpr") is None:
-        return Skipped(NUMEXPR, "not installed; pip install numexpr")
+        raise Absent("not installed; pip install numexpr")
     import numexpr  # type: ignore[import-untyped, unused-ignore]
 
     values: dict[str, Any] = {name: np.float32(value) for name, value in case.constants.items()}
@@ -59,23 +88,3 @@ def numexpr_peer(case: Case, dtype: str, inputs: Sequence[mx.array]) -> Peer | S
         return numexpr.evaluate(case.expression, local_dict=values, global_dict={})
 
     return Peer(NUMEXPR, call, nothing, nothing)
-
-
-def torch_peer(fn: Callable[..., Any], inputs: Sequence[mx.array]) -> Peer | Skipped:
-    """The same code with `mx` read as torch, under torch.compile, on PyTorch's CUDA device."""
-    if find_spec("torch") is None:
-        return Skipped(TORCH, "PyTorch is not installed")
-    import torch  # type: ignore[import-not-found, unused-ignore]
-
-    if not torch.cuda.is_available():
-        return Skipped(TORCH, "PyTorch sees no CUDA device")
-    theirs = types.FunctionType(fn.__code__, {**fn.__globals__, "mx": torch}, fn.__name__)
-    given = [
-        torch.from_numpy(np.array(x.astype(mx.float32))).to("cuda", getattr(torch, name_of(x)))
-        for x in inputs
-    ]
-    return Peer(TORCH, call_of(torch.compile(theirs), given), nothing, torch.cuda.synchronize)
-
-
-def name_of(x: mx.array) -> str:
-    return str(x.dtype).removeprefix("mlx.core.")

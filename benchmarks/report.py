@@ -25,7 +25,7 @@ import zmlx
 from benchmarks.harness import SUBJECT, Result, Settings, Verdict
 from zmlx.device.base import device_for_current_stream
 
-PACKAGES = ("mlx", "numpy", "numexpr", "torch", "networkx", "sympy")
+PACKAGES = ("mlx", "numpy", "numexpr", "torch", "triton", "liger-kernel", "networkx", "sympy")
 MARKS = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: "[yellow]not told[/]"}
 ROOT = Path(__file__).parents[1]
 

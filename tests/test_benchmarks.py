@@ -1,10 +1,9 @@
-"""The benchmarks: the harness under a false clock, and every kind of row at tiny sizes."""
+"""The benchmarks' harness under a false clock, and reports; test_benchmark_rows has the rows."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from benchmarks import cases, child, elementwise, latency, peers, report
+from benchmarks import elementwise, report
 from benchmarks import harness as hs
-from benchmarks.__main__ import SUITES, Suite, app, chosen_rows, status
-from benchmarks.harness import SUBJECT, Bar, Parted, Peer, Result, Row, Settings, Skipped
-from zmlx.device.base import Device
-from zmlx.device.host import HostDevice
+from benchmarks.__main__ import status
+from benchmarks.harness import SUBJECT, Absent, Bar, Parted, Peer, Result, Row, Settings, Skipped
 
 PLACE = {"date": "today", "card": "", "processor": "a processor", "mlx": "0"}
 
@@ -183,57 +179,105 @@ def test_a_row_that_fails_becomes_an_error_and_the_next_one_runs() -> None:
     assert (second.suite, second.name, second.error) == ("s", "good", "")
 
 
-# -- cases ----------------------------------------------------------------------------------------
-def test_cases_compute_what_they_are_called() -> None:
-    rng = np.random.default_rng(3)
-    x, y = rng.standard_normal((2, 16, 16))
-    row, col = rng.standard_normal((16,)), rng.standard_normal((16, 1))
-    expected = {
-        "silu(a)*b": (x / (1 + np.exp(-x)) * y, (x, y)),
-        "gelu_tanh": (0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), (x,)),
-        "sigmoid(x+row)*col": (1 / (1 + np.exp(-x - row)) * col, (x, row, col)),
-        "sigmoid(x.T)*y": (1 / (1 + np.exp(-x.T)) * y, (x, y)),
-    }
-    assert {case.name for case in cases.CASES} == set(expected)
-    for case in cases.CASES:
-        value, inputs = expected[case.name]
-        got = case.fn(*[mx.array(i.astype(np.float32)) for i in inputs])
-        np.testing.assert_allclose(np.array(got), value, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("terms", [4096, 2**15])
+def test_a_sum_may_be_off_by_what_its_terms_are_off(terms: int) -> None:
+    """The gradients of a broadcast row: bfloat16 terms, and then less than all of them."""
+    mx.random.seed(1)
+    rounded = 0.2 * mx.random.normal((terms, 256)).astype(mx.bfloat16)
+    exact = [rounded.astype(mx.float32), rounded.astype(mx.float32).sum(0)]
+    good = [rounded, (rounded * mx.array(1.004, mx.bfloat16)).sum(0)]
+    hs.agree([peer_of(good)], exact, mx.bfloat16)
+    half = [rounded, rounded[: terms // 2].sum(0)]
+    with pytest.raises(Parted, match="result 1"):
+        hs.agree([peer_of(half)], exact, mx.bfloat16)
+    one_less = [exact[0], exact[1] - exact[0][0]]
+    with pytest.raises(Parted, match="result 1"):
+        hs.agree([peer_of(one_less)], exact, mx.float32)
 
 
-@pytest.mark.parametrize("case", [c for c in cases.CASES if c.expression], ids=lambda c: c.name)
-def test_numexpr_computes_the_same_in_float32(case: cases.Case) -> None:
-    pytest.importorskip("numexpr")
-    inputs = case.inputs(2**10, mx.float32)
-    peer = peers.numexpr_peer(case, "float32", inputs)
-    assert isinstance(peer, Peer)
-    hs.agree([peer], [case.fn(*inputs)], mx.float32)
-    assert peers.numexpr_peer(case, "bfloat16", inputs) is None
+# -- peers that fail ------------------------------------------------------------------------------
+def failing(name: str, good_calls: int) -> Peer:
+    """Right for so many calls, then broken."""
+    left = [mx.array([1.0])] * good_calls
+
+    def call() -> mx.array:
+        if not left:
+            raise RuntimeError("out of memory\nand much more")
+        return left.pop()
+
+    return Peer(name, call)
 
 
-def test_peers_that_are_not_installed_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "find_spec", lambda name: None)
-    case = cases.CASES[0]
-    inputs = case.inputs(2**8, mx.float32)
-    found = peers.numexpr_peer(case, "float32", inputs), peers.torch_peer(case.fn, inputs)
-    assert all(isinstance(peer, Skipped) and "not installed" in peer.reason for peer in found)
+@pytest.mark.parametrize("good_calls", [0, 1, hs.WARM_UP + 2], ids=["at once", "warm-up", "timed"])
+def test_a_peer_that_fails_loses_its_samples_and_nobody_else_does(good_calls: int) -> None:
+    everybody = [
+        Peer(SUBJECT, lambda: mx.array([1.0])),
+        failing("broken", good_calls),
+        Peer("wrong", lambda: mx.array([2.0])),
+        Skipped("absent", "not installed"),
+        Peer("last", lambda: mx.array([1.0])),
+    ]
+    quick = Settings(quick=True, rounds=3)
+    samples, why = hs.contest(everybody, [mx.array([1.0])], mx.float32, quick)
+    assert {name: len(taken) for name, taken in samples.items()} == {SUBJECT: 3, "last": 3}
+    reasons = {s.name: s.reason for s in why}
+    assert set(reasons) == {"broken", "wrong", "absent"}
+    assert reasons["broken"] == "failed: RuntimeError: out of memory"
+    assert "differs from plain MLX" in reasons["wrong"]
+    assert reasons["absent"] == "not installed"
 
 
-def test_the_chain_is_sixty_ops_in_one_region() -> None:
-    x = mx.ones((4, 4))
-    (region,) = child.planned(x).regions
-    kinds = [region.graph.kind(node) for node in region.graph]
-    assert kinds.count("op") == cases.CHAIN_OPS
-    assert not child.planned(x).natives
+@pytest.mark.parametrize("good_calls", [0, 1, hs.WARM_UP + 2], ids=["at once", "warm-up", "timed"])
+def test_the_subject_that_fails_ends_the_row(good_calls: int) -> None:
+    everybody = [Peer("p", lambda: mx.array([1.0])), failing(SUBJECT, good_calls)]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        hs.contest(everybody, [mx.array([1.0])], mx.float32, Settings(quick=True, rounds=3))
 
 
-def test_the_bars_of_the_issue_are_on_the_rows() -> None:
-    """As the rows of a run at full size would state them."""
-    assert {c.name: c.cpu for c in cases.CASES if c.cpu} == {"silu(a)*b": 10, "gelu_tanh": 10}
-    assert {c.name: c.cpu_gradient for c in cases.CASES if c.cpu_gradient} == {"gelu_tanh": 10}
-    assert cases.CHAIN.cpu == 5
-    assert Settings().elements == 2**24
-    assert Settings("gpu").elements == 2**27
+def test_the_subject_that_parts_ends_the_row() -> None:
+    with pytest.raises(Parted, match="differs from plain MLX"):
+        hs.contest([Peer(SUBJECT, lambda: mx.array([2.0]))], [mx.array([1.0])], mx.float32, QUICK)
+
+
+def test_a_peer_that_cannot_be_made_says_why() -> None:
+    def absent() -> Peer:
+        raise Absent("PyTorch sees no CUDA device")
+
+    def broken() -> Peer:
+        raise ImportError("no libcudart")
+
+    assert hs.tried("t", absent) == Skipped("t", "PyTorch sees no CUDA device")
+    assert hs.tried("t", broken) == Skipped("t", "failed: ImportError: no libcudart")
+    assert hs.tried("t", lambda: peer_of(1)).name == "p"
+
+
+# -- the mean over rows ---------------------------------------------------------------------------
+ON_GPU, QUICK = Settings("gpu"), Settings(quick=True, rounds=1)
+BFLOATS = [f"{c.name} bfloat16" for c in elementwise.CASES if "bfloat16" in c.dtypes]
+
+
+def measured(name: str, theirs: float, suite: str = "elementwise") -> Result:
+    return Result(suite, name, "ms", {SUBJECT: [2.0], "mx.compile": [theirs]})
+
+
+def test_the_mean_is_geometric_and_of_the_bfloat16_rows_alone() -> None:
+    times = [2.0 * 1.1, 2.0 * 1.1, 2.0 * 1.6, 2.0 * 1.8][: len(BFLOATS)]
+    rows = [measured(name, t) for name, t in zip(BFLOATS, times, strict=True)]
+    others = [measured("gelu_tanh float32", 90.0), measured(BFLOATS[0], 90.0, "gradients")]
+    (mean,) = elementwise.summary([*others, *rows], ON_GPU)
+    assert mean.ratios["mx.compile"] == pytest.approx((1.1 * 1.1 * 1.6 * 1.8) ** 0.25)
+    (verdict,) = mean.verdicts
+    assert (verdict.bar, verdict.met) == (Bar("times", 1.25, "mx.compile"), True)
+    assert elementwise.summary(rows, Settings())[0].bars == ()
+
+
+def test_a_mean_without_all_rows_is_not_told() -> None:
+    rows = [measured(name, 4.0) for name in BFLOATS]
+    assert elementwise.summary(rows[1:], ON_GPU) == []  # the others were not asked for
+    broken = Result("elementwise", BFLOATS[0], error="Traceback")
+    (mean,) = elementwise.summary([broken, *rows[1:]], ON_GPU)
+    assert [v.met for v in mean.verdicts] == [None]
+    assert "1 of the 4 rows" in mean.note
 
 
 # -- reports --------------------------------------------------------------------------------------
@@ -304,88 +348,3 @@ def test_the_environment_names_versions_and_hardware() -> None:
     assert found["cores"] >= 1
     assert found["processor"]
     json.dumps(found)
-
-
-# -- the command line -----------------------------------------------------------------------------
-def test_every_suite_lists_rows_on_both_devices() -> None:
-    for make in SUITES.values():
-        for device in ("cpu", "gpu"):
-            assert make(Settings(device))
-    names = [row.name for make in SUITES.values() for row in make(Settings())]
-    assert len(names) == len(set(names))
-
-
-def test_gpu_bars_hold_for_the_card_they_were_set_on() -> None:
-    case = cases.CASES[0]
-    on_h200 = elementwise.bars(case, "float32", [], Settings("gpu", "NVIDIA H200"))
-    assert on_h200 == (Bar("GB/s", 4200),)
-    assert elementwise.bars(case, "float32", [], Settings("gpu", "Apple M4")) == ()
-
-
-def test_wrong_words_are_refused(tmp_path: Path) -> None:
-    for words in (["nonsense"], ["--match", "no such row"], ["--rounds", "0"], ["--device", "x"]):
-        assert CliRunner().invoke(app, [*words, "--out", str(tmp_path)]).exit_code == 2
-    assert not list(tmp_path.iterdir())
-
-
-QUICK_ROWS = {
-    "elementwise": ("gelu_tanh float32", 2),
-    "gradients": ("gelu_tanh float32", 1),
-    "latency": ("C++ compile", 1),
-}
-
-
-@pytest.mark.parametrize("suite", QUICK_ROWS)
-def test_a_quick_run_writes_its_files(suite: str, tmp_path: Path, host_device: Device) -> None:
-    """One row of each kind, as from a shell."""
-    match, bars = QUICK_ROWS[suite]
-    words = [suite, "--quick", "--match", match, "--out", str(tmp_path), "--json"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
-    assert document == json.loads((tmp_path / "benchmarks.json").read_text("utf-8"))
-    (result,) = document["results"]
-    assert (result["suite"], result["error"]) == (suite, "")
-    assert len(result["bars"]) == bars
-    assert all(bar["measured"] > 0 for bar in result["bars"])
-    assert all(len(taken) > 0 for taken in result["samples"].values())
-    assert match.split()[0] in (tmp_path / "benchmarks.txt").read_text("utf-8")
-    assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    "match", ["primitives", "host time", "dependent calls", "new sizes", "import zmlx"]
-)
-def test_latency_rows_that_compile_little(match: str, host_device: Device) -> None:
-    quick = Settings(quick=True, rounds=1)
-    (row,) = chosen_rows([Suite.latency], match, quick)
-    (result,) = hs.run_rows([row], quick)
-    assert not result.error, result.error
-    assert all(value >= 0 for value in result.medians.values())
-
-
-def test_fresh_caches_are_empty_but_for_the_native_module(host_device: Device) -> None:
-    assert isinstance(host_device, HostDevice)
-    with latency.private_caches() as environment:
-        folder = Path(environment["ZMLX_CACHE_DIR"])
-        assert folder != host_device.cache.directory()
-        assert len(list(folder.glob("lib_*.so"))) == 1
-        assert len(list(folder.glob("*.entry"))) == 1
-        assert list(Path(environment["TMPDIR"]).iterdir()) == []
-    assert not folder.exists()
-
-
-def test_a_child_that_fails_shows_its_words() -> None:
-    with pytest.raises(RuntimeError, match="ValueError"):
-        latency.child(["fuse"], dict(os.environ))
-
-
-@pytest.mark.exhaustive
-def test_every_row_runs(tmp_path: Path, host_device: Device) -> None:
-    done = CliRunner().invoke(app, ["all", "--quick", "--out", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    document = json.loads((tmp_path / "benchmarks.json").read_text("utf-8"))
-    names = {row.name for make in SUITES.values() for row in make(Settings(quick=True))}
-    assert {result["row"] for result in document["results"]} == names
-    told = [bar for result in document["results"] for bar in result["bars"]]
-    assert all(bar["met"] is not None for bar in told)
