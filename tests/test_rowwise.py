@@ -26,6 +26,8 @@ from zmlx import metal, metal_check, registry, rowwise
 from zmlx.device.base import Device
 from zmlx.device.metal import MetalDevice
 from zmlx.msl.spec import Launch
+from zmlx.rows.layout import Setting
+from zmlx.rows.text import MAX_GROUPS_Y
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -159,15 +161,45 @@ def test_constants_may_change_without_new_kernels(host_device: Device) -> None:
     assert registry.cache_size() == 1
 
 
-@pytest.mark.parametrize("threads", [3, 40, 96, 1000])
-def test_any_number_of_threads_may_share_a_row(host_device: Device, threads: int) -> None:
-    """As a search for the best launch might try; no power of two."""
-    x = drawn((4, 1000))
-    (out,) = op(SOFTMAX, 1000).row.kernel(
-        x, template=[("T", mx.float32), ("O", mx.float32)], grid=(threads, 4, 1),
-        threadgroup=(threads, 1, 1),
-    )  # fmt: skip
-    np.testing.assert_allclose(wide(out), softmax(wide(x)), 4e-6, 1e-8)
+@pytest.mark.parametrize("what", [SOFTMAX, LAYERNORM], ids=["softmax", "layer"])
+def test_threads_share_rows_and_rows_share_groups(
+    host_device: Device, what: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a search for the best launch tries: the CPU plays a GPU."""
+    monkeypatch.setattr(type(host_device), "takes_turns", False)
+    for rows, d in ((1, 1), (5, 7), (9, 33), (3, 1000)):
+        x = drawn((rows, d), seed=d)
+        others = [drawn((d,), seed=i) for i in range(2)] + [mx.array([1e-3])]
+        arrays = [x, *others[: len(what.get("input_names", ("inp",))) * 3 // 4]]
+        wanted = softmax(wide(x))
+        if len(arrays) > 1:
+            wanted = layernorm(wide(x), wide(others[0]), wide(others[1]), 1e-3)
+        f = op(what, d)
+        for threads, lines in (
+            (1, 32),
+            (4, 8),
+            (8, 2),
+            (16, 4),
+            (32, 1),
+            (32, 4),
+            (64, 4),
+            (256, 1),
+        ):
+            (out,) = f.launch(arrays, Setting(threads, lines))
+            np.testing.assert_allclose(wide(out), wanted, 1e-5, 1e-6, err_msg=f"{threads}x{lines}")
+
+
+def test_a_setting_is_kept_for_rows_like_these(
+    host_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
+    monkeypatch.setattr(type(host_device), "takes_turns", False)
+    f, x = op(SOFTMAX, 1000), mx.zeros((5, 1000))
+    assert f.setting(x) == Setting(256, 1)
+    f.adopt(x, Setting(64, 4))
+    assert f.setting(x) == f.setting(mx.zeros((7, 1000))) == Setting(64, 4)
+    assert f.setting(mx.zeros((8, 1000))) == Setting(256, 1)
+    assert f.setting(x.astype(mx.float16)) == Setting(128, 2)
 
 
 def test_the_launch(host_device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,17 +219,19 @@ def test_the_launch(host_device: Device, monkeypatch: pytest.MonkeyPatch) -> Non
     op(SOFTMAX, 8, threadgroup=512)(mx.zeros((3, 8)))
     op(SOFTMAX, 8, threadgroup=4)(mx.zeros((8,)))
     op(SOFTMAX, 1)(mx.zeros((100_000, 1)))
+    op(SOFTMAX, 1, threadgroup=1)(mx.zeros((100_000, 1)))
     grids = [(call["grid"], call["threadgroup"]) for call in seen]
     assert grids == [
         ((256, 7, 1), (256, 1, 1)),
-        ((32, 3, 1), (32, 1, 1)),
-        ((4, 1, 1), (4, 1, 1)),
-        ((32, 32768, 4), (32, 1, 1)),
+        ((2, 256, 1), (2, 256, 1)),
+        ((2, 2, 1), (2, 2, 1)),
+        ((1, 100_096, 1), (1, 256, 1)),
+        ((1, 32768, 4), (1, 1, 1)),
     ]
 
 
 def test_more_rows_than_the_grid_has_along_y(host_device: Device) -> None:
-    rows = 2 * rowwise.MAX_ROWS_Y + 3
+    rows = 2 * MAX_GROUPS_Y + 3
     x = mx.arange(rows, dtype=mx.float32).reshape(rows, 1)
     (out,) = op(SOFTMAX, 1, write_expr="x + s1", threadgroup=1)(x)
     np.testing.assert_array_equal(np.array(out), 2 * np.array(x))
@@ -253,12 +287,19 @@ def test_calls_refused() -> None:
 def test_metal_takes_the_text(what: dict[str, Any], name: str) -> None:
     if problem := metal_check.unavailable():
         pytest.skip(f"the Metal check {problem}")
-    kernel = op(what, 16).row.kernel
-    others = kernel.spec.input_names[1:]
-    forms = [(f"{n.removesuffix('_values')}_form", 1) for n in others]
-    launch = Launch(
-        (32, 3, 1), (32, 1, 1), ((3, 16),), (name,), (("T", "float32"), ("O", name), *forms)
-    )
+    f = op(what, 16)
+    kernel = f.kernel((3, *[1] * (len(f.row.inputs) - 1)))
+    others = f.row.inputs[1:]
+    types = [(kind, name) for kind in ("O", "O0", *(f"{n}_type" for n in f.row.inputs))]
+    for lanes, packs, group in ((4, 2, (4, 8, 1)), (1, 0, (64, 1, 1))):
+        launch = Launch(
+            (group[0], 8, 1), group, ((3, 16),), (name,),
+            (("T", "float32"), *types, ("LANES", lanes), ("PACKS", packs)),
+        )  # fmt: skip
+        assert checked(kernel, launch, KINDS[name], len(others)) == []
+
+
+def checked(kernel: metal.MetalKernel, launch: Launch, kind: mx.Dtype, others: int) -> list[Any]:
     run = MetalDevice().grid_launcher(kernel.spec)
-    arrays = [mx.zeros((3, 16), KINDS[name]), *[mx.zeros((16,), KINDS[name]) for _ in others]]
-    assert metal_check.check_function(lambda given: run(given, launch), arrays) == []
+    arrays = [mx.zeros((3, 16), kind), *[mx.zeros((16,), kind) for _ in range(others)]]
+    return list(metal_check.check_function(lambda given: run(given, launch), arrays))

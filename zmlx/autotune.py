@@ -25,7 +25,8 @@ from zmlx.metal import MetalKernel
 from zmlx.msl.spec import MAX_THREADS, Extent
 from zmlx.registry import forgets
 from zmlx.tuning import timing
-from zmlx.tuning.fused import TunedKernel, TuneReport, tune_fused
+from zmlx.tuning.fused import tune_fused
+from zmlx.tuning.report import TunedKernel, TuneReport
 from zmlx.tuning.threadgroups import fixes_threadgroup
 
 __all__ = [

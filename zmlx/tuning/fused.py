@@ -18,47 +18,10 @@ import mlx.core as mx
 from zmlx.device import tuning, watch
 from zmlx.device.base import current_name
 from zmlx.device.gpu import GpuLauncher
+from zmlx.rows.op import watched
 from zmlx.tuning import timing
-
-ROUNDS = 9
-WORTH = 0.97  # a setting wins if it takes at most this share of the default's time
-Setting = tuple[int, int]  # elements of a thread, threads of a group
-
-
-@dataclass(frozen=True)
-class TunedKernel:
-    """What was found for one kernel and one class of sizes."""
-
-    name: str
-    size: int  # elements of an output
-    before: Setting  # elements of a thread, threads of a group
-    after: Setting
-    timings_ms: dict[Setting, float]  # medians; empty where the winner was known from disk
-    rejected: dict[Setting, str]  # settings that failed or changed a result
-
-    def __str__(self) -> str:
-        words = f"{self.name}, {self.size} elements: elements {self.after[0]}, "
-        words += f"threadgroup {self.after[1]}"
-        if not self.timings_ms:
-            return f"{words} (kept from an earlier search)"
-        was, now = self.timings_ms[self.before], self.timings_ms[self.after]
-        return f"{words}, {now:.4f} ms (before: {self.before[0]}, {self.before[1]}, {was:.4f} ms)"
-
-
-@dataclass(frozen=True)
-class TuneReport:
-    """What zmlx.autotune found: a TunedKernel for each kernel and size, and why there may be none.
-
-    `note` is empty where kernels were tuned.
-    """
-
-    device: str
-    kernels: list[TunedKernel] = field(default_factory=list)
-    note: str = ""
-
-    def __str__(self) -> str:
-        lines = [f"zmlx.autotune on {self.device}: {self.note or f'{len(self.kernels)} kernels'}"]
-        return "\n".join([*lines, *(f"  {kernel}" for kernel in self.kernels)])
+from zmlx.tuning.report import ROUNDS, Setting, TunedKernel, TuneReport, best_of, has_values
+from zmlx.tuning.rows import RowLaunches, tune_rows
 
 
 @dataclass(eq=False)
@@ -73,7 +36,7 @@ class _Launches:
             self.others += 1
             return
         size = event.launcher.output_size(event.inputs)
-        if size and _has_values(event):
+        if size and has_values(event.inputs):
             self.found.setdefault((event.digest, tuning.size_class(size)), event)
 
 
@@ -81,8 +44,8 @@ def tune_fused(fn: Callable[..., Any], /, *args: Any, again: bool = False, **kwa
     """Find how the kernels that a call of `fn` launches run fastest for these arguments.
 
     Args:
-        fn: a fused function, or any function that calls some, such as mx.grad of one: its
-            derivatives' kernels are tuned too.
+        fn: a fused function, a row-wise op, or any function that calls some, such as mx.grad of
+            one: its derivatives' kernels are tuned too.
         args, kwargs: arguments of the sizes to tune for.
         again: search even where an earlier search left a winner on disk.
 
@@ -92,14 +55,16 @@ def tune_fused(fn: Callable[..., Any], /, *args: Any, again: bool = False, **kwa
     """
     if not callable(fn):
         raise TypeError(f"[zmlx.autotune] fn is a {type(fn).__name__}; give a function.")
-    seen = _Launches()
+    seen, rows = _Launches(), RowLaunches()
     watch.start(seen)
     try:
-        mx.eval(fn(*args, **kwargs))
+        with watched(rows.launched):
+            mx.eval(fn(*args, **kwargs))
     finally:
         watch.stop(seen)
     device = current_name()
     kernels = [_tuned(event, device, again) for event in seen.found.values()]
+    kernels += tune_rows(rows, again)
     return TuneReport(device, kernels, "" if kernels else _nothing(device, seen.others))
 
 
@@ -114,8 +79,7 @@ def _tuned(event: watch.Event, device: str, again: bool) -> TunedKernel:
         return TunedKernel(event.name, size, before, (kept[0], kept[1]), {}, {})
     builds, rejected = _equal(event, before)
     timings = timing.medians(builds, ROUNDS, f"autotune {event.name}")
-    best = min(timings, key=lambda setting: timings[setting])
-    after = best if timings[best] <= WORTH * timings[before] else before
+    after = best_of(timings, before)
     launcher.adopt(size, *after)
     if tuning.valid(after):
         tuning.STORE.keep(identity, key, tuning.size_class(size), after)
@@ -143,14 +107,6 @@ def _equal(
         else:
             rejected[setting] = problem
     return builds, rejected
-
-
-def _has_values(event: watch.Event) -> bool:
-    try:
-        mx.eval(event.inputs)
-    except (RuntimeError, ValueError):  # placeholders of mx.compile or mx.vmap
-        return False
-    return True
 
 
 def _nothing(device: str, others: int) -> str:
