@@ -17,8 +17,8 @@ else:
 __version__ = "0.1.0"
 # Loaded when first asked for, because `import zmlx` must stay cheap.
 _MODULES = (
-    *("autograd", "autotune", "cache", "codegen", "elementwise", "metal", "msl", "registry"),
-    *("rowwise",),
+    *("autograd", "autotune", "cache", "codegen", "elementwise", "kernels", "metal", "msl"),
+    *("registry", "rowwise"),
 )
 _FUNCTIONS = {"autotune_threadgroup": "zmlx.autotune", "profile": "zmlx.profiling"}
 __all__ = ["FusedFunction", "__version__", "errors", "explain", "fuse", *_MODULES, *_FUNCTIONS]

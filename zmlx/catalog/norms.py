@@ -1,0 +1,169 @@
+"""Norms over the last axis: RMSNorm and LayerNorm, with and without weights, with dropout.
+
+RMSNorm after Zhang and Sennrich (arXiv:1910.07467), LayerNorm after Ba, Kiros and Hinton
+(arXiv:1607.06450). All sums are float32; the variance is that of the centred row, so that rows far
+from zero keep it. Every function has gradients by kernels of its own for all its arrays, tangents,
+mx.vmap, and derivatives of any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import mlx.core as mx
+
+from zmlx.catalog.common import Call
+from zmlx.catalog.norm_op import Norm
+from zmlx.registry import forgets
+
+__all__ = [
+    "layer_norm_dropout",
+    "layer_norm_no_weight",
+    "layernorm",
+    "rms_norm_no_weight",
+    "rmsnorm",
+    "rmsnorm_grad",
+]
+
+MODULE = "norms"
+
+
+def rmsnorm(
+    x: mx.array,
+    weight: mx.array,
+    *,
+    eps: float = 1e-6,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """x * r * weight, r = 1 / sqrt(mean(x**2) + eps) over the last axis.
+
+    Args:
+        x: (..., D), D >= 1; float32, float16 or bfloat16.
+        weight: (D,).
+        eps: added to the mean of squares; at least 0.
+        threadgroup: threads of a GPU that share the rows of a group, a power of two up to 1024.
+        compute_dtype: accepted for the contract; all arithmetic is float32.
+
+    Returns:
+        (..., D) of x's dtype.
+
+    Raises:
+        ValueError, TypeError: for arguments that are none of these.
+    """
+    call = Call(MODULE, "rmsnorm")
+    x = call.rows("x", x)
+    weight = call.shaped("weight", weight, x.shape[-1:])
+    norm = _norm("rmsnorm", call.launch(threadgroup, compute_dtype))
+    return norm.op(x, weight, call.eps(eps))[0]
+
+
+def rmsnorm_grad(
+    x: mx.array,
+    weight: mx.array,
+    cotan: mx.array,
+    *,
+    eps: float = 1e-6,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """The gradient of rmsnorm's x: r * (g*w - h * mean(g*w*h)), h = x * r, g = cotan.
+
+    `cotan` is of the shape of x; otherwise as rmsnorm. Returns (..., D) of x's dtype.
+    """
+    call = Call(MODULE, "rmsnorm_grad")
+    x = call.rows("x", x)
+    weight = call.shaped("weight", weight, x.shape[-1:])
+    cotan = call.shaped("cotan", cotan, x.shape)
+    norm = _norm("rmsnorm", call.launch(threadgroup, compute_dtype))
+    return norm.backward(x, weight, call.eps(eps), cotan)[0]
+
+
+def rms_norm_no_weight(
+    x: mx.array,
+    *,
+    eps: float = 1e-6,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """x / sqrt(mean(x**2) + eps) over the last axis; otherwise as rmsnorm."""
+    call = Call(MODULE, "rms_norm_no_weight")
+    x = call.rows("x", x)
+    norm = _norm("rms_norm_no_weight", call.launch(threadgroup, compute_dtype))
+    return norm.op(x, call.eps(eps))[0]
+
+
+def layernorm(
+    x: mx.array,
+    gamma: mx.array,
+    beta: mx.array,
+    *,
+    eps: float = 1e-5,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """(x - mean) / sqrt(var + eps) * gamma + beta over the last axis; var is that of the row.
+
+    `gamma` and `beta` are (D,); otherwise as rmsnorm.
+    """
+    call = Call(MODULE, "layernorm")
+    x = call.rows("x", x)
+    gamma = call.shaped("gamma", gamma, x.shape[-1:])
+    beta = call.shaped("beta", beta, x.shape[-1:])
+    norm = _norm("layernorm", call.launch(threadgroup, compute_dtype))
+    return norm.op(x, gamma, beta, call.eps(eps))[0]
+
+
+def layer_norm_no_weight(
+    x: mx.array,
+    *,
+    eps: float = 1e-5,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """(x - mean) / sqrt(var + eps) over the last axis; otherwise as rmsnorm."""
+    call = Call(MODULE, "layer_norm_no_weight")
+    x = call.rows("x", x)
+    norm = _norm("layer_norm_no_weight", call.launch(threadgroup, compute_dtype))
+    return norm.op(x, call.eps(eps))[0]
+
+
+def layer_norm_dropout(
+    x: mx.array,
+    gamma: mx.array,
+    beta: mx.array,
+    p: float,
+    seed: int | mx.array = 0,
+    *,
+    eps: float = 1e-5,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """transformer.dropout(layernorm(x, gamma, beta), p, seed) up to rounding, in one kernel."""
+    call = Call(MODULE, "layer_norm_dropout")
+    x = call.rows("x", x)
+    gamma = call.shaped("gamma", gamma, x.shape[-1:])
+    beta = call.shaped("beta", beta, x.shape[-1:])
+    mask = call.mask(p, seed)
+    norm = _norm("layer_norm_dropout", call.launch(threadgroup, compute_dtype))
+    return norm.op(x, gamma, beta, call.eps(eps), *mask)[0]
+
+
+_FORMS = {
+    "rmsnorm": Norm("rmsnorm", weights=("weight",)),
+    "rms_norm_no_weight": Norm("rms_norm_no_weight"),
+    "layernorm": Norm("layernorm", centred=True, weights=("gamma", "beta")),
+    "layer_norm_no_weight": Norm("layer_norm_no_weight", centred=True),
+    "layer_norm_dropout": Norm(
+        "layer_norm_dropout", centred=True, weights=("gamma", "beta"), dropout=True
+    ),
+}
+
+
+@lru_cache(maxsize=256)
+def _norm(name: str, threadgroup: int) -> Norm:
+    return replace(_FORMS[name], threadgroup=threadgroup)
+
+
+forgets(_norm.cache_clear)
