@@ -15,8 +15,8 @@ import pytest
 import zmlx
 
 MODULES = {
-    *("autograd", "autotune", "cache", "codegen", "elementwise", "metal", "msl", "registry"),
-    *("rowwise",),
+    *("autograd", "autotune", "cache", "codegen", "elementwise", "kernels", "metal", "msl"),
+    *("registry", "rowwise"),
 }
 
 
@@ -27,8 +27,8 @@ def test_the_public_names() -> None:
     assert all(hasattr(zmlx, name) for name in zmlx.__all__) and set(dir(zmlx)) >= MODULES
     for name in MODULES:
         assert getattr(zmlx, name) is importlib.import_module(f"zmlx.{name}")
-    with pytest.raises(AttributeError, match="'zmlx' has no attribute 'kernel'"):
-        _ = zmlx.kernel
+    with pytest.raises(AttributeError, match="'zmlx' has no attribute 'kernl'"):
+        _ = zmlx.kernl
 
 
 def test_autotune_is_a_module_and_a_function() -> None:
@@ -41,7 +41,14 @@ def test_autotune_is_a_module_and_a_function() -> None:
         assert autotune is zmlx.autotune and callable(autotune.get_autotuned_threadgroup)
         assert zmlx.autotune_threadgroup is autotune.autotune_threadgroup
         from zmlx.autotune import AutotuneKey, AutotuneResult, KernelSearch
-        print(zmlx.autotune(zmlx.fuse(lambda x: mx.exp(x) * x), mx.ones(3)).kernels)
+        from zmlx.autotune import TunedKernel, TuneReport
+        fused = zmlx.fuse(lambda x: mx.exp(x) * x)
+        found = zmlx.autotune(fused, mx.ones(3))
+        on_gpu = mx.default_device().type == mx.DeviceType.gpu  # there is a setting to find there
+        assert type(found) is TuneReport and len(found.kernels) == on_gpu
+        assert all(type(k) is TunedKernel and "exp_multiply" in k.name for k in found.kernels)
+        with mx.stream(mx.cpu):
+            print(zmlx.autotune(fused, mx.ones(3)).kernels)
         """
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

@@ -204,23 +204,23 @@ def test_a_setting_is_kept_for_rows_like_these(
 
 def test_the_launch(host_device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row for each group along y, and on along z beyond what CUDA takes."""
-    seen: list[dict[str, Any]] = []
+    seen: list[Launch] = []
 
-    def call(self: metal.MetalKernel, *arrays: mx.array, **launch: Any) -> list[mx.array]:
+    def run(self: metal.MetalKernel, arrays: Any, launch: Launch) -> list[mx.array]:
         seen.append(launch)
-        return [mx.zeros(s) for s in launch["output_shapes"]]
+        return [mx.zeros(s) for s in launch.output_shapes]
 
     monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
-    monkeypatch.setattr(metal.MetalKernel, "__call__", call)
+    monkeypatch.setattr(metal.MetalKernel, "run", run)
     op(SOFTMAX, 1000)(mx.zeros((5, 1000)))
-    assert seen.pop()["threadgroup"] == (1, 1, 1)  # on the CPU threads of a group take turns
+    assert seen.pop().threadgroup == (1, 1, 1)  # on the CPU threads of a group take turns
     monkeypatch.setattr(type(host_device), "takes_turns", False)
     op(SOFTMAX, 1000)(mx.zeros((7, 1000)))
     op(SOFTMAX, 8, threadgroup=512)(mx.zeros((3, 8)))
     op(SOFTMAX, 8, threadgroup=4)(mx.zeros((8,)))
     op(SOFTMAX, 1)(mx.zeros((100_000, 1)))
     op(SOFTMAX, 1, threadgroup=1)(mx.zeros((100_000, 1)))
-    grids = [(call["grid"], call["threadgroup"]) for call in seen]
+    grids = [(launch.grid, launch.threadgroup) for launch in seen]
     assert grids == [
         ((256, 7, 1), (256, 1, 1)),
         ((2, 256, 1), (2, 256, 1)),

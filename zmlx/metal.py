@@ -6,6 +6,8 @@ Metal's names, and on the CPU compiled as C++.
 
 from __future__ import annotations
 
+import numbers
+import operator
 import re
 import time
 from collections.abc import Sequence
@@ -19,13 +21,16 @@ from zmlx import dtypes
 from zmlx.cache import GLOBAL_KERNEL_CACHE, KernelCacheKey
 from zmlx.device import watch
 from zmlx.device.base import GridLauncher, device_for_current_stream
+from zmlx.device.grid_text import ATTRIBUTES
 from zmlx.errors import DeviceError
 from zmlx.msl.spec import MAX_THREADS, Extent, Launch, MetalKernelSpec
+from zmlx.msl.words import KEYWORDS
 from zmlx.trace.operands import name_of
 
 __all__ = ["KernelStats", "MetalKernel", "MetalKernelSpec", "kernel"]
 
 INT32_MAX = 2**31 - 1
+IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 @dataclass
@@ -57,6 +62,11 @@ def kernel(
     `cache=False` always builds a new one and keeps it nowhere. ValueError for names that are no
     identifiers or occur twice, and for an empty source.
     """
+    for argument, names in (("input_names", input_names), ("output_names", output_names)):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ValueError(
+                f"[zmlx.metal] kernel {name!r}: {argument} is {names!r}; give a list of names."
+            )
     spec = MetalKernelSpec(
         name, tuple(input_names), tuple(output_names), source, header,
         ensure_row_contiguous, atomic_outputs,
@@ -105,26 +115,47 @@ class MetalKernel:
         or sizes do not fit; DeviceError where this machine cannot run kernels, or the text does not
         compile.
         """
+        launch = self.prepared(
+            inputs, template, grid, threadgroup, output_shapes, output_dtypes, init_value
+        )
+        arrays = [x if x.ndim else x.reshape(1) for x in inputs]
+        if verbose or timed:
+            return self._measured(arrays, launch, verbose)
+        return self.run(arrays, launch)
+
+    def prepared(
+        self,
+        inputs: Sequence[mx.array],
+        template: Sequence[tuple[str, Any]] | None = None,
+        grid: Sequence[int] | None = None,
+        threadgroup: Sequence[int] | None = None,
+        output_shapes: Sequence[Sequence[int]] | None = None,
+        output_dtypes: Sequence[mx.Dtype] | None = None,
+        init_value: float | None = None,
+    ) -> Launch:
+        """The launch of a call, checked; `run` takes it for inputs of these shapes and types."""
         self._check_inputs(inputs)
         shapes, kinds = self._outputs(inputs, output_shapes, output_dtypes)
-        self.stats.run_count += 1
-        if all(prod(shape) == 0 for shape in shapes):
-            pairs = zip(shapes, kinds, strict=True)
-            return [mx.zeros(shape, getattr(mx, dtypes.attribute(kind))) for shape, kind in pairs]
+        if init_value is not None and not isinstance(init_value, numbers.Real):
+            raise self._wrong("init_value", repr(init_value), "a number")
+        if self.spec.atomic_outputs and init_value is None:
+            raise self._wrong("init_value", "None", "a number, since its outputs are atomic")
         wide = self._grid(grid, shapes)
-        launch = Launch(
+        return Launch(
             wide, self._threadgroup(threadgroup, wide), shapes, kinds,
             self._template(template or ()), init_value,
         )  # fmt: skip
-        if self.spec.atomic_outputs and init_value is None:
-            raise self._wrong("init_value", "None", "a number, since its outputs are atomic")
+
+    def run(self, arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
+        """A call that has been prepared; `arrays`, none of rank 0, are not checked again."""
+        self.stats.run_count += 1
+        if all(prod(shape) == 0 for shape in launch.output_shapes):
+            pairs = zip(launch.output_shapes, launch.output_dtypes, strict=True)
+            return [mx.zeros(shape, getattr(mx, dtypes.attribute(kind))) for shape, kind in pairs]
         run = self._launcher()
         if watch.active:
             name = device_for_current_stream().name
             run = watch.watched_grid(self.spec, name, run, self.stats)
-        arrays = [x if x.ndim else x.reshape(1) for x in inputs]
-        if verbose or timed:
-            return self._measured(run, arrays, launch, verbose)
         return run(arrays, launch)
 
     def _launcher(self) -> GridLauncher:
@@ -141,12 +172,12 @@ class MetalKernel:
         return launcher
 
     def _measured(
-        self, run: GridLauncher, arrays: list[mx.array], launch: Launch, verbose: bool
+        self, arrays: list[mx.array], launch: Launch, verbose: bool
     ) -> list[mx.array]:
         mx.eval(arrays)
         mx.synchronize()
         started = time.perf_counter()
-        results = run(arrays, launch)
+        results = self.run(arrays, launch)
         mx.eval(results)
         mx.synchronize()
         spent = 1000 * (time.perf_counter() - started)
@@ -179,15 +210,20 @@ class MetalKernel:
         shapes = [inputs[0].shape] * count if shapes is None else shapes
         kinds = [inputs[0].dtype] * count if kinds is None else kinds
         for name, given in (("output_shapes", shapes), ("output_dtypes", kinds)):
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise self._wrong(name, repr(given), "a list with an entry for each output")
             if len(given) != count:
                 raise self._wrong(name, f"{len(given)} entries", f"{count}, one for each output")
         for kind in kinds:
             if not isinstance(kind, mx.Dtype) or not dtypes.has_msl(name_of(kind)):
                 raise self._wrong("output_dtypes", repr(kind), "types that Metal has")
+        sizes = []
         for shape in shapes:
-            if not all(isinstance(n, int) and n >= 0 for n in shape):
+            whole = _whole(shape)
+            if whole is None or any(n < 0 for n in whole):
                 raise self._wrong("output_shapes", repr(shape), "sizes from 0 on")
-        return tuple(tuple(shape) for shape in shapes), tuple(name_of(kind) for kind in kinds)
+            sizes.append(whole)
+        return tuple(sizes), tuple(name_of(kind) for kind in kinds)
 
     def _grid(self, grid: Sequence[int] | None, shapes: Sequence[tuple[int, ...]]) -> Extent:
         if grid is None:
@@ -203,22 +239,28 @@ class MetalKernel:
         return extent
 
     def _extent(self, name: str, given: Sequence[int], most: int) -> Extent:
-        sizes = tuple(given)
-        wanted = f"three whole numbers from 1 to {most}"
-        if len(sizes) != 3 or not all(isinstance(n, int) and 1 <= n <= most for n in sizes):
-            raise self._wrong(name, repr(given), wanted)
-        return sizes
+        sizes = _whole(given)
+        if sizes is None or len(sizes) != 3 or not all(1 <= n <= most for n in sizes):
+            raise self._wrong(name, repr(given), f"three whole numbers from 1 to {most}")
+        return sizes[0], sizes[1], sizes[2]
 
     def _template(self, pairs: Sequence[tuple[str, Any]]) -> tuple[tuple[str, int | str], ...]:
-        found: list[tuple[str, int | str]] = []
-        for name, value in pairs:
+        found: dict[str, int | str] = {}
+        taken = {*KEYWORDS, *ATTRIBUTES, *self.spec.input_names, *self.spec.output_names}
+        for pair in pairs:
+            name, value = pair if isinstance(pair, Sequence) and len(pair) == 2 else (pair, None)
+            if not isinstance(name, str) or not re.fullmatch(IDENTIFIER, name):
+                raise self._wrong("template", repr(pair), "pairs of a name and a value")
+            if name in taken or name in found:
+                raise self._wrong("template", f"{name!r}, which is taken", "another name")
             if isinstance(value, mx.Dtype) and dtypes.has_msl(name_of(value)):
-                found.append((name, name_of(value)))
-            elif isinstance(value, int):
-                found.append((name, value))
+                found[name] = name_of(value)
+            elif isinstance(value, int) and -INT32_MAX - 1 <= value <= INT32_MAX:
+                found[name] = value
             else:
-                raise self._wrong(f"template {name}", repr(value), "an int, a bool or a dtype")
-        return tuple(found)
+                wanted = "an int of 32 bits, a bool or a dtype"
+                raise self._wrong(f"template {name}", repr(value), wanted)
+        return tuple(found.items())
 
     def _wrong(self, argument: str, came: str, wanted: str) -> ValueError:
         return ValueError(
@@ -226,14 +268,38 @@ class MetalKernel:
         )
 
 
+def _whole(given: Any) -> tuple[int, ...] | None:
+    """`given` as whole numbers, of NumPy too; None where it is none."""
+    try:
+        return tuple([operator.index(n) for n in given])
+    except TypeError:
+        return None
+
+
 def _check_spec(spec: MetalKernelSpec) -> None:
     names = [*spec.input_names, *spec.output_names]
     for name in (spec.name, *names):
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise ValueError(f"[zmlx.metal] kernel {spec.name!r}: {name!r} is no identifier.")
+        if not isinstance(name, str) or not re.fullmatch(IDENTIFIER, name):
+            raise _bad(spec, f"{name!r} is no identifier")
+    for name in names:
+        if name in KEYWORDS or name in ATTRIBUTES:
+            raise _bad(
+                spec, f"{name!r} is a word of Metal's own, so no array can have it as a name"
+            )
     if len(set(names)) < len(names):
-        raise ValueError(f"[zmlx.metal] kernel {spec.name!r}: a name occurs twice in {names}.")
+        raise _bad(spec, f"a name occurs twice in {names}")
+    for name in spec.input_names:
+        for described in (f"{name}_shape", f"{name}_strides", f"{name}_ndim"):
+            if described in names:
+                raise _bad(spec, f"{described!r} is what MLX calls a part of {name!r}; rename one")
     if not spec.output_names:
-        raise ValueError(f"[zmlx.metal] kernel {spec.name!r} has no output; name one.")
+        raise _bad(spec, "it has no output; name one")
+    for argument, text in (("source", spec.source), ("header", spec.header)):
+        if not isinstance(text, str):
+            raise _bad(spec, f"{argument} is a {type(text).__name__}; give a str")
     if not spec.source.strip():
-        raise ValueError(f"[zmlx.metal] kernel {spec.name!r} has an empty source.")
+        raise _bad(spec, "it has an empty source")
+
+
+def _bad(spec: MetalKernelSpec, problem: str) -> ValueError:
+    return ValueError(f"[zmlx.metal] kernel {spec.name!r}: {problem}.")

@@ -16,6 +16,7 @@ import mlx.core as mx
 from zmlx import metal
 from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, packed_grid
 from zmlx.registry import forgets
+from zmlx.rows.launches import Prepared
 from zmlx.rows.rules import FunctionRules
 
 # An expression of the inputs `p` and `seed` (a uint): whether the element is dropped.
@@ -63,7 +64,7 @@ def dropped(x: mx.array, p: mx.array, keep: mx.array, seed: mx.array) -> mx.arra
 
 @lru_cache(maxsize=1)
 def _dropout() -> KernelOp:
-    return KernelOp("dropout", _launch, _Rules(_plain))
+    return KernelOp("dropout", _prepared, _Rules(_plain))
 
 
 forgets(_dropout.cache_clear)
@@ -99,11 +100,12 @@ class _Rules(FunctionRules):
         return [found.reshape(x.shape)]
 
 
-def _launch(arrays: Arrays) -> list[mx.array]:
+def _prepared(arrays: Arrays) -> Prepared:
     x = arrays[0]
     lanes, grid, threadgroup = packed_grid(x.shape[0], x.shape[1], x.dtype.size)
-    return _kernel()(
-        *arrays,
+    kernel = _kernel()
+    return kernel, kernel.prepared(
+        arrays,
         template=[("T", x.dtype), ("LANES", lanes)],
         grid=grid,
         threadgroup=threadgroup,

@@ -15,6 +15,7 @@ import mlx.core as mx
 from zmlx import metal
 from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, packed_grid
 from zmlx.rows.columns import ColumnSums
+from zmlx.rows.launches import Prepared
 from zmlx.rows.rules import FunctionRules
 
 _HALVES = (
@@ -83,20 +84,20 @@ class Glu:
 
         return KernelOp(f"{self.name}_backward", self._backward, FunctionRules(gradient))
 
-    def _forward(self, arrays: Arrays) -> list[mx.array]:
+    def _forward(self, arrays: Arrays) -> Prepared:
         rows, width = arrays[0].shape
-        return self._launched(self._kernel, arrays, (rows, width // 2))
+        return self._prepared(self._kernel, arrays, (rows, width // 2))
 
-    def _backward(self, arrays: Arrays) -> list[mx.array]:
-        return self._launched(self._backward_kernel, arrays, arrays[0].shape)
+    def _backward(self, arrays: Arrays) -> Prepared:
+        return self._prepared(self._backward_kernel, arrays, arrays[0].shape)
 
-    def _launched(
+    def _prepared(
         self, kernel: metal.MetalKernel, arrays: Arrays, shape: Sequence[int]
-    ) -> list[mx.array]:
+    ) -> Prepared:
         x = arrays[0]
         lanes, grid, threadgroup = packed_grid(x.shape[0], x.shape[1] // 2, x.dtype.size)
-        return kernel(
-            *arrays,
+        return kernel, kernel.prepared(
+            arrays,
             template=[("T", x.dtype), ("LANES", lanes)],
             grid=grid,
             threadgroup=threadgroup,

@@ -1,7 +1,7 @@
 """KernelOp: a kernel written by hand as a differentiable op; and packs, as such kernels read them.
 
-Comes in: a launch over arrays that are laid out, and its rules. Goes out: a callable that
-@zmlx.fuse keeps as one node.
+Comes in: how to prepare a launch over arrays that are laid out, and its rules. Goes out: a callable
+that @zmlx.fuse keeps as one node.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.msl.spec import Extent
 from zmlx.rows import layout
+from zmlx.rows.launches import Launches, Prepared
 from zmlx.rows.rules import FunctionRules, op_of
 from zmlx.rows.text import MAX_GROUPS_Y, PACKS_TEXT
 from zmlx.trace import intercept
@@ -28,9 +29,9 @@ class KernelOp:
     """An op over arrays; called with a list of them it gives a list."""
 
     def __init__(
-        self, name: str, launch: Callable[[Arrays], list[mx.array]], rules: FunctionRules
+        self, name: str, prepare: Callable[[Arrays], Prepared], rules: FunctionRules
     ) -> None:
-        self.name, self._launch, self._rules = name, launch, rules
+        self.name, self._launch, self._rules = name, Launches(prepare), rules
 
     def __repr__(self) -> str:
         return f"<catalog op {self.name}>"

@@ -17,6 +17,7 @@ from zmlx import elementwise, metal
 from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.rows import layout
+from zmlx.rows.launches import Launches, Prepared
 from zmlx.rows.rules import FunctionRules, op_of
 from zmlx.rows.text import MAX_GROUPS_Y, values
 
@@ -44,7 +45,7 @@ class ColumnSums:
     @cached_property
     def _parts(self) -> Launcher:
         """Sums of blocks of rows, each of shape (blocks, d)."""
-        return op_of(self._launch, FunctionRules(self._plain))
+        return op_of(Launches(self._prepared), FunctionRules(self._plain))
 
     def _plain(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         rows, d = arrays[0].shape
@@ -62,13 +63,13 @@ class ColumnSums:
             found.append(padded.reshape(how.count, how.rows, d).sum(axis=1))
         return found
 
-    def _launch(self, arrays: Sequence[mx.array]) -> list[mx.array]:
+    def _prepared(self, arrays: Sequence[mx.array]) -> Prepared:
         how = _blocks(*arrays[0].shape)
         d = arrays[0].shape[1]
         high = min(how.count, MAX_GROUPS_Y)
         forms = [(f"{n}_form", layout.form(a, d)) for n, a in zip(self.inputs, arrays, strict=True)]
-        return self._kernel(
-            *arrays,
+        return self._kernel, self._kernel.prepared(
+            arrays,
             template=[("COLS", how.columns), ("BLOCK", how.rows), *forms],
             grid=(how.across, high, -(-how.count // high)),
             threadgroup=(min(how.across, how.threads), 1, 1),

@@ -18,6 +18,7 @@ from zmlx.device import tuning
 from zmlx.device.base import Launcher, current_name, device_for_current_stream
 from zmlx.msl.spec import MAX_THREADS
 from zmlx.rows import layout
+from zmlx.rows.launches import Launches, Prepared
 from zmlx.rows.layout import Setting
 from zmlx.rows.rules import FunctionRules, RowRules, op_of
 from zmlx.rows.spec import RowSpec
@@ -45,6 +46,7 @@ class RowOp:
         self.row, self.threadgroup, self.compute = row, threadgroup, compute
         self._rules = rules or RowRules(row, lambda arrays: self(*arrays))
         self._kernels: dict[tuple[int, ...], metal.MetalKernel] = {}
+        self._launches = Launches(lambda arrays: self.prepared(arrays, self.setting(arrays[0])))
         self._settings: dict[tuple[str, mx.Dtype, int, int], Setting] = {}
 
     def __repr__(self) -> str:
@@ -83,6 +85,11 @@ class RowOp:
 
     def launch(self, arrays: Arrays, how: Setting) -> list[mx.array]:
         """One launch over arrays that are laid out."""
+        kernel, launch = self.prepared(arrays, how)
+        return kernel.run(arrays, launch)
+
+    def prepared(self, arrays: Arrays, how: Setting) -> Prepared:
+        """The kernel for such arrays, and its launch."""
         row, (rows, d) = self.row, arrays[0].shape
         forms = (BOTH, *[layout.form(a, d) for a in arrays[1:]])
         held = len(held_inputs(row, forms))
@@ -91,8 +98,9 @@ class RowOp:
         types = [(f"{name}_type", a.dtype) for name, a in zip(row.inputs, arrays, strict=True)]
         outputs = [(f"O{i}", kind) for i, kind in enumerate(kinds)]
         grid, threadgroup = layout.grid(rows, how)
-        return self.kernel(forms)(
-            *arrays,
+        kernel = self.kernel(forms)
+        return kernel, kernel.prepared(
+            arrays,
             template=[
                 ("T", self.compute), ("O", kinds[0]), *types, *outputs,
                 ("LANES", work.lanes), ("PACKS", work.packs),
@@ -119,6 +127,7 @@ class RowOp:
     def adopt(self, array: mx.array, how: Setting) -> None:
         """Launch rows of this length and type, and about as many, under `how` from now on."""
         self._settings[self._place(array)] = how
+        self._launches.forget()
 
     def tuning_key(self, array: mx.array) -> str:
         """The name under which settings for such rows are kept."""
@@ -132,7 +141,7 @@ class RowOp:
     def _launch(self, arrays: Arrays) -> list[mx.array]:
         for tell in _watchers:
             tell(self, arrays)
-        return self.launch(arrays, self.setting(arrays[0]))
+        return self._launches(arrays, config.SANITIZE.on())
 
     def _alone(self) -> bool:
         return device_for_current_stream().takes_turns and not config.SANITIZE.on()
