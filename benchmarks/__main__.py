@@ -15,12 +15,13 @@ import mlx.core as mx
 import typer
 from rich.console import Console
 
-from benchmarks import elementwise, gradients, latency, report, training
+from benchmarks import catalog, elementwise, gradients, latency, report, training
 from benchmarks.harness import Result, Row, Settings, run_rows
 
 SUITES = {
     "elementwise": elementwise.rows,
     "gradients": gradients.rows,
+    "catalog": catalog.rows,
     "latency": latency.rows,
     "training": training.rows,
 }
@@ -36,6 +37,7 @@ class Suite(str, Enum):
     all = "all"
     elementwise = "elementwise"
     gradients = "gradients"
+    catalog = "catalog"
     latency = "latency"
     training = "training"
 
