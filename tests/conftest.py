@@ -18,6 +18,7 @@ import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from zmlx.device.base import Device, device_for_current_stream, device_named
+from zmlx.metal_check import unavailable
 
 SCRATCH = "ZMLX_TEST_SCRATCH"  # set by the first process of a run, inherited by its workers
 
@@ -62,6 +63,16 @@ def default_device() -> Device:
     return _required(device_for_current_stream())
 
 
+@pytest.fixture(scope="session")
+def metal_check() -> None:
+    """What asks Metal's front end needs libclang: CI fails without, others say what is missing."""
+    problem = unavailable()
+    if problem is not None and in_ci():
+        pytest.fail(f"the Metal check is required here and cannot run: it {problem}")
+    if problem is not None:
+        pytest.skip(f"the Metal check {problem}")
+
+
 def _required(device: Device) -> Device:
     reason = device.unavailable()
     if reason is not None and host_required():
@@ -73,8 +84,16 @@ def _required(device: Device) -> Device:
 
 def host_required() -> bool:
     """ZMLX_REQUIRE_HOST=1 or 0 decides; unset, CI does."""
-    asked = os.environ.get("ZMLX_REQUIRE_HOST", os.environ.get("CI", ""))
-    return asked.lower() in ("1", "true")
+    asked = os.environ.get("ZMLX_REQUIRE_HOST")
+    return in_ci() if asked is None else _yes(asked)
+
+
+def in_ci() -> bool:
+    return _yes(os.environ.get("CI", ""))
+
+
+def _yes(text: str) -> bool:
+    return text.lower() in ("1", "true")
 
 
 @pytest.fixture

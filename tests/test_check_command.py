@@ -81,11 +81,15 @@ def test_faults_are_shown_at_the_files_own_lines(shell: CliRunner) -> None:
     assert "some-kernel.metal: 3 faults found" in output
 
 
-def test_a_fault_among_the_helpers_and_one_that_has_no_line(shell: CliRunner) -> None:
+@pytest.mark.usefixtures("metal_check")
+def test_a_fault_among_the_helpers(shell: CliRunner) -> None:
     wrong = BODY.replace("2.0f * v", "v * simd_summ(v)").replace("out[row] = all", "if (row) {}")
     status, output = check(shell, wrong)
     assert status == 1
     assert "some-kernel.metal:6:1: error: Metal: use of undeclared identifier" in output
+
+
+def test_a_fault_that_has_no_line(shell: CliRunner) -> None:
     status, output = check(shell, BODY.replace("out[row] = all", "if (row) {}"))
     assert status == 1
     assert "some-kernel.metal: error: output element never written: out[0] (4 of 4" in output

@@ -14,15 +14,15 @@ import pytest
 import zmlx
 from zmlx import config, metal
 from zmlx.device import watch
+from zmlx.device.base import Device
 from zmlx.tuning import timing
 
-pytestmark = pytest.mark.usefixtures("host_device")
 profiling: Any = importlib.import_module("zmlx.profiling")
 
 
 @pytest.fixture(autouse=True)
-def known_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bandwidth of a copy is measured in one test only."""
+def known_copy(monkeypatch: pytest.MonkeyPatch, host_device: Device) -> None:
+    """The bandwidth of the host's copy is measured in one test only."""
     monkeypatch.setitem(timing._copies, str(mx.default_device()), 10.0)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from zmlx import dtypes
 
+pytestmark = pytest.mark.usefixtures("on_cpu")  # float64 exists there only
+
 
 def mx_dtype(name: str) -> mx.Dtype:
     return getattr(mx, "bool_" if name == "bool" else name)

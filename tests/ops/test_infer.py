@@ -11,12 +11,15 @@ from zmlx import dtypes
 from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
 
+pytestmark = pytest.mark.usefixtures("on_cpu")  # float64 exists there only
+
 
 def mx_dtype(name: str) -> mx.Dtype:
     return getattr(mx, "bool_" if name == "bool" else name)
 
 
-ARRAYS = {name: mx.ones((2,)).astype(mx_dtype(name)) for name in dtypes.ALL}
+with mx.stream(mx.cpu):  # no fixture holds where modules are read
+    ARRAYS = {name: mx.ones((2,)).astype(mx_dtype(name)) for name in dtypes.ALL}
 # Types without a kernel: where MLX refuses them, it need not matter that the table answers.
 NO_KERNEL = {"complex64", "float64"}
 

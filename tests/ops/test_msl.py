@@ -1,4 +1,4 @@
-"""The MSL text of every row, run as C++: integers and bools equal MLX, floats float64."""
+"""The MSL text of every row, run as C++: integers and bools equal MLX's CPU, floats float64."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from zmlx import dtypes
 from zmlx.msl.helpers import HELPERS, helper_text
 from zmlx.ops.spec import OPERANDS
 from zmlx.ops.table import OPS
+
+# The compiled text runs on the CPU: MLX's GPUs divide by zero and round functions otherwise.
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 ULP = 2.0**-23
 TINY = np.float32(2.0**-126)  # the smallest normal number: below it, units stay the same
