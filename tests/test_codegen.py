@@ -1,4 +1,4 @@
-"""zmlx.codegen: the texts, run through zmlx.metal on the CPU against float64."""
+"""zmlx.codegen: the texts, run through zmlx.metal against float64."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def wide(values: mx.array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_unary(host_device: Device, name: str) -> None:
+def test_unary(default_device: Device, name: str) -> None:
     kind = KINDS[name]
     source = codegen.elementwise_unary_source(expr="metal::exp(-float(x)) + 1.0f")
     for shape in [(), (1,), (7, 9), (3, 1, 500)]:
@@ -67,7 +67,7 @@ def test_unary(host_device: Device, name: str) -> None:
         np.testing.assert_allclose(wide(out), np.exp(-wide(x)) + 1, rtol=ROUNDING[name])
 
 
-def test_binary_and_other_names(host_device: Device) -> None:
+def test_binary_and_other_names(default_device: Device) -> None:
     source = codegen.elementwise_binary_source(
         expr="a * b + x", lhs="first", rhs="second", out="out"
     )
@@ -76,7 +76,7 @@ def test_binary_and_other_names(host_device: Device) -> None:
     np.testing.assert_allclose(wide(out), wide(a) * wide(b) + wide(a), rtol=1e-5, atol=1e-6)
 
 
-def test_integers_stay_integers(host_device: Device) -> None:
+def test_integers_stay_integers(default_device: Device) -> None:
     source = codegen.elementwise_unary_source(expr="x / 3")
     x = mx.array([2**30 + 7, -8, 2], mx.int32)
     (out,) = built(source)(x, template=[("T", mx.int32)])
@@ -84,7 +84,7 @@ def test_integers_stay_integers(host_device: Device) -> None:
 
 
 @pytest.mark.parametrize("d", [1, 5, 100])
-def test_a_thread_for_each_row(host_device: Device, d: int) -> None:
+def test_a_thread_for_each_row(default_device: Device, d: int) -> None:
     source = codegen.rowwise_reduction_source(
         reduce_expr="acc + v * v", init_expr="0.0f", finalize_expr="metal::sqrt(acc)", d=d
     )
@@ -97,7 +97,7 @@ def test_a_thread_for_each_row(host_device: Device, d: int) -> None:
 
 
 @pytest.mark.parametrize(("d", "tg"), [(1, 1), (1, 64), (5, 4), (32, 32), (33, 32), (1000, 256)])
-def test_a_threadgroup_for_each_row(host_device: Device, d: int, tg: int) -> None:
+def test_a_threadgroup_for_each_row(default_device: Device, d: int, tg: int) -> None:
     source = codegen.rowwise_parallel_reduction_source(d=d, tg=tg, **SUM_OF_SQUARES)
     for name in ("float32", "bfloat16") if tg == 32 else ("float32",):
         x, exact = rows(6, d, KINDS[name])
@@ -109,7 +109,7 @@ def test_a_threadgroup_for_each_row(host_device: Device, d: int, tg: int) -> Non
 
 
 @pytest.mark.parametrize(("d", "tg"), [(1, 2), (7, 1), (33, 32), (1000, 128)])
-def test_map_reduce_is_a_softmax(host_device: Device, d: int, tg: int) -> None:
+def test_map_reduce_is_a_softmax(default_device: Device, d: int, tg: int) -> None:
     source = codegen.rowwise_mapreduce_source(d=d, tg=tg, **SOFTMAX)
     for name in KINDS if tg == 32 else ("float32",):
         x, exact = rows(5, d, KINDS[name])
@@ -119,7 +119,7 @@ def test_map_reduce_is_a_softmax(host_device: Device, d: int, tg: int) -> None:
         np.testing.assert_allclose(wide(out), softmax(exact), rtol=2 * ROUNDING[name], atol=1e-6)
 
 
-def test_the_reduce_op_joins_threads(host_device: Device) -> None:
+def test_the_reduce_op_joins_threads(default_device: Device) -> None:
     """A minimum of maxima is neither; one per thread shows what `a` and `b` are."""
     source = codegen.rowwise_parallel_reduction_source(
         d=8, tg=4, init_expr="-INFINITY", update_expr="metal::max(acc, x)",

@@ -34,7 +34,7 @@ def made(name: str, source: str, **changes: Any) -> metal.MetalKernel:
     return metal.kernel(name=name, source=source, **parts | changes)
 
 
-def test_results_are_a_list_of_the_right_values(host_device: Device) -> None:
+def test_results_are_a_list_of_the_right_values(default_device: Device) -> None:
     k = made("double", DOUBLE)
     for shape in [(), (1,), (5,), (3, 4), (2, 3, 300)]:
         x = mx.random.normal(shape)
@@ -44,14 +44,14 @@ def test_results_are_a_list_of_the_right_values(host_device: Device) -> None:
         np.testing.assert_array_equal(np.array(result[0]), 2 * np.array(x))
 
 
-def test_a_template_decides_the_type(host_device: Device) -> None:
+def test_a_template_decides_the_type(default_device: Device) -> None:
     k = made("double", DOUBLE)
     for kind in (mx.float16, mx.int32, mx.uint8):
         (out,) = k(mx.array([1, 2, 100]).astype(kind), template=[("T", kind)])
         assert out.dtype == kind and out.tolist() == [2, 4, 200]
 
 
-def test_an_input_without_contiguous_rows(host_device: Device) -> None:
+def test_an_input_without_contiguous_rows(default_device: Device) -> None:
     k = made("double", DOUBLE)
     x = mx.arange(24, dtype=mx.float32).reshape(4, 6)
     for view in (x.T, x[::2, 1:5], x[:, ::-1]):
@@ -68,7 +68,7 @@ STRIDED = """
 """
 
 
-def test_strides_are_seen_where_inputs_come_as_they_lie(host_device: Device) -> None:
+def test_strides_are_seen_where_inputs_come_as_they_lie(default_device: Device) -> None:
     k = made("strided", STRIDED, ensure_row_contiguous=False)
     x = mx.arange(24, dtype=mx.float32).reshape(4, 6)
     mx.eval(x)
@@ -78,7 +78,7 @@ def test_strides_are_seen_where_inputs_come_as_they_lie(host_device: Device) -> 
         np.testing.assert_array_equal(np.array(out), np.array(view))
 
 
-def test_init_value_fills_what_no_thread_writes(host_device: Device) -> None:
+def test_init_value_fills_what_no_thread_writes(default_device: Device) -> None:
     k = made("one", "if (thread_position_in_grid.x == 1) { out[1] = inp[1]; }")
     (out,) = k(mx.array([5.0, 6.0, 7.0]), init_value=-1.5)
     assert out.tolist() == [-1.5, 6.0, -1.5]
@@ -92,7 +92,7 @@ HISTOGRAM = """
 """
 
 
-def test_atomics_add_up(host_device: Device) -> None:
+def test_atomics_add_up(default_device: Device) -> None:
     k = made("histogram", HISTOGRAM, header="using namespace metal;\n", atomic_outputs=True)
     drawn = np.random.default_rng(0).integers(0, 7, 5000).astype(np.int32)
     (out,) = k(
@@ -102,7 +102,7 @@ def test_atomics_add_up(host_device: Device) -> None:
     assert out.tolist() == np.bincount(drawn, minlength=7).tolist()
 
 
-def test_inside_mx_compile_and_on_a_stream(host_device: Device) -> None:
+def test_inside_mx_compile_and_on_a_stream(default_device: Device) -> None:
     k = made("double", DOUBLE)
 
     def f(x: mx.array) -> mx.array:
@@ -116,7 +116,7 @@ def test_inside_mx_compile_and_on_a_stream(host_device: Device) -> None:
         np.testing.assert_allclose(np.array(f(x)), wanted, rtol=1e-5)
 
 
-def test_several_threads_call_one_kernel(host_device: Device) -> None:
+def test_several_threads_call_one_kernel(default_device: Device) -> None:
     k = made("double", DOUBLE)
     wrong: list[object] = []
 

@@ -77,7 +77,7 @@ def points(kind: mx.Dtype) -> tuple[mx.array, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_values_against_float64(host_device: Device, name: str) -> None:
+def test_values_against_float64(default_device: Device, name: str) -> None:
     x, exact_x = points(FLOATS[name])
     tolerance = dtypes.tolerance(name)
     for function, values in computed(x).items():
@@ -96,7 +96,7 @@ def test_values_against_float64(host_device: Device, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_derivatives_against_mlx_in_float64(host_device: Device, name: str) -> None:
+def test_derivatives_against_mlx_in_float64(default_device: Device, name: str) -> None:
     x, exact_x = points(FLOATS[name])
     tolerance = dtypes.tolerance(name)
     found = computed(x)
@@ -110,7 +110,7 @@ def test_derivatives_against_mlx_in_float64(host_device: Device, name: str) -> N
             assert not np.any(bad & near), (function, exact_x[bad & near])
 
 
-def test_far_out_nothing_overflows_and_nan_stays(host_device: Device) -> None:
+def test_far_out_nothing_overflows_and_nan_stays(default_device: Device) -> None:
     found = computed(mx.array([-mx.inf, -3e38, -200.0, 200.0, 3e38, mx.inf, mx.nan]))
     for name, values in found.items():
         assert np.isnan(values[6]), name
@@ -124,7 +124,7 @@ def test_far_out_nothing_overflows_and_nan_stays(host_device: Device) -> None:
     )
 
 
-def test_half_types_do_not_overflow_inside(host_device: Device) -> None:
+def test_half_types_do_not_overflow_inside(default_device: Device) -> None:
     found = computed(mx.array([-60000.0, -300.0, 300.0, 60000.0], mx.float16))
     half = np.float32(np.array([300.0, 60000.0], np.float16))
     for name in ("kk_silu", "kk_gelu_tanh", "kk_softplus", "kk_mish"):
@@ -177,7 +177,7 @@ def drawn(seed: int, start: int = 0, count: int = 20000) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("start", [0, 2**32 - 100, 2**40])
-def test_random_numbers_are_the_documented_function(host_device: Device, start: int) -> None:
+def test_random_numbers_are_the_documented_function(default_device: Device, start: int) -> None:
     index = np.arange(start, start + 20000, dtype=np.uint64)
     for seed in (0, 1, 2**32 - 1):
         bits, uniform = drawn(seed, start)
@@ -229,7 +229,7 @@ def reduce_kernel() -> metal.MetalKernel:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 31, 32, 33, 40, 64, 100, 256, 1000, 1024])
-def test_reductions_over_threadgroups_of_any_size(host_device: Device, threads: int) -> None:
+def test_reductions_over_threadgroups_of_any_size(default_device: Device, threads: int) -> None:
     groups = 3
     # Whole numbers, so that sums do not depend on their order.
     x = np.random.default_rng(threads).integers(-1000, 1000, (groups, threads)).astype(np.float32)
@@ -251,17 +251,15 @@ def diagnostics(kernel: metal.MetalKernel, launch: Launch, arrays: list[mx.array
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("count", [4, 16])
+@pytest.mark.usefixtures("metal_check")
 def test_metal_takes_every_function(name: str, count: int) -> None:
-    if problem := metal_check.unavailable():
-        pytest.skip(f"the Metal check {problem}")
     arrays = [mx.zeros((count,), FLOATS[name])]
     wide = Launch((count, 1, 1), (count, 1, 1), ((len(NAMES), count),), (name,))
     assert diagnostics(table(), wide, arrays) == []
 
 
+@pytest.mark.usefixtures("metal_check")
 def test_metal_takes_reductions_and_random_numbers() -> None:
-    if problem := metal_check.unavailable():
-        pytest.skip(f"the Metal check {problem}")
     launch = Launch((64, 1, 1), (64, 1, 1), ((64,),) * 3, ("float32",) * 3)
     assert diagnostics(reduce_kernel(), launch, [mx.zeros((64,))]) == []
     kinds = ("uint32", "float32")

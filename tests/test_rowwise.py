@@ -31,7 +31,7 @@ from zmlx.rows.text import MAX_GROUPS_Y
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_softmax_over_sizes(host_device: Device, name: str) -> None:
+def test_softmax_over_sizes(default_device: Device, name: str) -> None:
     for d in SIZES:
         for rows in (0, 1, 3, 100):
             x = drawn((rows, d), KINDS[name], d) * 3
@@ -42,7 +42,7 @@ def test_softmax_over_sizes(host_device: Device, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_norms_over_sizes(host_device: Device, name: str) -> None:
+def test_norms_over_sizes(default_device: Device, name: str) -> None:
     kind = KINDS[name]
     for d in SIZES:
         x = drawn((2, 3, d), kind, d)
@@ -54,7 +54,7 @@ def test_norms_over_sizes(host_device: Device, name: str) -> None:
         np.testing.assert_allclose(wide(out), exact, RTOL[name], 3 * RTOL[name])
 
 
-def test_rows_far_from_zero_keep_their_variance(host_device: Device) -> None:
+def test_rows_far_from_zero_keep_their_variance(default_device: Device) -> None:
     """Mean 1000, deviation 0.01: the peer's mean of squares would lose all of it."""
     x = 1000 + 0.01 * drawn((3, 256))
     one, zero = mx.ones((256,)), mx.zeros((256,))
@@ -66,17 +66,17 @@ def test_rows_far_from_zero_keep_their_variance(host_device: Device) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 16, 64, 512, 1024])
 def test_results_do_not_depend_on_the_threadgroup(
-    host_device: Device, threads: int, monkeypatch: pytest.MonkeyPatch
+    default_device: Device, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CPU would leave a row to one thread; here it plays a GPU."""
-    monkeypatch.setattr(type(host_device), "takes_turns", False)
+    monkeypatch.setattr(type(default_device), "takes_turns", False)
     for d in (7, 33, 1000):
         x = drawn((5, d), seed=d)
         (out,) = op(SOFTMAX, d, threadgroup=threads)(x)
         np.testing.assert_allclose(wide(out), softmax(wide(x)), 4e-6, 1e-8)
 
 
-def test_leading_axes_and_layouts(host_device: Device) -> None:
+def test_leading_axes_and_layouts(default_device: Device) -> None:
     base = drawn((6, 8, 40))
     views = [
         base, base[0], base[0, 0], base[::2, 1:7], base.transpose(1, 0, 2), base[:, ::-1],
@@ -88,7 +88,7 @@ def test_leading_axes_and_layouts(host_device: Device) -> None:
         np.testing.assert_allclose(wide(out), softmax(wide(view)), 4e-6, 1e-8)
 
 
-def test_other_inputs_broadcast(host_device: Device) -> None:
+def test_other_inputs_broadcast(default_device: Device) -> None:
     plus = dict(SOFTMAX, write_expr="x + other", input_names=("inp", "other"))
     x = drawn((3, 4, 9))
     for shape in [(), (1,), (9,), (1, 9), (3, 4, 1), (4, 1), (3, 1, 9), (3, 1, 1), (3, 4, 9)]:
@@ -105,7 +105,7 @@ def test_other_inputs_broadcast(host_device: Device) -> None:
         np.testing.assert_allclose(wide(out), wide(one) + wide(other), 1e-6, 1e-6)
 
 
-def test_several_outputs_and_names(host_device: Device) -> None:
+def test_several_outputs_and_names(default_device: Device) -> None:
     both = op(
         SOFTMAX, 20, write_expr=("x - s1", "y * d + s2 * 0.0f"), input_names=("x", "y"),
         output_names=("shifted", "scaled"),
@@ -116,7 +116,7 @@ def test_several_outputs_and_names(host_device: Device) -> None:
     np.testing.assert_allclose(wide(scaled), 20 * wide(y), 1e-6)
 
 
-def test_an_operator_of_its_own(host_device: Device) -> None:
+def test_an_operator_of_its_own(default_device: Device) -> None:
     """Neither a sum nor an extremum: the product, and the number of largest magnitude."""
     strange = op(
         {
@@ -136,7 +136,7 @@ def test_an_operator_of_its_own(host_device: Device) -> None:
     np.testing.assert_array_equal(wide(far), np.broadcast_to(picked[:, None], (4, 100)))
 
 
-def test_infinite_and_missing_numbers(host_device: Device) -> None:
+def test_infinite_and_missing_numbers(default_device: Device) -> None:
     rows = [[0.0, -np.inf, 1.0], [np.nan, 1.0, 2.0], [-np.inf] * 3, [1.0, np.inf, 0.0]]
     x = mx.array(rows * 20)
     (out,) = op(SOFTMAX, 3)(x)
@@ -146,7 +146,7 @@ def test_infinite_and_missing_numbers(host_device: Device) -> None:
     np.testing.assert_array_equal(found, wide(mx.softmax(x, axis=-1))[:4])
 
 
-def test_constants_may_change_without_new_kernels(host_device: Device) -> None:
+def test_constants_may_change_without_new_kernels(default_device: Device) -> None:
     registry.clear_cache()
     x, one, zero = drawn((2, 5)), mx.ones((5,)), mx.zeros((5,))
     f = op(LAYERNORM, 5)
@@ -163,10 +163,10 @@ def test_constants_may_change_without_new_kernels(host_device: Device) -> None:
 
 @pytest.mark.parametrize("what", [SOFTMAX, LAYERNORM], ids=["softmax", "layer"])
 def test_threads_share_rows_and_rows_share_groups(
-    host_device: Device, what: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    default_device: Device, what: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a search for the best launch tries: the CPU plays a GPU."""
-    monkeypatch.setattr(type(host_device), "takes_turns", False)
+    monkeypatch.setattr(type(default_device), "takes_turns", False)
     for rows, d in ((1, 1), (5, 7), (9, 33), (3, 1000)):
         x = drawn((rows, d), seed=d)
         others = [drawn((d,), seed=i) for i in range(2)] + [mx.array([1e-3])]
@@ -190,10 +190,10 @@ def test_threads_share_rows_and_rows_share_groups(
 
 
 def test_a_setting_is_kept_for_rows_like_these(
-    host_device: Device, monkeypatch: pytest.MonkeyPatch
+    default_device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
-    monkeypatch.setattr(type(host_device), "takes_turns", False)
+    monkeypatch.setattr(type(default_device), "takes_turns", False)
     f, x = op(SOFTMAX, 1000), mx.zeros((5, 1000))
     assert f.setting(x) == Setting(256, 1)
     f.adopt(x, Setting(64, 4))
@@ -230,7 +230,7 @@ def test_the_launch(host_device: Device, monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
-def test_more_rows_than_the_grid_has_along_y(host_device: Device) -> None:
+def test_more_rows_than_the_grid_has_along_y(default_device: Device) -> None:
     rows = 2 * MAX_GROUPS_Y + 3
     x = mx.arange(rows, dtype=mx.float32).reshape(rows, 1)
     (out,) = op(SOFTMAX, 1, write_expr="x + s1", threadgroup=1)(x)
@@ -284,9 +284,8 @@ def test_calls_refused() -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("what", [SOFTMAX, LAYERNORM, RMSNORM], ids=["softmax", "layer", "rms"])
+@pytest.mark.usefixtures("metal_check")
 def test_metal_takes_the_text(what: dict[str, Any], name: str) -> None:
-    if problem := metal_check.unavailable():
-        pytest.skip(f"the Metal check {problem}")
     f = op(what, 16)
     kernel = f.kernel((3, *[1] * (len(f.row.inputs) - 1)))
     others = f.row.inputs[1:]
