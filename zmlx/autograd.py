@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.helpers.agree import check_gradient
+from zmlx.helpers.agree import check_bodies, check_gradient
 from zmlx.helpers.nary import NaryOp, NarySpec
 from zmlx.helpers.op import ElementwiseOp
 from zmlx.helpers.spec import (
@@ -67,6 +67,11 @@ def unary_from_expr(
     """
     fields = _fields(name, fwd_expr, compute_dtype, ensure_row_contiguous, header, vjp_prelude)
     pulls = _pulls({"vjp_expr": vjp_expr}, name, vjp_prelude)
+    if vjp_expr is None and vjp_prelude.strip():
+        raise ValueError(
+            f"[zmlx.{_WHERE}] {name!r}: vjp_prelude was given, but no vjp_expr that could use it. "
+            "Give vjp_expr, or leave both out to have the gradient derived."
+        )
     spec = OpSpec(names=("x",), buffers=("inp",), **fields, **pulls)
     return _checked(_op(spec, False), check)
 
@@ -87,8 +92,8 @@ def binary_from_expr(
 
     Args:
         fwd_expr: C over `a` and `b`, and what `vjp_prelude` declares.
-        vjp_lhs_expr, vjp_rhs_expr: the gradients, over `a`, `b`, `g` and the result `y`. Give both,
-            or neither to have them derived.
+        vjp_lhs_expr, vjp_rhs_expr: the gradients, over `a`, `b`, `g` and the result `y`; one that
+            is left out is derived.
         vjp_prelude: statements before all three expressions; `g` is not known to them.
 
     The other arguments, and what is raised, are as for `unary_from_expr`.
@@ -110,6 +115,7 @@ def nary_from_expr(
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
     header: str = "",
+    check: bool = False,
 ) -> NaryOp:
     """A differentiable op from whole kernel bodies, one thread for each element.
 
@@ -117,9 +123,11 @@ def nary_from_expr(
         fwd_source: the body of the forward kernel, from buffers `input_names` to `output_names`.
             `T` is the compute type, `O` the type of the outputs.
         bwd_source: the body of the backward kernel: it also sees the cotangent as `cotan` (for
-            several outputs one `cotan_<output>` each) and writes `d<name>` for each input. None
-            refuses gradients.
+            several outputs one `cotan_<output>` each) and writes `d<name>` for each input. None:
+            derived from fwd_source, where that is declarations, assignments and stores such as
+            `out[elem] = ...;` with `elem` the thread's place; elsewhere gradients are refused.
         input_names, output_names: the buffers' names.
+        check: run both bodies now, and compare bwd_source with finite differences.
 
     The other arguments are as for `unary_from_expr`.
 
@@ -134,14 +142,17 @@ def nary_from_expr(
     refuse_reserved([n for n in outputs if n != "out"], "output_names", name, _WHERE)
     if bwd_source is not None:
         checked_text(bwd_source, "bwd_source", name, _WHERE)
-    return _nary(
-        NarySpec(
-            name, inputs, outputs,
-            checked_text(fwd_source, "fwd_source", name, _WHERE), bwd_source,
-            checked_compute(compute_dtype, name, _WHERE), bool(ensure_row_contiguous),
-            checked_text(header, "header", name, _WHERE, empty=True),
-        )
+    spec = NarySpec(
+        name, inputs, outputs,
+        checked_text(fwd_source, "fwd_source", name, _WHERE), bwd_source,
+        checked_compute(compute_dtype, name, _WHERE), bool(ensure_row_contiguous),
+        checked_text(header, "header", name, _WHERE, empty=True),
     )  # fmt: skip
+    spec.check(_WHERE)
+    op = _nary(spec)
+    if check and bwd_source is not None:
+        check_bodies(op)
+    return op
 
 
 def _fields(
@@ -160,17 +171,15 @@ def _fields(
 
 
 def _pulls(given: dict[str, str | None], name: str, prelude: str) -> dict[str, Any]:
-    """The gradients given, all or none."""
-    missing = [argument for argument, text in given.items() if text is None]
-    if len(missing) == len(given):
+    """The gradients given; those left out are derived."""
+    texts = tuple(
+        None if text is None else checked_text(text, argument, name, _WHERE)
+        for argument, text in given.items()
+    )
+    known = [text for text in texts if text is not None]
+    if not known:
         return {}
-    if missing:
-        raise ValueError(
-            f"[zmlx.{_WHERE}] {name!r}: {missing[0]} is missing; give both gradients, or neither "
-            "to have them derived."
-        )
-    texts = tuple(checked_text(text, arg, name, _WHERE) for arg, text in given.items())
-    uses = any(re.search(r"\by\b", text) for text in (*texts, prelude))
+    uses = any(re.search(r"\by\b", text) for text in (*known, prelude))
     declared = re.search(r"\by\s*=(?!=)", prelude) is not None
     return {"pulls": texts, "pull_names": tuple(given), "sees_output": uses and not declared}
 

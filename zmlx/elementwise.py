@@ -93,7 +93,7 @@ def map(
     fields = _fields(name, expr, compute_dtype, ensure_row_contiguous, header)
     names = checked_names(input_names, "input_names", name, _WHERE)
     refuse_reserved(names, "input_names", name, _WHERE)
-    buffers = tuple(f"zmlx_in_{n}" for n in names)
+    buffers = tuple(f"zmlx_in{i}_{n}" for i, n in enumerate(names))
     return _op(OpSpec(names=names, buffers=buffers, **fields))
 
 

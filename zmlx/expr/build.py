@@ -69,8 +69,12 @@ class Rows:
         return Value(self.graph.add("op", nodes, shape=shape, dtype=kind, op=op, at=at), kind)
 
     def const(self, value: bool | int | float, kind: str) -> Value:
-        """A number as a value of that type."""
-        value = float(value) if dtypes.is_float(kind) else value
+        """A number as a value of that type; integers wrap around, as the compiler's do."""
+        if dtypes.is_float(kind):
+            value = float(value)
+        elif dtypes.is_integer(kind):
+            low, high = dtypes.integer_range(kind)
+            value = (int(value) - low) % (high - low) + low
         return Value(self.graph.add("const", dtype=kind, value=value), kind)
 
     def number(self, value: Value) -> Any:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+_WIDTH = 120  # of a line that is shown
+
 
 @dataclass(frozen=True)
 class Source:
@@ -25,7 +27,11 @@ class Source:
     def shown(self, line: int, column: int) -> str:
         """The source line with a caret under the column, for the end of a message."""
         lines = self.text.split("\n")
-        return f"\n  {lines[min(line, len(lines)) - 1]}\n  {' ' * (column - 1)}^"
+        text, before = lines[min(line, len(lines)) - 1], column - 1
+        if len(text) > _WIDTH:  # the part around the column
+            start = max(0, before - _WIDTH // 2)
+            text, before = text[start : start + _WIDTH], before - start
+        return f"\n  {text}\n  {' ' * before}^"
 
 
 class ExpressionError(ValueError):

@@ -18,7 +18,7 @@ from zmlx.msl.default_header import DEFAULT_HEADER
 from zmlx.ops.composite import COMPOSITES
 from zmlx.ops.table import OPS
 
-Meaning = Callable[..., Value]
+Meaning = Callable[..., Value | None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Function:
     meaning: Meaning
     converts: str = "float"
 
-    def __call__(self, F: Rows, arguments: list[Value]) -> Value:
+    def __call__(self, F: Rows, arguments: list[Value]) -> Value | None:
         given = arguments
         if self.converts == "float":
             given = [floating(F, a) for a in given]
@@ -112,6 +112,40 @@ def _saturate(F: Rows, x: Value) -> Value:
     return _clamp(F, x, F.const(0.0, x.kind), F.const(1.0, x.kind))
 
 
+def _signbit(F: Rows, x: Value) -> Value:
+    """Of -0 too, whose reciprocal is below 0; a NaN counts as positive."""
+    return F.logical_or(F.less(x, 0.0), F.less(F.divide(1.0, x), 0.0))
+
+
+def _copysign(F: Rows, x: Value, y: Value) -> Value:
+    size = F.abs(x)
+    return F.where(_signbit(F, y), F.negative(size), size)
+
+
+def _ldexp(F: Rows, x: Value, exponent: Value) -> Value | None:
+    """Times a power of two that is written out, in steps that float32 holds exactly."""
+    left = F.number(exponent)
+    if not isinstance(left, int) or not -300 <= left <= 300:
+        return None
+    x = floating(F, x)
+    while left:
+        step = max(-126, min(126, left))
+        x, left = F.multiply(x, 2.0**step), left - step
+    return x
+
+
+def _fdim(F: Rows, x: Value, y: Value) -> Value:
+    return F.where(F.less_equal(x, y), 0.0, F.subtract(x, y))
+
+
+def _three(join: Meaning) -> Meaning:
+    return lambda F, x, y, z: join(F, join(F, x, y), z)
+
+
+def _unordered(F: Rows, x: Value, y: Value) -> Value:
+    return F.logical_or(F.not_equal(x, x), F.not_equal(y, y))
+
+
 def _select(F: Rows, a: Value, b: Value, c: Value) -> Value:
     kind = common(a.kind, b.kind)
     return F.where(cast(F, c, "bool"), cast(F, b, kind), cast(F, a, kind))
@@ -163,6 +197,17 @@ FUNCTIONS: dict[str, Function] = {
     "step": _of(2, _step),
     "smoothstep": _of(3, _smoothstep),
     "saturate": _of(1, _saturate),
+    "copysign": _of(2, _copysign),
+    "signbit": _of(1, _signbit),
+    "ldexp": _of(2, _ldexp, "own"),
+    "divide": _of(2, lambda F, x, y: F.divide(x, y)),
+    "fdim": _of(2, _fdim),
+    "fmax3": _of(3, _three(_larger)),
+    "fmin3": _of(3, _three(_smaller)),
+    "max3": _of(3, _three(_larger), "common"),
+    "min3": _of(3, _three(_smaller), "common"),
+    "isunordered": _of(2, _unordered),
+    "isordered": _of(2, lambda F, x, y: F.logical_not(_unordered(F, x, y))),
     "abs": _of(1, lambda F, x: F.abs(x), "common"),
     "max": _of(2, _larger, "common"),
     "min": _of(2, _smaller, "common"),
@@ -174,14 +219,27 @@ FUNCTIONS: dict[str, Function] = {
 # it is written.
 METAL_ONLY = frozenset(re.findall(r"\bkk_\w+", DEFAULT_HEADER)) - set(FUNCTIONS) | frozenset(
     (
-        "absdiff", "acospi", "addsat", "asinpi", "atan2pi", "atanpi", "as_type", "clz",
-        "copysign", "cospi", "ctz", "divide", "extract_bits", "fdim", "fmax3", "fmedian3",
-        "fmin3", "frexp", "hadd", "ilogb", "insert_bits", "isnormal", "isordered",
-        "isunordered", "ldexp", "logb", "mad24", "madhi", "madsat", "max3", "median3", "min3",
-        "modf", "mul24", "mulhi", "nextafter", "popcount", "reverse_bits", "rhadd", "rotate",
-        "signbit", "sincos", "sinpi", "subsat", "tanpi",
+        "absdiff", "acospi", "addsat", "all", "any", "asinpi", "atan2pi", "atanpi", "as_type",
+        "clz", "cospi", "cross", "ctz", "distance", "distance_squared", "dot", "extract_bits",
+        "faceforward", "fmedian3", "frexp", "hadd", "ilogb", "insert_bits", "isnormal", "length",
+        "length_squared", "logb", "mad24", "madhi", "madsat", "median3", "modf", "mul24", "mulhi",
+        "nextafter", "normalize", "popcount", "reflect", "refract", "reverse_bits", "rhadd",
+        "rotate", "sincos", "sinpi", "subsat", "tanpi", "threadgroup_barrier",
+        "simdgroup_barrier",
     )
 )  # fmt: skip
+_VECTOR = r"(?:packed_)?(?:bool|u?char|u?short|u?int|u?long|half|bfloat|float)[234](?:x[234])?"
+# What threads of a group do together: the first part of the name, then one of these.
+_TOGETHER = (
+    r"(?:simd|quad)_(?:sum|product|max|min|and|or|xor|all|any|ballot|is_first|broadcast\w*"
+    r"|shuffle\w*|prefix_\w+|is_helper_thread|active_threads_mask)|atomic_\w+"
+)
+
+
+def in_metal(name: str) -> bool:
+    """Whether Metal has a function of that name, or a vector type, that has no form here."""
+    return name in METAL_ONLY or re.fullmatch(f"{_VECTOR}|{_TOGETHER}", name) is not None
+
 
 _PI = math.pi
 CONSTANTS: dict[str, Any] = {
@@ -192,4 +250,14 @@ CONSTANTS: dict[str, Any] = {
     "M_LN2_F": math.log(2), "M_LN10_F": math.log(10), "M_PI_F": _PI, "M_PI_2_F": _PI / 2,
     "M_PI_4_F": _PI / 4, "M_1_PI_F": 1 / _PI, "M_2_PI_F": 2 / _PI,
     "M_2_SQRTPI_F": 2 / math.sqrt(_PI), "M_SQRT2_F": math.sqrt(2), "M_SQRT1_2_F": math.sqrt(0.5),
+}  # fmt: skip
+
+# How Python spells what C calls otherwise, for hints.
+SPELLED = {
+    **{row: name for name, row in _RENAMED.items() if not name.startswith("kk_")},
+    "power": "pow", "round": "rint", "sigmoid": "kk_sigmoid", "silu": "kk_silu", "ln": "log",
+    "mish": "kk_mish", "softplus": "kk_softplus", "gelu": "kk_gelu_tanh", "maximum": "max",
+    "minimum": "min", "clip": "clamp", "where": "select", "absolute": "abs", "remainder": "fmod",
+    "inf": "INFINITY", "nan": "NAN", "pi": "M_PI_F", "PI": "M_PI_F", "e": "M_E_F", "True": "true",
+    "False": "false",
 }  # fmt: skip

@@ -30,11 +30,22 @@ TYPES = {
 }  # fmt: skip
 GENERIC = ("T", "O")  # the compute type and the output's type
 
+_HINTS = {"**": " Powers are pow(a, b).", "and": " Write &&.", "or": " Write ||."}
+_NO_C = '"@$`#\\'
+_LOOKALIKES = {
+    "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": "*", "\u22c5": "*", "\u00b7": "*",
+    "\u00f7": "/", "\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u00a0": " ",
+    "\u03c0": "M_PI_F", "\u221e": "INFINITY",
+}  # fmt: skip
+
 _GRAMMAR = r"""
 statements: statement*
+function: (statement | early)* "return" expression ";"
+early: "if" "(" expression ")" "return" expression ";"
 ?statement: "const"? (TYPE | AUTO) declared ("," declared)* ";"  -> declare
     | NAME ASSIGN expression ";"                                 -> assign
     | NAME "[" expression "]" "=" expression ";"                 -> store
+    | "if" "(" expression ")" ("return" ";" | "{" "return" ";" "}") -> guard
     | ";"                                                        -> nothing
 declared: NAME "=" expression
 
@@ -51,10 +62,12 @@ LEVELS
     | NAME "(" (expression ("," expression)*)? ")"               -> call
     | NAME "[" expression "]"                                    -> index
 ?atom: NUMBER                                                    -> number
+    | PLACE                                                      -> place
     | NAME                                                       -> name
     | "(" expression ")"
 
 TYPE.2: /(TYPES)\b/
+PLACE.2: /thread_position_in_grid\s*\.\s*x\b/
 AUTO.2: /auto\b/
 UNARY: "!" | "~"
 ASSIGN: "=" | "+=" | "-=" | "*=" | "/=" | "%="
@@ -71,21 +84,61 @@ def tree_of(source: Source, start: str = "expression") -> Tree[Any]:
     """The syntax tree; ExpressionError where the syntax is wrong, Unparsed where it may be C."""
     from lark.exceptions import UnexpectedCharacters, UnexpectedInput
 
-    if step := re.search(r"\+\+|--", source.text):  # not two signs, as the grammar would have it
-        before = source.text[: step.start()]
-        line, column = before.count("\n") + 1, step.start() - before.rfind("\n")
-        raise Unparsed(source, line, column, f"{step[0]!r} cannot be read")
+    _check_text(source, start)
     try:
         return _parser().parse(source.text, start=start)
     except UnexpectedCharacters as error:
-        found = source.text[error.pos_in_stream or 0 :][:1]
-        raise Unparsed(source, error.line, error.column, f"{found!r} cannot be read") from None
+        raise _bad_character(source, error.pos_in_stream or 0, start) from None
     except UnexpectedInput as error:
         line, column, found = _place(source, error)
         problem = f"{found} is not expected here"
         if _other_c(source.text, start):
             raise Unparsed(source, line, column, problem) from None
-        raise ExpressionError(source, line, column, f"{problem}.") from None
+        problem += f".{_hint(source, line, column)}"
+        raise ExpressionError(source, line, column, problem) from None
+
+
+def _check_text(source: Source, start: str) -> None:
+    """What must be seen before the parser sees the text: it would take it for something else."""
+    text = re.sub(
+        r"//[^\n]*|/\*.*?\*/", lambda c: re.sub(r"[^\n]", " ", c[0]), source.text, flags=re.S
+    )
+    if (opened := text.find("/*")) >= 0:
+        raise ExpressionError(
+            source, *_position(text, opened), "the comment that begins here is not closed."
+        )
+    if step := re.search(r"\+\+|--", text):  # not two signs, as the grammar would have it
+        raise Unparsed(source, *_position(text, step.start()), f"{step[0]!r} cannot be read")
+    word = re.search(r"\b(?:return|if|else|for|while|do|switch)\b", text)
+    if start == "expression" and word and "{" not in text:
+        hint = " A choice is written condition ? a : b." if word[0] in ("if", "else") else ""
+        problem = f"{word[0]!r} belongs to a statement; give an expression.{hint}"
+        raise ExpressionError(source, *_position(text, word.start()), problem)
+
+
+def _bad_character(source: Source, at: int, start: str) -> ExpressionError | Unparsed:
+    """The error for a character that no token of the grammar begins with."""
+    found, place = source.text[at : at + 1], _position(source.text, at)
+    module = re.search(r"\b(?:math|np|numpy|mx|nn|torch)$", source.text[:at])
+    if found == "." and module:
+        problem = f"{module[0]!r} is Python's; C calls functions by their names alone."
+        return ExpressionError(source, *place, problem)
+    if found.isascii() and found.isprintable() and (found not in _NO_C or start != "expression"):
+        return Unparsed(source, *place, f"{found!r} cannot be read")
+    hint = f" Write {_LOOKALIKES[found]!r}." if found in _LOOKALIKES else ""
+    return ExpressionError(source, *place, f"{found!r} is no part of an expression in C.{hint}")
+
+
+def _position(text: str, at: int) -> tuple[int, int]:
+    """Line and column of a place in a text, from 1 on."""
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
+def _hint(source: Source, line: int, column: int) -> str:
+    """What to write for a sign of Python at a place; "" for others."""
+    text = source.text.split("\n")[line - 1]
+    word = re.match(r"\w+", text[column - 1 :])
+    return _HINTS.get(word[0] if word else text[max(0, column - 2) : column], "")
 
 
 @cache
@@ -102,7 +155,7 @@ def _parser() -> Lark:
     names = "|".join(sorted([*TYPES, *GENERIC], key=len, reverse=True))
     text = _GRAMMAR.replace("LEVELS", "\n".join([*levels, *signs])).replace("TYPES", names)
     return Lark(
-        text, parser="lalr", lexer="contextual", start=["expression", "statements"],
+        text, parser="lalr", lexer="contextual", start=["expression", "statements", "function"],
         propagate_positions=True, maybe_placeholders=False,
     )  # fmt: skip
 

@@ -1,26 +1,27 @@
 """Lowering: syntax trees become nodes of a graph, with C's meaning.
 
-Comes in: expressions, statements before them, names and their types. Goes out: a Graph with one
-input for each name and one output for each expression. The helper layer calls `parse_all`.
+Comes in: syntax trees, and Names that say what is around them. Goes out: values in the graph of a
+Lowering. zmlx.expr.graphs and zmlx.expr.body call it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from zmlx import dtypes
 from zmlx.expr.build import Rows, Value, cast, common, promoted
 from zmlx.expr.errors import ExpressionError, Source, Unparsed, nearest
-from zmlx.expr.functions import CONSTANTS, FUNCTIONS, METAL_ONLY, quotient, rest
+from zmlx.expr.functions import CONSTANTS, FUNCTIONS, METAL_ONLY, SPELLED, in_metal, quotient, rest
 from zmlx.expr.grammar import TYPES, tree_of
+from zmlx.expr.header import HeaderFunction, default_functions, helper_rows
 from zmlx.trace.graph import Graph
 
 if TYPE_CHECKING:
     from lark import Token, Tree
 
-_EXAMPLE = (2,)  # shape of every input; a region takes those of the arrays it is called with
+EXAMPLE = (2,)  # shape of every input; a region takes those of the arrays it is called with
 
 _ARITHMETIC: dict[str, Callable[[Rows, Value, Value], Value]] = {
     "+": lambda F, a, b: F.add(a, b),
@@ -48,8 +49,8 @@ class Names:
 
     `compute` is the type T, in which inputs arrive (half types as float); `output` is the type O.
     `raw` are names of the kernel around the expression that have no form here (buffers, indices);
-    `header` are names that a header defines, whatever they mean; `aliases` are pairs of a second
-    name and the input that it stands for.
+    `header` are names that a header defines, whatever they mean, and `functions` those of them
+    that can be read; `aliases` are pairs of a second name and the input that it stands for.
     """
 
     compute: str = "float32"
@@ -57,6 +58,7 @@ class Names:
     raw: frozenset[str] = frozenset()
     header: frozenset[str] = frozenset()
     aliases: tuple[tuple[str, str], ...] = ()
+    functions: Mapping[str, HeaderFunction] = field(default_factory=dict)
 
     @property
     def held(self) -> str:
@@ -77,11 +79,14 @@ class Lowering:
 
     def input(self, name: str, kind: str) -> None:
         """A new input, known as `name` in the type T."""
-        node = self.graph.add("input", shape=_EXAMPLE, dtype=kind)
+        node = self.graph.add("input", shape=EXAMPLE, dtype=kind)
         self.scope[name] = cast(self.F, Value(node, kind), self.names.held)
 
     def expression(self, source: Source) -> Value:
-        return Reader(self, source).value(tree_of(source))
+        try:
+            return Reader(self, source).value(tree_of(source))
+        except RecursionError:
+            raise Unparsed(source, 1, 1, "it nests too deeply to be read") from None
 
     def statements(self, source: Source) -> None:
         """Statements in front of an expression; what they declare joins the scope."""
@@ -107,16 +112,37 @@ class Reader:
         if kind == "declare":
             for declared in parts[1:]:
                 name, body = declared.children
+                if str(name) in self.scope:
+                    raise self.wrong(name, f"{str(name)!r} is declared already.")
                 value = self.value(body)
                 if parts[0].type != "AUTO":
-                    value = cast(self.F, value, self.type_of(parts[0]))
+                    value = cast(self.F, value, self.kind_of(str(parts[0])))
                 self.scope[str(name)] = value
         elif kind == "assign":
             self._assign(*parts)
+        elif kind == "guard":
+            raise Unparsed(self.source, tree.meta.line, tree.meta.column, "it may end early")
         elif kind == "store":
             raise self.unparsed(parts[0], f"it writes to {str(parts[0])!r}")
 
+    def returned(self) -> Value:
+        """What a function's body returns, its parameters being in the scope."""
+        *statements, last = tree_of(self.source, "function").children
+        early: list[tuple[Value, Value]] = []
+        for statement in statements:
+            if statement.data == "early":
+                condition, value = map(self.value, statement.children)
+                early.append((cast(self.F, condition, "bool"), value))
+            else:
+                self.statement(statement)
+        found = self.value(last)
+        for condition, value in reversed(early):
+            found = self._either(condition, value, found)
+        return found
+
     def _assign(self, name: Token, sign: Token, body: Tree[Any]) -> None:
+        if str(name) not in self.scope and str(name) not in self.to.names.raw:
+            raise self.wrong(name, f"{str(name)!r} is not declared; write T {name} = ...;")
         old, value = self.name(name), self.value(body)
         if sign != "=":
             value = self.binary(name, str(sign)[:-1], old, value)
@@ -134,6 +160,10 @@ class Reader:
         suffix = text[len(digits) :].lower()
         if hexadecimal or (digits.isdigit() and not set(suffix) & {"f", "h"}):
             octal = digits[0] == "0" and len(digits) > 1
+            if octal and set(digits) & {"8", "9"}:
+                raise self.wrong(
+                    token, f"{digits} begins with 0, so it is octal and has no 8 or 9."
+                )
             return self._integer(int(digits, 16 if hexadecimal else 8 if octal else 10), suffix)
         kind = "float16" if suffix == "h" else "float32"
         if suffix not in ("", "f", "h"):
@@ -161,44 +191,84 @@ class Reader:
             raise self.unparsed(token, f"{text!r} is the kernel's, not a value")
         if text in self.to.names.header or "::" in text:
             raise self.unparsed(token, f"{text!r} is not known here")
-        if text in FUNCTIONS or text in METAL_ONLY:
+        if text in FUNCTIONS or text in METAL_ONLY or text in default_functions():
             raise self.wrong(token, f"the function {text!r} is not called; write {text}(...).")
-        known = [*self.scope, *CONSTANTS, *self.to.names.raw, *TYPES]
+        known = [*self.scope, *CONSTANTS]
         have = ", ".join(sorted(self.scope))
-        raise self.wrong(
-            token, f"unknown name {text!r}.{nearest(text, known)} Values here: {have}."
-        )
+        hint = nearest(SPELLED.get(text, text), known)
+        raise self.wrong(token, f"unknown name {text!r}.{hint} Values here: {have}.")
 
     def _index(self, name: Token, body: Tree[Any]) -> Value:
-        if str(name) in self.to.names.raw or str(name) in self.to.names.header:
-            raise self.unparsed(name, f"it reads the buffer {str(name)!r} by index")
-        self.name(name)
+        text, names = str(name), self.to.names
+        if text in names.raw or text in names.header:
+            raise self.unparsed(name, f"it reads the buffer {text!r} by index")
+        if text not in self.scope:
+            raise self.wrong(name, f"unknown buffer {text!r}.{nearest(text, names.raw)}")
         raise self.wrong(name, f"{str(name)!r} is a value, not an array.")
 
+    def _place(self, token: Token) -> Value:
+        raise self.unparsed(token, "the element's place is the kernel's, not a value")
+
     def _call(self, token: Token, *arguments: Tree[Any]) -> Value:
+        name, names = plain(str(token)), self.to.names
+        qualified = name != str(token).removeprefix("::")  # metal::exp is never the header's exp
+        if (own := names.functions.get(name)) and not qualified:
+            return self._own(token, own, arguments)
+        if name in names.header and not qualified:
+            raise self.unparsed(token, f"{name!r} of the header cannot be read")
+        if function := FUNCTIONS.get(name):
+            self._count(token, function.arity, arguments)
+            value = function(self.F, [self.value(a) for a in arguments])
+            if value is None:
+                raise self.unparsed(token, f"{name!r} of these arguments cannot be read")
+            return value
+        if own := default_functions().get(name):
+            return self._own(token, own, arguments)
+        if name in helper_rows():
+            return self.F.row(helper_rows()[name], [self.value(a) for a in arguments])
+        if in_metal(name) or "::" in str(token):
+            raise self.unparsed(token, f"the function {name!r} has no derivative here")
+        known = [*FUNCTIONS, *default_functions(), *names.functions, *METAL_ONLY]
+        hint = nearest(SPELLED.get(name, name), known)
+        raise self.wrong(token, f"unknown function {name!r}.{hint}")
+
+    def _own(self, token: Token, own: HeaderFunction, arguments: Sequence[Tree[Any]]) -> Value:
+        """A call of a function that a header defines; its body sees its parameters only."""
         name = plain(str(token))
-        if name in self.to.names.header:
-            raise self.unparsed(token, f"the function {name!r} of the header cannot be read")
-        function = FUNCTIONS.get(name)
-        if function is None:
-            if name in METAL_ONLY or "::" in str(token):
-                raise self.unparsed(token, f"the function {name!r} has no derivative here")
-            known = [*FUNCTIONS, *METAL_ONLY]
-            raise self.wrong(token, f"unknown function {name!r}.{nearest(name, known)}")
-        if len(arguments) != function.arity:
-            plural = "s" if function.arity > 1 else ""
-            wanted = f"takes {function.arity} argument{plural}, got {len(arguments)}."
-            raise self.wrong(token, f"{name} {wanted}")
-        return function(self.F, [self.value(a) for a in arguments])
+        self._count(token, len(own.parameters), arguments)
+        values = [self.value(a) for a in arguments]
+        others = {n: f for n, f in self.to.names.functions.items() if f is not own}
+        names = replace(self.to.names, functions=others, raw=frozenset(), aliases=())
+        kinds = [kind for kind, _ in own.parameters]
+        if "T" in kinds and names.compute != "float64":
+            names = replace(names, compute=values[kinds.index("T")].kind)
+        inner = Reader(Lowering(names, self.to.graph), Source(own.body, f"the function {name!r}"))
+        try:
+            for (kind, parameter), value in zip(own.parameters, values, strict=True):
+                inner.scope[parameter] = cast(self.F, value, inner.kind_of(kind))
+            return cast(self.F, inner.returned(), inner.kind_of(own.result))
+        except (ExpressionError, Unparsed) as problem:
+            if own is default_functions().get(name):
+                raise self.unparsed(
+                    token, f"the function {name!r} has no derivative here"
+                ) from None
+            why = str(problem).removeprefix("[zmlx.expr] ")
+            raise self.unparsed(token, f"{name!r} of the header cannot be read: {why}") from None
+
+    def _count(self, token: Token, arity: int, arguments: Sequence[Tree[Any]]) -> None:
+        if len(arguments) != arity:
+            plural = "" if arity == 1 else "s"
+            wanted = f"takes {arity} argument{plural}, got {len(arguments)}."
+            raise self.wrong(token, f"{plain(str(token))} {wanted}")
 
     def _cast(self, kind: Token, body: Tree[Any]) -> Value:
-        return cast(self.F, self.value(body), self.type_of(kind))
+        return cast(self.F, self.value(body), self.kind_of(str(kind)))
 
-    def type_of(self, token: Token) -> str:
+    def kind_of(self, name: str) -> str:
         """The type that a name of a type means; T and O follow the arrays."""
-        if token == "T":
+        if name == "T":
             return self.to.names.held
-        kind = self.to.names.output if token == "O" else TYPES[str(token)]
+        kind = self.to.names.output if name == "O" else TYPES[name]
         wide = self.to.names.compute == "float64" and dtypes.is_float(kind)
         return "float64" if wide else kind
 
@@ -216,7 +286,14 @@ class Reader:
         return F.negative(value) if number is None else F.const(-number, value.kind)
 
     def _binary(self, left: Tree[Any], sign: Token, right: Tree[Any]) -> Value:
-        return self.binary(sign, str(sign), self.value(left), self.value(right))
+        steps: list[Any] = [(sign, right)]  # a long sum leans to the left: no recursion along it
+        while left.data == "binary":
+            left, *step = left.children
+            steps.append(step)
+        value = self.value(left)
+        for token, other in reversed(steps):
+            value = self.binary(token, str(token), value, self.value(other))
+        return value
 
     def binary(self, token: Token, sign: str, a: Value, b: Value) -> Value:
         """`a sign b` after C's conversions."""
@@ -239,9 +316,11 @@ class Reader:
             raise self.wrong(token, f"{sign!r} takes integers, got {kinds}.{way_out}")
 
     def _choice(self, condition: Tree[Any], yes: Tree[Any], no: Tree[Any]) -> Value:
-        F, which = self.F, cast(self.F, self.value(condition), "bool")
-        a, b = self.value(yes), self.value(no)
-        kind = a.kind if a.kind == b.kind else common(a.kind, b.kind)
+        which = cast(self.F, self.value(condition), "bool")
+        return self._either(which, self.value(yes), self.value(no))
+
+    def _either(self, which: Value, a: Value, b: Value) -> Value:
+        F, kind = self.F, a.kind if a.kind == b.kind else common(a.kind, b.kind)
         return F.where(which, cast(F, a, kind), cast(F, b, kind))
 
     # -- errors -----------------------------------------------------------------------------------
@@ -257,78 +336,3 @@ def plain(name: str) -> str:
     for prefix in ("::", "metal::", "precise::", "fast::"):
         name = name.removeprefix(prefix)
     return name
-
-
-def parse_all(
-    expressions: Sequence[Source],
-    inputs: Mapping[str, str],
-    names: Names,
-    *,
-    prelude: Source | None = None,
-    result: str | None = None,
-    cover: Collection[str] | None = None,
-) -> Graph:
-    """A graph of inputs `inputs` (name -> dtype) and one output for each expression.
-
-    An output is converted to the type `result`, where that is given, and has the shape that the
-    inputs `cover` (None: all) broadcast to, whether it depends on them or not. With T float64, for
-    references, all floats are. Raises ExpressionError and Unparsed.
-    """
-    lowering = Lowering(names)
-    nodes = []
-    for name, kind in inputs.items():
-        if cover is None or name in cover:
-            nodes.append(len(lowering.graph))
-        lowering.input(name, kind)
-    for alias, name in names.aliases:
-        lowering.scope.setdefault(alias, lowering.scope[name])
-    if prelude is not None and prelude.text.strip():
-        lowering.statements(prelude)
-    for source in expressions:
-        value = lowering.expression(source)
-        if result is not None:
-            value = cast(lowering.F, value, result)
-        lowering.graph.outputs.append(_covering(lowering.F, value, nodes).node)
-    return lowering.graph
-
-
-def parse(
-    expr: str,
-    names: Mapping[str, str] | Sequence[str],
-    *,
-    compute: str = "float32",
-    result: str | None = None,
-    prelude: str = "",
-    what: str = "expr",
-    raw: Sequence[str] = (),
-) -> Graph:
-    """The graph of one C expression over `names`: name -> dtype, or names of float32 values.
-
-    Inputs stand in the order of `names`; each is converted to `compute` (half types to float32)
-    where the expression names it, and the value to `result` where that is given. `prelude` holds
-    statements such as `float s = kk_sigmoid(x);`, `what` is how messages call the expression, and
-    `raw` are names that mean something to the kernel around it but have no value here.
-
-    Raises:
-        ExpressionError: for wrong syntax, unknown names, wrong argument counts; with the column.
-        Unparsed: for C that may be right but has no form in rows of the op table.
-    """
-    inputs = names if isinstance(names, Mapping) else dict.fromkeys(names, "float32")
-    around = Names(compute, result or compute, frozenset(raw))
-    before = Source(prelude, f"the prelude of {what}") if prelude else None
-    return parse_all([Source(expr, what)], inputs, around, prelude=before, result=result)
-
-
-def _covering(F: Rows, value: Value, inputs: Sequence[int]) -> Value:
-    """`value` in the shape of all inputs: where nothing of it depends on one, a choice does."""
-    reached, todo = set(), [value.node]
-    while todo:
-        node = todo.pop()
-        if node not in reached:
-            reached.add(node)
-            todo.extend(F.graph.operands(node))
-    for node in inputs:
-        if node not in reached:
-            one = F.ones_like(Value(node, F.graph[node]["dtype"]))
-            value = F.where(one, value, value)
-    return value

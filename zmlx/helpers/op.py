@@ -14,11 +14,13 @@ import mlx.core as mx
 from zmlx import config
 from zmlx.device import signature
 from zmlx.device.rules import differentiable
+from zmlx.errors import DeriveError
 from zmlx.expr import Source, Unparsed, parse_all
 from zmlx.fuse.check import checked
 from zmlx.fuse.program import make_program
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.runtime import Run, Runtime
+from zmlx.fuse.simplify import simplify
 from zmlx.helpers.rules import Arrays, Given, Pull, Refused
 from zmlx.helpers.spec import OpSpec, check_arrays, common_shape
 from zmlx.helpers.written import forward_kernel, pull_kernel
@@ -74,13 +76,13 @@ class ElementwiseOp:
         )
 
     def pull_graph(self, kinds: Sequence[str], wanted: Sequence[int], output: str) -> Graph:
-        """The given gradients of the inputs `wanted`: (inputs, y, g) -> one output for each."""
+        """Gradients that were given, of the inputs `wanted`: (inputs, y, g) -> one output each."""
         spec = self.spec
         inputs = dict(zip(spec.names, kinds, strict=True))
         if spec.sees_output:
             inputs["y"] = output
         inputs["g"] = output
-        sources = [spec.source(spec.pulls[i], spec.pull_names[i]) for i in wanted]
+        sources = [spec.given[i] for i in wanted]
         scope = spec.scope(output)
         prelude = self._prelude()
         return parse_all(sources, inputs, scope, prelude=prelude, result=output, cover=("g",))
@@ -99,8 +101,8 @@ class ElementwiseOp:
     def _pull_readable(self) -> str | None:
         count = len(self.spec.names)
         try:
-            if self.spec.pulls:
-                self.pull_graph(["float32"] * count, range(count), "float32")
+            if self.spec.given:
+                self.pull_graph(["float32"] * count, [*self.spec.given], "float32")
         except Unparsed as problem:
             return str(problem)
         return None
@@ -110,7 +112,7 @@ class ElementwiseOp:
         spec = self.spec
         if spec.contiguous or (self.reason is None and self.pull_reason is None):
             return
-        text = " ".join((spec.expr, *spec.pulls, spec.prelude))
+        text = " ".join((spec.expr, *(s.text for s in spec.given.values()), spec.prelude))
         used = [b for b in (*spec.buffers, "out", "cotan") if f"{b}[" in text.replace(" ", "")]
         if used:
             raise ValueError(
@@ -124,14 +126,14 @@ class ElementwiseOp:
         """The op for inputs of these types."""
         spec = self.spec
         if self.reason is None:
-            runtime = _runtime()
+            how = runtime()
             if not spec.pulls:
-                return RegionFunction(self.graph(kinds), runtime, spec.name)
-            pull = self._pull(kinds, runtime)
-            return GivenFunction(self.graph(kinds), runtime, spec.name, pull)
+                return RegionFunction(self.graph(kinds), how, spec.name)
+            pull = self._pull(kinds, how)
+            return GivenFunction(self.graph(kinds), how, spec.name, pull)
         kernel = forward_kernel(spec, kinds[0])
         if spec.pulls:
-            return _ruled(kernel, self._pull(kinds, _runtime()))
+            return _ruled(kernel, self._pull(kinds, runtime()))
         return _refusing(
             kernel, f"[zmlx.{self.where}] {spec.name!r} has no gradient: {self.reason}"
             "\nGive its vjp (zmlx.autograd), or write the expression in what zmlx can read."
@@ -139,19 +141,38 @@ class ElementwiseOp:
 
     def _pull(self, kinds: tuple[str, ...], runtime: Runtime) -> Pull:
         spec = self.spec
+        given = self._given_pull(kinds, runtime)
+        if len(spec.given) == len(spec.names):
+            return given
+        derived = _DerivedPull(self, kinds, runtime)
+
+        def pull(primals: Arrays, y: mx.array, g: mx.array, wanted: tuple[int, ...]) -> Arrays:
+            found: dict[int, mx.array] = {}
+            for part, own in ((given, True), (derived, False)):
+                mine = tuple(i for i in wanted if (i in spec.given) == own)
+                if mine:
+                    found.update(zip(mine, part(primals, y, g, mine), strict=True))
+            return [found[i] for i in wanted]
+
+        return pull
+
+    def _given_pull(self, kinds: tuple[str, ...], runtime: Runtime) -> Pull:
+        spec = self.spec
         if self.pull_reason is None:
             return _ParsedPull(self, kinds, runtime)
         kernel = _refusing(
             pull_kernel(spec, kinds[0]),
             f"[zmlx.{self.where}] {spec.name!r} has no second derivative: {self.pull_reason}",
         )
+        places = {i: k for k, i in enumerate(spec.given)}
 
         def pull(primals: Arrays, y: mx.array, g: mx.array, wanted: tuple[int, ...]) -> Arrays:
             shape = y.shape
             wide = [mx.broadcast_to(p, shape) if p.shape != shape else p for p in primals]
             flat = [a.reshape(1) if shape == () else a for a in (*wide, y, g)]
             found = kernel(flat)
-            return [found[i].reshape(shape) if shape == () else found[i] for i in wanted]
+            chosen = [found[places[i]] for i in wanted]
+            return [d.reshape(shape) for d in chosen] if shape == () else chosen
 
         return pull
 
@@ -172,6 +193,41 @@ class _ParsedPull:
             name = f"{self._op.spec.name}_bwd"
             function = self._functions[wanted] = RegionFunction(graph, self._runtime, name)
         return function([*primals, *([y] if self._op.spec.sees_output else []), g])
+
+
+class _DerivedPull:
+    """Gradients that were left out beside one that was given: derived from the expression."""
+
+    def __init__(self, op: ElementwiseOp, kinds: tuple[str, ...], runtime: Runtime) -> None:
+        self._op, self._kinds, self._runtime = op, kinds, runtime
+        self._functions: dict[tuple[int, ...], tuple[Run, tuple[int, ...]]] = {}
+
+    def __call__(
+        self, primals: Arrays, y: mx.array, g: mx.array, wanted: tuple[int, ...]
+    ) -> Arrays:
+        if wanted not in self._functions:
+            self._functions[wanted] = self._derived(wanted)
+        run, targets = self._functions[wanted]
+        found = dict(zip(targets, run([*primals, g]), strict=True)) if targets else {}
+        return [found[i] if i in found else mx.zeros_like(y) for i in wanted]
+
+    def _derived(self, wanted: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
+        """The region for these gradients, and which of them are not zero everywhere."""
+        from zmlx.derive.accumulate import derive_vjp
+
+        op, spec = self._op, self._op.spec
+        if op.reason is not None:
+            missing = ", ".join(spec.pull_names[i] for i in wanted)
+            raise DeriveError(
+                f"[zmlx.{op.where}] {spec.name!r} has no gradient for {missing}, which was left "
+                f"out: {op.reason}\nGive it, or write the expression in what zmlx can read."
+            )
+        derivative = derive_vjp(op.graph(self._kinds))
+        pairs = zip(derivative.targets, derivative.graph.outputs, strict=True)
+        kept = {target: node for target, node in pairs if target in wanted}
+        derivative.graph.outputs = list(kept.values())
+        graph = simplify(derivative.graph)
+        return RegionFunction(graph, self._runtime, f"{spec.name}_bwd"), tuple(kept)
 
 
 class GivenFunction(RegionFunction):
@@ -238,7 +294,7 @@ def _refusing(kernel: Run, why: str) -> Run:
     return run
 
 
-def _runtime() -> Runtime:
+def runtime() -> Runtime:
     """How regions run under the switches as they stand."""
     fastest = signature.fastest()
     return Runtime(False, config.CHECK.on(), fastest, make_program, config.watched)

@@ -9,18 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import dtypes
+from zmlx.device.grid_text import ATTRIBUTES
 from zmlx.expr import Names, Source
-from zmlx.expr.functions import FUNCTIONS
+from zmlx.expr.functions import CONSTANTS, FUNCTIONS
+from zmlx.expr.header import HeaderFunction, header_functions, uncommented
+from zmlx.helpers.complaint import counted
 from zmlx.msl import DEFAULT_HEADER
+from zmlx.msl.words import KEYWORDS
 
 RESERVED = ("out", "elem", "T", "O")
-_IDENTIFIER = r"[A-Za-z_]\w*"
+_IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class OpSpec:
     """One elementwise op: `expr` over `names`, and the gradients that were given for it.
 
     `buffers` is what the arrays are called in the kernel, one for each of `names`. `pulls` has one
-    expression for each input (its gradient), or is empty where none was given; they see `g`, and
-    `y` (the result) where `sees_output`, and not the inputs where `hides_input`.
+    expression for each input (its gradient, None: to be derived), or is empty where none was given;
+    they see `g`, and `y` (the result) where `sees_output`.
     """
 
     name: str
@@ -40,12 +44,18 @@ class OpSpec:
     contiguous: bool = True
     header: str = ""
     aliases: tuple[tuple[str, str], ...] = ()
-    pulls: tuple[str, ...] = ()
+    pulls: tuple[str | None, ...] = ()
     pull_names: tuple[str, ...] = ()  # how messages call them: vjp_expr, vjp_lhs_expr, ...
     prelude: str = ""
     prelude_forward: bool = False  # whether it stands before `expr` too
     expr_name: str = "expr"
     sees_output: bool = False
+
+    @cached_property
+    def given(self) -> dict[int, Source]:
+        """The gradients that were given, by the input's place."""
+        pairs = enumerate(zip(self.pulls, self.pull_names, strict=True))
+        return {i: self.source(text, what) for i, (text, what) in pairs if text is not None}
 
     def source(self, text: str, argument: str) -> Source:
         """`text` as messages call it."""
@@ -53,33 +63,54 @@ class OpSpec:
 
     def scope(self, output: str, exact: bool = False) -> Names:
         """What the expressions may name, for an output of that type; `exact` computes in it."""
-        raw = {*self.buffers, *RESERVED, "cotan", "inp", "lhs", "rhs"} - {"T", "O"}
         compute = output if exact else self.compute
-        return Names(compute, output, frozenset(raw), self._defined, self.aliases)
+        return Names(
+            compute, output, self._raw, defined_by(self.header), self.aliases,
+            readable_functions(self.header),
+        )  # fmt: skip
 
-    @cached_property
+    @property
     def full_header(self) -> str:
         """The text before the kernel: the default header too, unless the op's own replaces it."""
-        replaced = any(name.startswith("kk_") for name in _definitions(self.header))
-        own = replaced or DEFAULT_HEADER in self.header
-        return self.header if own else DEFAULT_HEADER + self.header
+        return full_header(self.header)
 
     @cached_property
-    def _defined(self) -> frozenset[str]:
-        """Names in the header that it defines, or that mean nothing without it."""
-        own = _uncommented(self.header.replace(DEFAULT_HEADER, ""))
-        return frozenset(re.findall(_IDENTIFIER, own)) - (set(FUNCTIONS) - _definitions(own))
+    def _raw(self) -> frozenset[str]:
+        """Names of the kernel around the expression, which stand for no value of their own."""
+        buffers = (*self.buffers, "out", "cotan", "inp", "lhs", "rhs")
+        described = (f"{b}_{what}" for b in buffers for what in ("shape", "strides", "ndim"))
+        return frozenset((*buffers, *described, "elem", *ATTRIBUTES))
+
+
+def full_header(header: str) -> str:
+    """The text before a kernel, in which the compiler counts the lines of `header` as its own."""
+    if not header or header == DEFAULT_HEADER:
+        return DEFAULT_HEADER
+    before, default, after = header.partition(DEFAULT_HEADER)
+    if not default:  # the default one stands before it, unless it defines such functions itself
+        replaced = any(name.startswith("kk_") for name in _definitions(header))
+        before, default, after = "", "" if replaced else DEFAULT_HEADER, header
+    parts = [counted(text, "header") if text.strip() else "" for text in (before, after)]
+    return parts[0] + default + parts[1]
+
+
+@lru_cache(maxsize=256)
+def defined_by(header: str) -> frozenset[str]:
+    """Names in a header that it defines, or that mean nothing without it."""
+    own = uncommented(header.replace(DEFAULT_HEADER, ""))
+    return frozenset(re.findall(_IDENTIFIER, own)) - (set(FUNCTIONS) - _definitions(own))
+
+
+def readable_functions(header: str) -> dict[str, HeaderFunction]:
+    """Functions of a user's header that an expression may call and that can be read."""
+    return header_functions(header.replace(DEFAULT_HEADER, ""))
 
 
 def _definitions(text: str) -> set[str]:
     """Macros and functions that C text defines."""
-    text = _uncommented(text)
+    text = uncommented(text)
     functions = re.findall(r"\b([A-Za-z_]\w*)\s*\([^;{}]*\)\s*\{", text)
     return {*functions, *re.findall(r"#\s*define\s+(\w+)", text)}
-
-
-def _uncommented(text: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
 
 
 def checked_name(name: Any, where: str) -> str:
@@ -129,13 +160,17 @@ def checked_names(names: Any, argument: str, name: str, where: str) -> tuple[str
 
 
 def refuse_reserved(names: Sequence[str], argument: str, name: str, where: str) -> None:
-    """Raise for a name that the text around an expression needs."""
+    """Raise for a name that C++ or Metal keeps, or that the text around an expression needs."""
     for item in names:
-        if item in RESERVED or item.startswith("zmlx_"):
-            raise ValueError(
-                f"[zmlx.{where}] {name!r}: {argument} has {item!r}, which the kernel uses itself "
-                f"({', '.join(RESERVED)} and zmlx_*); take another name."
-            )
+        if item in RESERVED or item.startswith("zmlx_") or item in ATTRIBUTES:
+            why = f"which the kernel uses itself ({', '.join(RESERVED)}, zmlx_*, thread positions)"
+        elif item in KEYWORDS:
+            why = "which is a word of Metal's own"
+        elif item in CONSTANTS:
+            why = "which is a constant of Metal"
+        else:
+            continue
+        raise ValueError(f"[zmlx.{where}] {name!r}: {argument} has {item!r}, {why}; take another.")
 
 
 def check_arrays(

@@ -13,6 +13,7 @@ import mlx.core as mx
 from zmlx import metal
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Run
+from zmlx.helpers.complaint import complaining, counted, stored
 from zmlx.helpers.spec import OpSpec
 
 _HEAD = """\
@@ -44,34 +45,29 @@ def forward_kernel(spec: OpSpec, output: str) -> Run:
     """The op itself; `output` is the type of the result."""
     lines = [_head(spec, spec.buffers), *_values(spec, zip(spec.names, spec.buffers, strict=True))]
     if spec.prelude_forward and spec.prelude:
-        lines.append(_quoted(spec.prelude, "vjp_prelude"))
-    lines.append(f"  out[elem] = (O)(\n{_quoted(spec.expr, spec.expr_name)}  );\n")
+        lines.append(counted(spec.prelude, "vjp_prelude"))
+    lines.append(stored("out[elem]", spec.expr, spec.expr_name))
     return _run(spec, f"{spec.name}_fwd", spec.buffers, ("out",), "".join(lines), output)
 
 
 def pull_kernel(spec: OpSpec, output: str) -> Run:
-    """The gradients that were given: (inputs, result, cotangent) -> one array for each input."""
+    """The gradients that were given: (inputs, result, cotangent) -> one array for each of them."""
     buffers = (*spec.buffers, "out", "cotan")
     names = [*zip(spec.names, spec.buffers, strict=True), ("g", "cotan")]
     if spec.sees_output:
         names.append(("y", "out"))
-    results = tuple(f"d{name}" for name in spec.names)
+    results = [f"d{spec.names[i]}" for i in spec.given]
     lines = [_head(spec, buffers), *_values(spec, names)]
     if spec.prelude:
-        lines.append(_quoted(spec.prelude, "vjp_prelude"))
-    for result, text, what in zip(results, spec.pulls, spec.pull_names, strict=True):
-        lines.append(f"  {result}[elem] = (O)(\n{_quoted(text, what)}  );\n")
+        lines.append(counted(spec.prelude, "vjp_prelude"))
+    for (i, source), result in zip(spec.given.items(), results, strict=True):
+        lines.append(stored(f"{result}[elem]", source.text, spec.pull_names[i]))
     return _run(spec, f"{spec.name}_bwd", buffers, results, "".join(lines), output)
 
 
 def _head(spec: OpSpec, buffers: Sequence[str]) -> str:
     places = "" if spec.contiguous else "".join(_PLACE.format(name=b) for b in buffers)
     return _HEAD.format(first=buffers[0]) + places
-
-
-def _quoted(text: str, argument: str) -> str:
-    """`text` on lines of its own, which the compiler's messages count as the user does."""
-    return f'#line 1 "{argument}"\n{text}\n#line 1 "after_{argument}"\n'
 
 
 def _values(spec: OpSpec, names: object) -> list[str]:
@@ -97,4 +93,6 @@ def _run(
         shapes = [arrays[0].shape] * len(outputs)
         return kernel(*arrays, template=template, output_shapes=shapes, output_dtypes=kinds)
 
-    return run
+    texts = {spec.expr_name: spec.expr, "vjp_prelude": spec.prelude, "header": spec.header}
+    texts |= {spec.pull_names[i]: source.text for i, source in spec.given.items()}
+    return complaining(run, texts)

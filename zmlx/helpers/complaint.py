@@ -1,0 +1,82 @@
+"""Complaints: what the compiler says of a helper's kernel, told by the user's own texts and lines.
+
+Comes in: a kernel, and the texts that its user wrote, under the names that `#line` gives them.
+Goes out: the kernel; where it does not compile, its error shows the lines at fault and leaves out
+what ZMLX put around them. zmlx.helpers.written and zmlx.helpers.nary call it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+
+from zmlx.errors import DeviceError
+from zmlx.fuse.runtime import Run
+from zmlx.msl import DEFAULT_HEADER
+
+_PLACE = re.compile(r"([\w.]+):(\d+):(\d+): ")
+
+
+def counted(text: str, argument: str) -> str:
+    """`text` on lines of its own, which the compiler's messages count as the user does."""
+    end = "\n\n" if text.rstrip().endswith("\\") else "\n"  # it would join the next line
+    return f'#line 1 "{argument}"\n{text}{end}#line 1 "after_{argument}"\n'
+
+
+def stored(place: str, text: str, argument: str) -> str:
+    """The statement that stores the value of `text` in the element `place`."""
+    return f'#line 1 "value_of_{argument}"\n  {place} = (O)(\n{counted(text, argument)}  );\n'
+
+
+def complaining(run: Run, texts: Mapping[str, str]) -> Run:
+    """`run`, whose errors show the lines of `texts` (argument -> text) that are named in them."""
+    own = {argument: _own(text) for argument, text in texts.items() if text}
+
+    def shown(arrays: Sequence[mx.array]) -> list[mx.array]:
+        try:
+            return run(arrays)
+        except DeviceError as error:
+            message = _told(str(error), own)
+            if message is None:
+                raise
+            raise DeviceError(message) from None
+
+    return shown
+
+
+def _own(text: str) -> str:
+    """What the user wrote, of a header that begins with the default one."""
+    return text.partition(DEFAULT_HEADER)[2] if DEFAULT_HEADER in text else text
+
+
+def _told(message: str, texts: Mapping[str, str]) -> str | None:
+    """The message without ZMLX's text, with the user's lines; None where it names none of them."""
+    head, *lines = message.splitlines()
+    told, found = [head], False
+    for line in lines:
+        place = _PLACE.match(line)
+        if place is None:
+            break  # the texts of the kernel follow
+        told.append(line)
+        shown = _shown(place[1], int(place[2]), int(place[3]), texts)
+        found = found or bool(shown)
+        told += shown
+    return "\n".join(told) if found else None
+
+
+def _shown(place: str, line: int, column: int, texts: Mapping[str, str]) -> list[str]:
+    """The line at fault with a caret, or a hint where the compiler stumbled behind the text."""
+    behind = place.removeprefix("after_")
+    if place != behind and behind in texts:
+        return [f"  Is a bracket, a brace or a comment left open in {behind}?"]
+    if place.endswith(".entry"):  # behind all texts
+        return [f"  Is a bracket, a brace or a comment left open in {' or '.join(texts)}?"]
+    whole = place.removeprefix("value_of_")
+    if place != whole and whole in texts:
+        return [f"  The value of {whole} is none that the output can hold."]
+    source = texts.get(place, "").split("\n")
+    if place not in texts or line > len(source):
+        return []
+    return [f"  {source[line - 1]}", f"  {' ' * (column - 1)}^"]
