@@ -11,6 +11,7 @@ import pytest
 
 import zmlx
 from zmlx import metal
+from zmlx.device import sanitize
 from zmlx.device.base import Device, device_named
 from zmlx.device.host_grid import HostGridLauncher
 from zmlx.device.sanitize import Finding
@@ -139,6 +140,30 @@ def test_structs_that_helpers_take_and_return_are_seen(kind: str) -> None:
     # A struct's members may be read one by one.
     lines = {(f.kind, f.buffer, f.line.number) for f in found if f.line}
     assert lines == {("read outside", "x", 2 + n) for n in range(len(SIZES))}, found
+
+
+def test_recursion_without_end_ends_the_thread_and_not_the_process() -> None:
+    header = "inline float deep(const device float* p, uint n) {\n"
+    header += "  return p[n % 64] + deep(p, n + 1);\n}"
+    found = findings("out[i] = i == 9 ? deep(x, i) : x[i];", header=header)
+    assert [f.kind for f in found] == ["stack used up", "never written"]
+    assert "calls itself" in str(found[0]) and found[0].thread == (9, 0, 0)
+    assert not findings("out[i] = x[i];")
+
+
+def test_what_ran_watched_is_counted() -> None:
+    before = sanitize.watched()
+    kernel = metal.kernel(
+        name="counted", input_names=["x"], output_names=["out"], source=PLACE + "out[i] = x[i];"
+    )
+    lazy = [kernel(mx.zeros(64), grid=(64, 1, 1), threadgroup=(32, 1, 1)) for _ in range(3)]
+    assert sanitize.watched() == before
+    mx.eval(lazy)
+    (fresh,) = sanitize.watched().items() - before.items()
+    assert fresh[1] == sanitize.Watched(launches=3, accesses=3 * 2 * 64)
+    with pytest.raises(SanitizeError):
+        mx.eval(kernel(mx.zeros(60), grid=(64, 1, 1)))
+    assert sanitize.watched()[fresh[0]].launches == 4
 
 
 def test_threads_that_return_early_miss_a_barrier() -> None:

@@ -123,6 +123,13 @@ WRONG_HEADERS = {
     ),
     "virtual": ("struct S {\n  virtual int f();\n};\n", "virtual int f();", "'virtual' does not"),
     "reference": ("inline void f(float& x) { x = 1.0f; }\n", "inline void f", "an address space"),
+    "pointer in a struct": ("struct S {\n  float* p;\n};\n", "float* p;", "'p': a pointer or ref"),
+    "typedef of a pointer": ("typedef float* bare;\n", "typedef float* bare;", "'bare': a pointer"),
+    "alias of a pointer": ("using bare = float*;\n", "using bare = float*;", "'bare': a pointer"),
+    "pointer of a template": (
+        "template <typename T>\ninline T f(T* p) { return p[0]; }\n", "inline T f(T* p)",
+        "'p': a pointer or reference needs",
+    ),
     "no return type": ("inline f(float x) { return x; }\n", "inline f", "a type specifier"),
     "initial value": ("constant bfloat limit = 1.0f;\n", "constant bfloat limit", "initialize"),
 }  # fmt: skip
@@ -229,6 +236,23 @@ out0[0] = metal::dot(w, v) + as_type<float>(as_type<uint>(w.x));
         "template <typename T>\ninline T get(device T* p, int i) { return p[i]; }\n"
         "inline float f(float x) { return x; }\n"
         "inline half f(half x) { return half(f(float(x))); }\n",
+        ("float32",), "float32",
+    ),
+    "pointers that templates deduce": (
+        """
+threadgroup float s[4];
+s[0] = in0[0];
+threadgroup float* p = s;
+shared_floats q = p;
+thread float own = 2.0f;
+thread float* r = &own;
+out0[0] = twice(s) + twice(p) + twice(q) + twice(r) + twice(in0) + get(s) + get(&s[1]);
+""",
+        "typedef threadgroup float* shared_floats;\nusing out_floats = device float*;\n"
+        "template <typename P>\ninline float first(P p) { P q = p + 1 * 0; return q[0]; }\n"
+        "template <typename P>\ninline float twice(const P p) { return first(p) + first(p); }\n"
+        "template <typename T>\ninline T get(threadgroup T* p) { return p[0]; }\n"
+        "struct view { device float* data; out_floats more; };\n",
         ("float32",), "float32",
     ),
     "helpers of MLX": (

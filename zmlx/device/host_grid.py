@@ -23,6 +23,7 @@ from zmlx import config
 from zmlx.device import toolchain
 from zmlx.device.base import Launcher
 from zmlx.device.grid_text import needs_fibers, translation_unit
+from zmlx.device.operands import output_shape
 from zmlx.dtypes import attribute
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
@@ -102,7 +103,7 @@ def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
     kinds = tuple(a.dtype for a in kernel.outputs)
 
     def launch(arrays: Sequence[mx.array]) -> list[mx.array]:
-        shape = broadcast_shapes(*((1,) * kernel.rank, *(a.shape for a in arrays)))
+        shape = output_shape(kernel, arrays)
         if prod(shape) == 0:
             return [mx.zeros(shape, getattr(mx, attribute(kind))) for kind in kinds]
         threads = -(-prod(shape) // _ELEMENTS)
@@ -118,13 +119,6 @@ def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
         )
 
     return launch
-
-
-def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that arrays of these shapes broadcast to."""
-    rank = max(map(len, shapes))
-    wide = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
-    return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*wide, strict=True))
 
 
 def _typed(template: Sequence[tuple[str, int | bool | str]]) -> Any:

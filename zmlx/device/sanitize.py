@@ -1,16 +1,19 @@
 """What the sanitizer found, in words: findings with their lines, and the error that carries them.
 
 Comes in: raw findings of the native module (native/sanitizer.h), whose places are addresses in a
-library. Goes out: Finding objects and SanitizeError. Called by the native module, which raises the
-error where an array is evaluated, and by `python -m zmlx check`.
+library. Goes out: Finding objects and SanitizeError, and `watched`, the count of what has run.
+Called by the native module, which raises the error where an array is evaluated, and by
+`python -m zmlx check`.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zmlx.device.base import device_named
 from zmlx.errors import SanitizeError
 
 Triple = tuple[int, int, int]
@@ -44,6 +47,23 @@ class Finding:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How often a kernel's library ran watched, and how many accesses were looked at."""
+
+    launches: int
+    accesses: int
+
+
+def watched() -> dict[str, Watched]:
+    """What the sanitizer has run in this process, by the path of the kernel's library."""
+    host: Any = device_named("host")
+    report = ctypes.CDLL(host.native.__file__).zmlx_watched
+    report.restype = ctypes.c_char_p
+    lines = [line.split("\t") for line in report().decode().splitlines()]
+    return {path: Watched(int(launches), int(accesses)) for path, launches, accesses in lines}
 
 
 def error(kernel: str, library: str, raw: Sequence[tuple[Any, ...]]) -> SanitizeError:
@@ -101,6 +121,8 @@ def _words(
         return f"barrier not reached by {size} threads of the group, which had returned:"
     if kind == "different barriers":
         return f"threads of one group wait at different barriers, another{there}:"
+    if kind == "stack used up":
+        return "stack used up, as by a function that calls itself, which Metal does not have,"
     if kind == "too much threadgroup memory":
         return f"{size} bytes of threadgroup memory up to {buffer}; Metal has 32768"
     return f"{kind}: {element}"

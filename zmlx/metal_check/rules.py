@@ -21,6 +21,7 @@ _NUMBER = re.compile(
     r"(?<![\w.])(?:0[xX][\da-fA-F.]+[pP][-+]?\d+|\d+[eE][-+]?\d+|"
     r"(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?)(\w*)"
 )
+_DECLARATIONS = {"PARM_DECL", "VAR_DECL", "FIELD_DECL", "TYPEDEF_DECL", "TYPE_ALIAS_DECL"}
 _LEAVES = {"TYPE_REF", "INTEGER_LITERAL", "FLOATING_LITERAL", "TEMPLATE_REF"}
 _CASTS = {"CXX_FUNCTIONAL_CAST_EXPR", "CXX_STATIC_CAST_EXPR", "CSTYLE_CAST_EXPR"}
 _NO_SUFFIX = "literal {0} has no suffix: a float in Metal, a double elsewhere; write {0}f"
@@ -60,7 +61,7 @@ def tree_rules(unit: Any, text: str) -> list[Diagnostic]:
             kind = cursor.kind.name
             if kind in ("CALL_EXPR", "OVERLOADED_DECL_REF"):
                 inside.append(cursor)
-            elif kind in ("PARM_DECL", "VAR_DECL"):
+            elif kind in _DECLARATIONS:
                 found += _pointer(cursor, text, data)
                 shared += [cursor] if kind == "VAR_DECL" else []
             elif kind in _CASTS:
@@ -94,16 +95,26 @@ def _below(top: Any) -> Iterator[Any]:
 
 
 def _pointer(cursor: Any, text: str, data: bytes) -> Iterator[Diagnostic]:
-    kind = cursor.type.spelling.removesuffix("const").rstrip()
+    alias = cursor.kind.name in ("TYPEDEF_DECL", "TYPE_ALIAS_DECL")
+    declared = cursor.underlying_typedef_type if alias else cursor.type
+    kind = declared.spelling.removesuffix("const").rstrip()
     if re.search(r"\([*&][^)]*\)\s*\(", kind):
         yield _on(cursor, text, f"'{cursor.spelling}': Metal has no function pointers")
     elif kind.endswith(("*", "&")):
         extent = cursor.extent  # which leaves out an expanded `thread` in front
         before = re.split(rb"[(,;{}]", data[: extent.start.offset])[-1]
         written = (before + data[extent.start.offset : extent.end.offset]).decode()
-        if not _SPACES.search(written):
+        # A type without a star is a template's, or an alias: its space was named elsewhere.
+        starred = re.search(r"[*&]", _type_part(written))
+        if starred and not _SPACES.search(written):
             message = f"'{cursor.spelling}': a pointer or reference needs an address space"
             yield _on(cursor, text, message)
+
+
+def _type_part(written: str) -> str:
+    """A declaration without its initial value; what `using name = type` stands for."""
+    before, _, after = written.partition("=")
+    return after if re.search(r"\busing\b", before) else before
 
 
 def _shared_memory(variables: list[Any], text: str) -> Iterator[Diagnostic]:

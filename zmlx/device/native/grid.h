@@ -140,10 +140,6 @@ class GridKernel : public mx::Primitive {
     return same != nullptr && same->launch_.same(launch_) && same->shapes_ == shapes_;
   }
 
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>&) override {
-    return shapes_;
-  }
-
  private:
   // At once, on the thread that evaluates, so that what was found is raised where it can be seen.
   void eval_watched(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {

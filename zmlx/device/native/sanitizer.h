@@ -52,6 +52,7 @@ class Sanitizer : public Watcher {
   static constexpr size_t kMost = 20;
   static constexpr int64_t kSharedLimit = 32768;
   static constexpr uint32_t kDevice = 1, kThreadgroup = 2;  // of mem_flags
+  static constexpr uintptr_t kReserve = 1 << 14;  // bytes of a stack, for this class itself
 
   static Sanitizer*& current() {
     static thread_local Sanitizer* sanitizer = nullptr;
@@ -119,9 +120,14 @@ class Sanitizer : public Watcher {
   // What a hook or the kernel's header announces.
   void access(uintptr_t address, uint32_t bytes, bool read, bool write, bool atomic, Site site) {
     Crew& crew = Crew::mine();
+    if (!crew.on_own_stack(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) - kReserve)) {
+      report_at("stack used up", "", 0, site, {}, crew.now().place);
+      crew.abandon();
+    }
     if (crew.on_own_stack(address) || crew.is_meeting(address)) {
       return;
     }
+    ++accesses_;
     Region* region = find(address);
     if (region == nullptr) {
       if (!crew.on_a_stack(address) && !in_an_image(address)) {
@@ -172,6 +178,11 @@ class Sanitizer : public Watcher {
         finding.size = static_cast<int64_t>(region->cells.size());
       }
     }
+  }
+
+  // How many accesses were looked at, of memory that is not a thread's own.
+  int64_t accesses() const {
+    return accesses_;
   }
 
   std::vector<Finding> findings() const {
@@ -350,6 +361,7 @@ class Sanitizer : public Watcher {
 
   std::vector<std::unique_ptr<Region>> regions_;
   int64_t shared_bytes_ = 0;
+  int64_t accesses_ = 0;
   Region* last_ = nullptr;
   uint64_t group_ = 0;  // counted from one
   uint32_t epochs_[2] = {0, 0};

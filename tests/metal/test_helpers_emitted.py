@@ -1,0 +1,167 @@
+"""Kernels of helpers and of fused functions as a Mac would launch them: every transformation.
+
+tests/metal/test_emitted.py has the generator's kernels one by one; here whole functions run on a
+Mac's device (on_metal.py), up to the text that Apple's compiler would get.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import pytest
+from generated import BROADCAST, float_function, inputs, int_function, int_inputs, together
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from on_metal import Mac, mac
+
+import zmlx
+from tests.sanitized.catalog_cases import NAMES, transformed
+from tests.sanitized.expressions import texts
+from tests.sanitized.helper_cases import (
+    CASES,
+    FLOATS,
+    KEPT,
+    OWN,
+    WHOLE,
+    Case,
+    drawn,
+    mx_dtype,
+    transforms,
+)
+from zmlx import autograd, elementwise
+from zmlx.metal_check import Diagnostic, check_text
+
+pytestmark = pytest.mark.usefixtures("host_device")  # whose blank kernel stands in for launches
+
+Tally = Callable[[str, int], None]
+
+
+def said(device: Mac) -> tuple[int, list[Diagnostic]]:
+    """How many texts there were, and what is to say about them."""
+    texts = device.texts()
+    return len(texts), [d for text in texts for d in check_text(text)]
+
+
+def clean(device: Mac) -> int:
+    count, found = said(device)
+    assert not found, "\n".join(map(str, found))
+    return count
+
+
+def launch(case: Case, kind: str) -> None:
+    op, arrays = case.make(mx_dtype(kind)), drawn(case, kind)
+    for transform in transforms(case).values():
+        transform(op, arrays)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kind_of_kernel(name: str, tally: Tally) -> None:
+    case = CASES[name]
+    with mac() as device:
+        for kind in case.kinds:
+            launch(case, kind)
+        count = clean(device)
+        own = any(re.search(r"zmlx_\w+_(fwd|bwd)_", text) for text in device.texts())
+    assert own == bool(re.search("own kernel|kernels?$|strided|buffers|bodies", name))
+    assert count >= 2 * len(case.kinds)
+    tally("kernels of helpers as Metal", count)
+
+
+def test_a_wrong_kernel_is_found() -> None:
+    """In the gradient's kernel, and for small inputs alone."""
+    wrong = {
+        "'double' does not exist": {"fwd_expr": "kk_silu(x)", "vjp_expr": "twice(g)",
+                                    "header": "inline double twice(double v) { return v + v; }\n"},
+        "no matching function": {"fwd_expr": "first(inp)", "header":
+                                 "inline float first(const device float* p) { return p[0]; }\n"},
+    }  # fmt: skip
+    for words, text in wrong.items():
+        with mac() as device:
+            op = autograd.unary_from_expr(name="wrong", compute_dtype=mx.float32, **text)
+            mx.vjp(op, [mx.zeros(9)], [mx.ones(9)]) if "vjp_expr" in text else op(mx.zeros(9))
+            found = said(device)[1]
+        assert any(words in d.message for d in found), (words, found)
+
+
+def test_no_transformation_is_left_out() -> None:
+    """Each launches kernels that the others do not."""
+    case, counts = CASES["gradient given"], []
+    for what in ("value", "vjp", "second", "jvp"):
+        with mac() as device:
+            transforms(case)[what](case.make(mx.float32), drawn(case, "float32"))
+            counts.append(clean(device))
+    assert counts[0] < counts[1] < counts[2] and counts[3] > counts[0], counts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_of_the_catalog(name: str, tally: Tally) -> None:
+    with mac() as device:
+        for kind in FLOATS:
+            transformed(name, kind)
+        count = clean(device)
+    assert count >= 2 * len(FLOATS)
+    tally("kernels of the catalog as Metal", count)
+
+
+# -- what hypothesis generates --------------------------------------------------------------------
+def pulled(f: Callable[..., list[mx.array]], arrays: Sequence[mx.array]) -> list[mx.array]:
+    return mx.vjp(f, list(arrays), [mx.ones_like(o) for o in f(*arrays)])[1]
+
+
+def check_expression(text: str, kind: str, own: bool) -> int:
+    """An expression over two broadcast inputs, as a graph or as a kernel of its own."""
+    with mac() as device:
+        op = elementwise.map(
+            name="drawn", expr=OWN + text if own else text, input_names=("x", "y"),
+            compute_dtype=mx_dtype(kind), header=KEPT,
+        )  # fmt: skip
+        arrays = [mx.zeros((3, 1), mx_dtype(kind)), mx.zeros((4, 3, 12), mx_dtype(kind))]
+        op(*arrays)
+        if not own:
+            pulled(lambda *a: [op(*a)], arrays)
+            mx.jvp(op, arrays, arrays)
+            mx.vmap(op, in_axes=(None, 0))(*arrays)
+        return clean(device)
+
+
+@given(texts(), st.sampled_from(FLOATS), st.booleans())
+@settings(max_examples=25)
+def test_generated_expressions(text: str, kind: str, own: bool) -> None:
+    check_expression(text, kind, own)
+
+
+def check_fused(seed: int, kind: str, numerics: str) -> int:
+    """Generated functions fused into one, with gradients up to the second, tangents, a map."""
+    with mac() as device:
+        if kind in WHOLE:
+            f = zmlx.fuse(together([int_function(seed)]), numerics=numerics)
+            f(*int_inputs(seed, [kind] * 3))
+            return clean(device)
+        f = zmlx.fuse(together([float_function(seed)]), numerics=numerics)
+        arrays = inputs(seed, BROADCAST, mx_dtype(kind))
+        pulled(lambda *a: pulled(f, a), arrays)
+        mx.jvp(f, arrays, arrays)
+        mx.vmap(f, in_axes=(1, None, None))(*arrays)
+        return clean(device)
+
+
+@given(st.integers(0, 2**31), st.sampled_from((*FLOATS, *WHOLE)), st.sampled_from(("fp32", "mlx")))
+@settings(max_examples=15)
+def test_generated_functions(seed: int, kind: str, numerics: str) -> None:
+    check_fused(seed, kind, numerics)
+
+
+@pytest.mark.exhaustive
+@given(st.integers(0, 2**31), st.sampled_from((*FLOATS, *WHOLE)), st.sampled_from(("fp32", "mlx")))
+@settings(max_examples=300)
+def test_many_generated_functions(seed: int, kind: str, numerics: str) -> None:
+    check_fused(seed, kind, numerics)
+
+
+@pytest.mark.exhaustive
+@given(texts(4), st.sampled_from(FLOATS), st.booleans())
+@settings(max_examples=500)
+def test_many_generated_expressions(text: str, kind: str, own: bool) -> None:
+    check_expression(text, kind, own)
