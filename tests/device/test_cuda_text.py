@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from derive_cases import record
 
 from zmlx.device.cuda import CudaDevice
 from zmlx.device.cuda_text import GRID, cuda_text
+from zmlx.msl.emit import emit
 from zmlx.msl.spec import Launch, MetalKernelSpec
+from zmlx.trace.graph import Graph
 
 
 def spec(source: str, header: str = "", atomic: bool = False) -> MetalKernelSpec:
@@ -88,3 +94,86 @@ def test_a_launch_passes_the_grid_along(monkeypatch: pytest.MonkeyPatch) -> None
     assert call["template"] == [("T", mx.float16), ("N", 4)] and "init_value" not in call
     assert call["name"].endswith("_float32") and call["output_dtypes"] == [mx.float32]
     assert call["header"].startswith("// Metal Shading Language's names in CUDA C++")
+
+
+# -- the generator's kernels ----------------------------------------------------------------------
+def as_cuda(graph: Graph, exact: bool = False) -> dict[str, Any]:
+    """What mx.fast.cuda_kernel gets for the kernel of `graph`."""
+    calls: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mx.fast, "cuda_kernel", lambda **made: calls.append(made))
+        CudaDevice().made(emit(graph, exact))
+    return calls[0]
+
+
+def gelu(dtype: str) -> Graph:
+    return record(lambda F, x: F.multiply(x, F.add(1, F.tanh(x))), ((64, 64), dtype))
+
+
+def chain(ops: int) -> Graph:
+    def work(F: Any, x: Any) -> Any:
+        for _ in range(ops):
+            x = F.sin(x)
+        return x
+
+    return record(work, ((64, 64), "float32"))
+
+
+def test_only_the_wide_text_is_handed_over() -> None:
+    """MLX hashes the source at every launch: nothing in it is for others."""
+    made = as_cuda(gelu("float32"))
+    source = made["header"] + made["source"]
+    assert "ZMLX_WIDE" not in source and "zmlx_take<ELEMS>" in source
+    assert made["source"].count("zmlx_region(") == 2  # all elements at once, and one after another
+    assert not re.search(r"^(\s|//)", source, re.MULTILINE)
+    assert len(source) < 4000
+    (path,) = re.findall('#include "(.*)"', source)
+    assert Path(path).read_text("utf-8").startswith("// Metal Shading Language's names in CUDA")
+
+
+@pytest.mark.parametrize(
+    ("graph", "exact", "macros"),
+    [
+        (gelu("float32"), False, "#define ZM_WIDEST 4\n"),
+        (gelu("bfloat16"), False, "#define ZM_WIDEST 2\n#define ZM_HALVES\n"),
+        (gelu("bfloat16"), True, "#define ZM_WIDEST 2\n"),
+        (record(lambda F, x: F.astype(F.exp(x), "float32"), ((9,), "float16")), False,
+         "#define ZM_WIDEST 4\n"),
+        (record(lambda F, x: F.less(x, 0), ((9,), "float16")), False, "#define ZM_WIDEST 2\n"),
+    ],
+)  # fmt: skip
+def test_quick_functions_are_for_results_of_16_bits_alone(
+    graph: Graph, exact: bool, macros: str
+) -> None:
+    assert as_cuda(graph, exact)["header"].partition("#include")[0] == macros
+
+
+def test_a_long_function_is_compiled_once() -> None:
+    assert "\ninline void zmlx_region(" in as_cuda(chain(40))["header"]
+    long = as_cuda(chain(41))["header"]
+    assert "\nZM_CALLED void zmlx_region(" in long and "inline void zmlx_region(" not in long
+
+
+def broadcast(dtype: str, shapes: Sequence[tuple[int, ...]]) -> Graph:
+    def work(F: Any, *xs: Any) -> Any:
+        return functools.reduce(F.add, xs)
+
+    return record(work, *[(shape, dtype) for shape in shapes])
+
+
+@pytest.mark.parametrize(
+    ("graph", "elements"),
+    [
+        (gelu("float32"), 8),
+        (gelu("bfloat16"), 16),
+        (broadcast("bfloat16", [(64, 64), (64,)]), 32),
+        (broadcast("bfloat16", [(64, 64), (64,), (64, 1), (64,)]), 16),  # five arrays
+        (broadcast("float32", [(64, 64), (64,)]), 8),
+        (broadcast("bfloat16", [(64,), (64,)]), 16),
+        (broadcast("int64", [(64,), (64,)]), 4),
+        (chain(24), 8),
+        (chain(25), 4),
+    ],
+)
+def test_elements_of_a_thread(graph: Graph, elements: int) -> None:
+    assert CudaDevice().elements(emit(graph)) == elements

@@ -118,6 +118,23 @@ def test_several_outputs_are_done_again(host_device: HostDevice) -> None:
     assert quotient.tolist() == [2.0, 1.0] and rest.tolist() == [1.0, 3.0]
 
 
+def test_a_repeated_launch_carries_rules(host_device: HostDevice) -> None:
+    """At once, without bare results first, and for inputs of rank 0 as for those of rank 1."""
+    repeat, rules = host_device.native.Repeater(), Tripled()
+    x, y = mx.array([1.0, 2.0]), mx.array(5.0)
+    repeat.learn([x, y], [mx.subtract(x, y.reshape(1))])
+
+    def launched(x: mx.array) -> mx.array:
+        found = repeat([x, y], rules)
+        assert found is not None
+        return found[0]
+
+    assert launched(x).tolist() == [-4.0, -3.0]
+    assert mx.grad(lambda x: launched(x).sum())(x).tolist() == [3.0, 3.0]
+    assert rules.asked == [(0,)]
+    assert mx.grad(lambda x: repeat([x, y])[0].sum())(x).tolist() == [1.0, 1.0]  # MLX's own
+
+
 def test_an_empty_launch_is_not_learnt(host_device: HostDevice) -> None:
     repeat, empty = host_device.native.Repeater(), mx.ones((0, 3))
     repeat.learn([empty], [mx.zeros((0, 3))])

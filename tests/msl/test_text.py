@@ -10,6 +10,7 @@ import os
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -138,6 +139,26 @@ def test_helpers_are_those_that_are_called(name: str) -> None:
     given = set(re.findall(r"inline \w+ (zmlx_\w+)\(", header)) - {"zmlx_region"}
     for helper in given:
         assert len(re.findall(rf"\b{helper}\b", header)) >= 2, helper
+
+
+@pytest.mark.parametrize(
+    ("work", "beside"),
+    [
+        (lambda F, t: F.add(1, t), True),
+        (lambda F, t: F.subtract(1, F.multiply(t, t)), True),
+        (lambda F, t: F.multiply(F.subtract(1, F.square(t)), F.subtract(t, 1)), True),
+        (lambda F, t: t, False),
+        (lambda F, t: (F.add(1, t), t), False),
+        (lambda F, t: (F.subtract(1, F.square(t)), F.square(t)), False),
+        (lambda F, t: F.multiply(F.add(1, t), t), False),
+        (lambda F, t: F.add(t, 0.25), False),
+        (lambda F, t: F.multiply(t, 2), False),
+    ],
+)
+def test_tanh_may_be_less_exact_only_beside_one(work: Any, beside: bool) -> None:
+    graph = record(lambda F, x: work(F, F.tanh(x)), ((9,), "float16"))
+    assert ("= zmlx_tanh_beside_one(" in emit(graph).header) == beside
+    assert "zmlx_tanh_beside_one" not in emit(graph, exact=True).header
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -6,27 +6,43 @@ evaluates a call and keeps the result by kernel name, which carries the content'
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.cuda_text import cuda_text, names_of_metal
+from zmlx.device.cuda_text import HEADERS, cuda_text
 from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import Extent, MetalKernelSpec
 
-BYTES, MOST_ELEMENTS = 32, 16  # what a thread takes: two instructions of 16 bytes for each array
-# A kernel that computes much gains nothing from more loads in flight, and compiles longer.
-MANY_OPS, FEW_ELEMENTS = 24, 4
+# Output elements of a thread, by the bytes of an element of the widest array: up to 32 bytes of an
+# array, in two instructions, are loads enough in flight.
+ELEMENTS = {8: 4, 4: 8, 2: 16, 1: 16}
+# Halves move so fast that the ~120 instructions of a thread's own weigh as much as its elements do,
+# where it divides its index (a broadcast) or computes on. More elements share them, as long as what
+# they hold finds room in registers.
+MORE_HALVES, SOME_OPS, FEW_ARRAYS = 32, 12, 4
+# A kernel that computes much gains nothing from more loads in flight, and compiles longer: one
+# instruction for each array. Beyond TOO_MANY_OPS its function is compiled once, and called.
+MANY_OPS, TOO_MANY_OPS = 24, 40
+# The header of Metal's names goes in by its place, as it would be most of the text (see _compact).
+_NAMES = (HEADERS / "msl_on_cuda.h").as_posix()
+# What other devices read; of two parts, the one for this device is "wide".
+_FOR_OTHERS = re.compile(
+    r"^ *#ifdef ZMLX_WIDE\n(?P<wide>.*?)(?: *#else\n.*?)?^ *#endif\n"
+    r"|^ *#ifndef ZMLX_WIDE\n.*?^ *#endif\n",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 class CudaDevice(GpuDevice):
     """Launches kernels on an NVIDIA GPU."""
 
     name = "cuda"
-    threadgroup = 128  # as fast as 256 or faster in every elementwise kernel measured on an H100
+    threadgroup = 128  # within 3 % of the best of 128, 256 and 512 in every kernel measured
 
     def unavailable(self) -> str | None:
         if mx.cuda.is_available():
@@ -34,11 +50,15 @@ class CudaDevice(GpuDevice):
         return 'this MLX has no CUDA; on Linux with an NVIDIA GPU: pip install "mlx[cuda13]"'
 
     def elements(self, kernel: KernelSource) -> int:
-        """32 bytes of the narrowest array (but 4 bytes an element count at most), 16 at most."""
+        """As many as make the fastest kernel; see the constants."""
+        arrays = (*kernel.inputs, *kernel.outputs)
+        least = ELEMENTS[max(dtypes.itemsize(a.dtype) for a in arrays)]
         if len(kernel.ops) > MANY_OPS:
-            return FEW_ELEMENTS
-        sizes = [dtypes.itemsize(a.dtype) for a in (*kernel.inputs, *kernel.outputs)]
-        return min(BYTES // min(4, *sizes), MOST_ELEMENTS)
+            return least // 2
+        halves = all(a.dtype in dtypes.HALVES for a in kernel.outputs)
+        divides = kernel.rank > 1 and "bool flat" not in kernel.body
+        works = divides or len(kernel.ops) > SOME_OPS
+        return MORE_HALVES if halves and works and len(arrays) <= FEW_ARRAYS else least
 
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
         text = cuda_text(spec)
@@ -59,10 +79,31 @@ class CudaDevice(GpuDevice):
             name=kernel.name,
             input_names=[a.name for a in kernel.inputs],
             output_names=[a.name for a in kernel.outputs],
-            source=kernel.body,
-            header=names_of_metal() + kernel.header,
+            source=_compact(kernel.body),
+            header=f'{_facts(kernel)}#include "{_NAMES}"\n{_compact(_function(kernel))}',
             ensure_row_contiguous=False,
         )
+
+
+def _function(kernel: KernelSource) -> str:
+    """The kernel's function; where it is long, one that is called, not copied into each place."""
+    if len(kernel.ops) <= TOO_MANY_OPS:
+        return kernel.header
+    return kernel.header.replace("inline void zmlx_region(", "ZM_CALLED void zmlx_region(")
+
+
+def _compact(text: str) -> str:
+    """What of `text` matters here: MLX hashes the source at every launch, 0.2 us for each kB."""
+    text = _FOR_OTHERS.sub(lambda m: m["wide"] or "", text)
+    lines = [line.strip() for line in text.splitlines()]
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
+
+
+def _facts(kernel: KernelSource) -> str:
+    """What the header of Metal's names must know of a kernel: macros."""
+    widest = max(dtypes.itemsize(a.dtype) for a in (*kernel.inputs, *kernel.outputs))
+    halves = not kernel.exact and all(a.dtype in dtypes.HALVES for a in kernel.outputs)
+    return f"#define ZM_WIDEST {widest}\n" + ("#define ZM_HALVES\n" if halves else "")
 
 
 @lru_cache(maxsize=256)

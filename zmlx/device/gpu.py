@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -24,6 +25,7 @@ from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MetalKernelSpec
 
 INT32_MAX = 2**31 - 1
+LARGEST_GROUP = 1024  # threads
 
 
 class GpuDevice(ABC):
@@ -93,15 +95,21 @@ class GpuLauncher:
     repeat: Any  # a Repeater of the native module, None where there is none
     tuned: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by size class
 
-    def __call__(self, arrays: Sequence[mx.array]) -> list[mx.array]:
-        # MLX passes an array of rank 0 as a reference, which a text cannot index.
-        flat = [a if a.ndim else a.reshape(1) for a in arrays]
-        outputs = None if self.repeat is None else self.repeat(flat)
+    def __call__(
+        self, arrays: Sequence[mx.array], rules: Any = None, ruled: Any = None
+    ) -> list[mx.array]:
+        outputs = None if self.repeat is None else self.repeat(arrays, rules)
         if outputs is None:
-            outputs = self._described(arrays, flat)
+            outputs = self._described(arrays)
             if self.repeat is not None:
-                self.repeat.learn(flat, outputs)
+                self.repeat.learn(arrays, outputs)
+            if rules is not None:
+                outputs = ruled(outputs, rules)
         return outputs
+
+    def with_rules(self, rules: Any, ruled: Any) -> Launcher:
+        """The same launcher for results that carry `rules`, as `ruled` attaches them."""
+        return partial(self, rules=rules, ruled=ruled)
 
     def setting(self, size: int) -> tuple[int, int]:
         """Elements of a thread and threads of a group, for outputs of `size` elements."""
@@ -123,7 +131,7 @@ class GpuLauncher:
         """Elements of each output."""
         return prod(self._output_shape(arrays))
 
-    def _described(self, arrays: Sequence[mx.array], flat: Sequence[mx.array]) -> list[mx.array]:
+    def _described(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         """The launch as MLX takes it from Python."""
         shape = self._output_shape(arrays)
         size = prod(shape)
@@ -135,7 +143,8 @@ class GpuLauncher:
         index = index_type(size, self.kernel.rank, elements)
         return list(
             self.launch(
-                inputs=list(flat),
+                # MLX passes an array of rank 0 as a reference, which a text cannot index.
+                inputs=[a if a.ndim else a.reshape(1) for a in arrays],
                 template=[("ELEMS", elements), ("INDEX", index)],
                 grid=(threads, 1, 1),
                 threadgroup=(min(threadgroup, threads), 1, 1),
@@ -170,4 +179,5 @@ def index_type(size: int, rank: int, elements: int) -> mx.Dtype:
 
     A kernel of one dimension divides nothing.
     """
-    return mx.int32 if rank > 1 and size <= INT32_MAX - elements else mx.int64
+    beyond = elements * LARGEST_GROUP  # whole groups run: some threads begin behind the end
+    return mx.int32 if rank > 1 and size <= INT32_MAX - beyond else mx.int64

@@ -8,7 +8,7 @@ rules; without it mx.custom_function does, which cannot batch a kernel and wants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -39,12 +39,23 @@ class Rules(Protocol):
         ...
 
 
+@runtime_checkable
+class AttachesRules(Protocol):
+    """A launcher that can make results with rules at once, without bare ones first."""
+
+    def with_rules(self, rules: Rules, ruled: Any) -> Launcher:
+        """The launcher for results that carry `rules`; `ruled(results, rules)` attaches them."""
+        ...
+
+
 def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     """`launch` with `rules` attached."""
     native = native_or_none()
     if native is None:
         return _custom_function(launch, rules)
     ruled = native.ruled
+    if isinstance(launch, AttachesRules):
+        return launch.with_rules(rules, ruled)
 
     def run(arrays: Arrays) -> list[mx.array]:
         return ruled(launch(arrays), rules)

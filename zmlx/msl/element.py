@@ -132,6 +132,9 @@ class Element:
         if spec.result == "param" and have == "float" and dtypes.is_integer(dtype):
             return self._cast(values[0], at, dtype)
         template = self._expression(spec, node)
+        if data["op"] == "tanh" and not self.exact and _beside_one(self.region, node):
+            template = "zmlx_tanh_beside_one({x})"
+            self._helpers["tanh_beside_one"] = None
         self._use(spec, template)
         text = template.format(
             **dict(zip(OPERANDS, values, strict=False)),
@@ -168,6 +171,36 @@ class Element:
         for name in (*spec.helpers, *spec.exact_helpers):
             if re.search(rf"\bzmlx_{name}\b", template):
                 self._helpers[name] = None
+
+
+def _beside_one(region: Graph, node: int) -> bool:
+    """Whether a value counts only as far as 1 + value does: all that reads it adds a constant of
+    some size, maybe after squaring it. A small value then need not be right to its last digit.
+    """
+    squares = [u for u in region.users(node) if _squares(region, u)]
+    others = [u for u in region.users(node) if u not in squares]
+    return (
+        node not in region.outputs
+        and all(_adds_constant(region, u) for u in others)
+        and all(_only_added(region, u) for u in squares)
+    )
+
+
+def _only_added(region: Graph, node: int) -> bool:
+    users = region.users(node)
+    return node not in region.outputs and all(_adds_constant(region, u) for u in users)
+
+
+def _adds_constant(region: Graph, node: int) -> bool:
+    operands = [region[o] for o in region.operands(node)]
+    return region[node].get("op") in ("add", "subtract") and any(
+        o["kind"] == "const" and abs(o["value"]) >= 0.5 for o in operands
+    )
+
+
+def _squares(region: Graph, node: int) -> bool:
+    op = region[node].get("op")
+    return op == "square" or (op == "multiply" and len(set(region.operands(node))) == 1)
 
 
 def _typed(spec: OpSpec, at: str) -> str | None:

@@ -67,6 +67,13 @@ inline float zmlx_sigmoid(float x) {
 }
 """
 
+# Where only 1 + tanh or 1 - tanh**2 is asked for: an error that is small beside 1 does.
+_TANH_BESIDE_ONE = """
+inline float zmlx_tanh_beside_one(float x) {
+  return metal::precise::tanh(x);
+}
+"""
+
 _LOGADDEXP = """
 inline float zmlx_logaddexp(float x, float y) {
   const float gap = (x == y) ? 0.0f : metal::abs(x - y);
@@ -260,6 +267,7 @@ HELPERS: dict[str, Helper] = {
     "expm1": Helper(_EXPM1),
     "log1p": Helper(_LOG1P),
     "sigmoid": Helper(_SIGMOID),
+    "tanh_beside_one": Helper(_TANH_BESIDE_ONE),
     "logaddexp": Helper(_LOGADDEXP, ("log1p",)),
     "erf": Helper(_ERF),
     "erfinv": Helper(_ERFINV),

@@ -21,11 +21,23 @@ def body(
 ) -> str:
     """The text. Types are those of values; of outputs as values and in memory."""
     inner = space.dims[-1] if space.dims else None
+    loads = _Loads(space, array_types, inner)
+    arguments = [f"x{i}" for i in loads.read] + [f"p{i}" for i in range(len(scalar_types))]
     lines = [*_sizes(space), *_steps(space)]
     lines += [f"const {kind} p{i} = {kind}(s{i}[0]);" for i, kind in enumerate(scalar_types)]
-    loads = _Loads(space, array_types, inner)
-    lines += [*loads.once(), *_range(space)]
-    lines += [f"  {line}" for line in _row(space, loads, len(scalar_types), output_types)]
+    lines += [*loads.once(), "const INDEX t = INDEX(thread_position_in_grid.x);"]
+    begin = ["const INDEX begin = t * INDEX(ELEMS);"]
+    if len(space.dims) > 1:
+        begin += [_coordinates(space), *_divided(space)]
+    if loads.moving:
+        wide = [*_dealt(space), *_wide(space, loads, arguments, output_types)]
+        begin = ["#ifdef ZMLX_WIDE", *wide, "#else", *begin, "#endif"]
+    lines += [
+        *begin,
+        "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
+        "for (INDEX i = begin; i < stop;) {",
+        *_indent(_row(space, loads, arguments, output_types)),
+    ]
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -50,6 +62,17 @@ class _Loads:
         step = "k" if unit else "k * in{}_step{}"
         return [self._load(i, f"at{i} + {step.format(i, self.inner)}") for i in self.moving]
 
+    def places(self, start: str, flat: bool) -> list[str]:
+        """at0, at1, …: where the element `start` lies in every input that moves."""
+        several, lines = len(self.space.dims) > 1, []
+        for i in self.read:
+            steps = [(f"c{d}" if several else start, d) for d in self.space.moves[i]]
+            terms = [f"long({count}) * in{i}_step{d}" for count, d in steps]
+            if terms:
+                dense = f"flat ? long(in{i}_step{self.inner} == 1 ? {start} : 0) : " if flat else ""
+                lines.append(f"const long at{i} = {dense}{' + '.join(terms)};")
+        return lines
+
     def unit_steps(self) -> str:
         """The condition under which consecutive elements are neighbours in every input."""
         return " && ".join(f"in{i}_step{self.inner} == 1" for i in self.moving)
@@ -73,137 +96,166 @@ def _steps(space: Space) -> list[str]:
     ]
 
 
-def _range(space: Space) -> list[str]:
-    """The thread's elements, where it starts in every dimension, and the head of the loop."""
-    lines = [
-        *_thread(space),
-        "const INDEX begin = t * INDEX(ELEMS);",
-        "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
-    ]
-    if len(space.dims) > 1:
-        lines += _coordinates(space)
-    return [*lines, "for (INDEX i = begin; i < stop;) {"]
+def _coordinates(space: Space) -> str:
+    return f"INDEX {', '.join(f'c{d} = 0' for d in space.dims)};"
 
 
-def _coordinates(space: Space) -> list[str]:
-    """c0, c1, …: where the thread starts; not needed where all memory is one row (`flat`)."""
-    names = ", ".join(f"c{d} = 0" for d in space.dims)
+def _divided(space: Space) -> list[str]:
+    """c0, c1, …: where the thread starts in every dimension."""
     divide = ["INDEX rest = begin;"]
     for d in reversed(space.dims[1:]):
         divide += [f"c{d} = rest % n{d};", f"rest /= n{d};"]
-    divide += [f"c{space.dims[0]} = rest;"]
-    if not _may_be_flat(space):
-        return [f"INDEX {names};", *divide]
-    return [
-        *["#ifdef ZMLX_WIDE", f"const bool flat = {_dense(space)};"],
-        *["#else", "const bool flat = false;", "#endif"],
-        *[f"INDEX {names};", "if (!flat) {", *_indent(divide), "}"],
-    ]
+    return [*divide, f"c{space.dims[0]} = rest;"]
 
 
 def _may_be_flat(space: Space) -> bool:
-    """Whether no input is broadcast, so that dense inputs are read in the order of the output."""
+    """Whether the pattern broadcasts nothing: dense inputs are read in the order of the output."""
     moves = [m for m, read in zip(space.moves, space.read, strict=True) if read and m]
     return len(space.dims) > 1 and bool(moves) and all(m == space.dims for m in moves)
 
 
 def _dense(space: Space) -> str:
-    """The condition under which every input is row-contiguous."""
-    *_, inner = space.dims
+    """The condition under which every input is row-contiguous, or one element all over.
+
+    The second is the cotangent of a sum, which MLX broadcasts with steps of 0.
+    """
+    *outer, inner = space.dims
     tests = []
     for i, dims in enumerate(space.moves):
         if space.read[i] and dims:
-            tests.append(f"in{i}_step{inner} == 1")
-            for d, after in zip(space.dims, space.dims[1:], strict=False):
-                tests.append(f"in{i}_step{d} == in{i}_step{after} * long(n{after})")
+            one = [f"in{i}_step{inner} == 1"]
+            for d, after in zip(outer, space.dims[1:], strict=True):
+                span = (
+                    f"in{i}_step{after} * long(n{after})" if after != inner else f"long(n{after})"
+                )
+                one.append(f"in{i}_step{d} == {span}")
+            same = [f"in{i}_step{d} == 0" for d in space.dims]
+            tests.append(f"(({' && '.join(one)}) || ({' && '.join(same)}))")
     return " && ".join(tests)
 
 
-def _thread(space: Space) -> list[str]:
-    """Which chunk of ELEMS elements the thread takes.
+def _dealt(space: Space) -> list[str]:
+    """Which elements the thread takes, where a device loads several in one go (ZMLX_WIDE).
 
-    Where an input's memory runs along the second innermost dimension, neighbouring threads take
-    chunks of neighbouring rows, so that what one of them loads lies beside what the next one does.
+    ELEMS in chunks `apart`, or in a row. Where an input's memory runs along the second innermost
+    dimension, neighbouring threads take neighbouring rows, so that what one of them loads lies
+    beside what the next one does. `flat`: all memory is one row, and nothing need be divided.
     """
-    lines = ["INDEX t = INDEX(thread_position_in_grid.x);"]
+    lines = ["INDEX apart = 0;"]
     if len(space.dims) < 2:
-        return lines
+        return [*lines, "const INDEX begin = zmlx_deal<ELEMS>(t, total, true, apart);", *_BEYOND]
     outer, inner = space.dims[-2:]
+    flat, even = _may_be_flat(space), f"n{inner} % (32 * ELEMS) == 0"
+    if flat:
+        lines += [f"const bool flat = {_dense(space)};"]
+        even = f"flat || {even}"
     both = [i for i, m in enumerate(space.moves) if space.read[i] and {outer, inner} <= set(m)]
-    across = " || ".join(f"(in{i}_step{outer} == 1 && in{i}_step{inner} != 1)" for i in both)
-    if not both:
-        return lines
-    move = f"  t = zmlx_across<ELEMS>(t, n{inner}, n{outer});"
-    return [*lines, "#ifdef ZMLX_WIDE", f"if ({across}) {{", move, "}", "#endif"]
+    begin = f"zmlx_deal<ELEMS>(t, total, {even}, apart)"
+    if both:
+        tests = [f"(in{i}_step{outer} == 1 && in{i}_step{inner} != 1)" for i in both]
+        lines += [
+            f"const bool across = {' || '.join(tests)};",
+            f"INDEX begin = zmlx_deal<ELEMS>(t, total, !across && ({even}), apart);",
+            "if (across) {",
+            f"  begin = zmlx_across<ELEMS>(t, n{inner}, n{outer}, apart);",
+            "}",
+        ]
+    else:
+        lines += [f"const INDEX begin = {begin};"]
+    return [*lines, *_BEYOND]
+
+
+_BEYOND = ["if (begin >= total) {", "  return;", "}"]
+
+
+def _wide(
+    space: Space,
+    loads: _Loads,
+    arguments: Sequence[str],
+    output_types: Sequence[tuple[str, str]],
+) -> list[str]:
+    """All ELEMS elements at once, where they lie in one row."""
+    inner, several, flat = loads.inner, len(space.dims) > 1, _may_be_flat(space)
+    lines = [
+        "const INDEX reach = zmlx_reach<ELEMS>(apart);",
+        "const bool whole = total - begin >= reach;",
+    ]
+    fits = "whole"
+    if several:
+        lines += [_coordinates(space)]
+        divided = _divided(space)
+        lines += ["if (!flat || !whole) {", *_indent(divided), "}"] if flat else divided
+        room = f"n{inner} - c{inner} >= reach"
+        fits = f"whole && (flat || {room})" if flat else f"whole && {room}"
+    places = loads.places("begin", flat)
+    return [*lines, f"if ({fits}) {{", *_indent([
+        *places,
+        *loads.per_row(),
+        *[
+            f"const auto w{i} = zmlx_take<ELEMS>(in{i} + at{i}, in{i}_step{inner}, apart);"
+            for i in loads.moving
+        ],
+        *[f"zmlx_results<ELEMS, {kind}> r{i};" for i, (kind, _) in enumerate(output_types)],
+        "ZMLX_UNROLL",
+        "for (int k = 0; k < ELEMS; ++k) {",
+        *_indent(_each(
+            [f"const {loads.kinds[i]} x{i} = {loads.kinds[i]}(w{i}[k]);" for i in loads.moving],
+            arguments, output_types, [f"r{i}[k] = y{i};" for i in range(len(output_types))],
+        )),
+        "}",
+        *[f"zmlx_give<ELEMS>(out{i} + begin, r{i}, apart);" for i in range(len(output_types))],
+        "return;",
+    ]), "}"]  # fmt: skip
 
 
 def _row(
     space: Space,
     loads: _Loads,
-    scalars: int,
+    arguments: Sequence[str],
     output_types: Sequence[tuple[str, str]],
 ) -> list[str]:
     """What the loop does for one row: elements that differ in the innermost dimension only."""
     inner, several = loads.inner, len(space.dims) > 1
-    flat = _may_be_flat(space)
     lines = ["const INDEX run = stop - i;"]
     if several:
-        whole = "flat || stop - i < row" if flat else "stop - i < row"
         lines = [
             f"const INDEX row = n{inner} - c{inner};",
-            f"const INDEX run = ({whole}) ? stop - i : row;",
+            "const INDEX run = (stop - i < row) ? stop - i : row;",
         ]
-    for i in loads.read:
-        terms = [f"long({f'c{d}' if several else 'i'}) * in{i}_step{d}" for d in space.moves[i]]
-        if terms:
-            place = f"flat ? long(i) : {' + '.join(terms)}" if flat else " + ".join(terms)
-            lines.append(f"const long at{i} = {place};")
-    lines += loads.per_row()
-    arguments = [f"x{i}" for i in loads.read] + [f"p{i}" for i in range(scalars)]
+    lines += [*loads.places("i", flat=False), *loads.per_row()]
     strided = _elements(loads.per_element(unit=False), arguments, output_types)
     if loads.moving:
         unit = _elements(loads.per_element(unit=True), arguments, output_types)
-        wide = _wide(loads, arguments, output_types)
-        lines += ["#ifdef ZMLX_WIDE", "if (run == INDEX(ELEMS)) {", *_indent(wide)]
-        lines += ["#else", f"if ({loads.unit_steps()}) {{", *_indent(unit), "#endif", "} else {"]
-        lines += [*_indent(strided), "}"]
+        lines += ["#ifndef ZMLX_WIDE", f"if ({loads.unit_steps()}) {{", *_indent(unit), "} else"]
+        lines += ["#endif", "{", *_indent(strided), "}"]
     else:
         lines += strided
     return [*lines, "i += run;", *(_next_row(space) if several else [])]
-
-
-def _wide(
-    loads: _Loads, arguments: Sequence[str], output_types: Sequence[tuple[str, str]]
-) -> list[str]:
-    """All ELEMS elements at once: for devices whose threads load and store several in one go."""
-    results = [f"y{i}" for i in range(len(output_types))]
-    stores = [f"r{i}[k] = {memory}(y{i});" for i, (_, memory) in enumerate(output_types)]
-    inside = [f"const {loads.kinds[i]} x{i} = {loads.kinds[i]}(w{i}[k]);" for i in loads.moving]
-    inside += [f"{kind} y{i};" for i, (kind, _) in enumerate(output_types)]
-    inside += [f"zmlx_region({', '.join([*arguments, *results])});", *stores]
-    return [
-        *[
-            f"const auto w{i} = zmlx_fetch<ELEMS>(in{i} + at{i}, in{i}_step{loads.inner});"
-            for i in loads.moving
-        ],
-        *[f"auto r{i} = zmlx_wide<ELEMS>(out{i});" for i in range(len(output_types))],
-        "ZMLX_UNROLL",
-        "for (int k = 0; k < ELEMS; ++k) {",
-        *_indent(inside),
-        "}",
-        *[f"zmlx_put<ELEMS>(out{i} + i, r{i});" for i in range(len(output_types))],
-    ]
 
 
 def _elements(
     loads: Sequence[str], arguments: Sequence[str], output_types: Sequence[tuple[str, str]]
 ) -> list[str]:
     """The innermost loop."""
-    results = [f"y{i}" for i in range(len(output_types))]
-    lines = [*loads, *[f"{kind} y{i};" for i, (kind, _) in enumerate(output_types)]]
-    lines += [f"zmlx_region({', '.join([*arguments, *results])});"]
-    lines += [f"out{i}[i + k] = {memory}(y{i});" for i, (_, memory) in enumerate(output_types)]
+    stores = [f"out{i}[i + k] = {memory}(y{i});" for i, (_, memory) in enumerate(output_types)]
+    lines = _each(loads, arguments, output_types, stores)
     return ["ZMLX_LOOP", "for (INDEX k = 0; k < run; ++k) {", *_indent(lines), "}"]
+
+
+def _each(
+    loads: Sequence[str],
+    arguments: Sequence[str],
+    output_types: Sequence[tuple[str, str]],
+    stores: Sequence[str],
+) -> list[str]:
+    """The lines for one element."""
+    results = [f"y{i}" for i in range(len(output_types))]
+    return [
+        *loads,
+        *[f"{kind} y{i};" for i, (kind, _) in enumerate(output_types)],
+        f"zmlx_region({', '.join([*arguments, *results])});",
+        *stores,
+    ]
 
 
 def _next_row(space: Space) -> list[str]:

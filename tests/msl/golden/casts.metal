@@ -1,4 +1,4 @@
-// zmlx_astype_f8c16721c39d5fe6
+// zmlx_astype_773399d4207cc3f9
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -22,37 +22,49 @@ inline void zmlx_region(float x0, thread bool& y0, thread uchar& y1, thread floa
 const INDEX n0 = in0_shape[0];
 const INDEX total = n0;
 const long in0_step0 = in0_strides[0];
-INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX t = INDEX(thread_position_in_grid.x);
+#ifdef ZMLX_WIDE
+INDEX apart = 0;
+const INDEX begin = zmlx_deal<ELEMS>(t, total, true, apart);
+if (begin >= total) {
+  return;
+}
+const INDEX reach = zmlx_reach<ELEMS>(apart);
+const bool whole = total - begin >= reach;
+if (whole) {
+  const long at0 = long(begin) * in0_step0;
+  const auto w0 = zmlx_take<ELEMS>(in0 + at0, in0_step0, apart);
+  zmlx_results<ELEMS, bool> r0;
+  zmlx_results<ELEMS, uchar> r1;
+  zmlx_results<ELEMS, float> r2;
+  zmlx_results<ELEMS, float> r3;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const float x0 = float(w0[k]);
+    bool y0;
+    uchar y1;
+    float y2;
+    float y3;
+    zmlx_region(x0, y0, y1, y2, y3);
+    r0[k] = y0;
+    r1[k] = y1;
+    r2[k] = y2;
+    r3[k] = y3;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  zmlx_give<ELEMS>(out1 + begin, r1, apart);
+  zmlx_give<ELEMS>(out2 + begin, r2, apart);
+  zmlx_give<ELEMS>(out3 + begin, r3, apart);
+  return;
+}
+#else
 const INDEX begin = t * INDEX(ELEMS);
+#endif
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX run = stop - i;
   const long at0 = long(i) * in0_step0;
-  #ifdef ZMLX_WIDE
-  if (run == INDEX(ELEMS)) {
-    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step0);
-    auto r0 = zmlx_wide<ELEMS>(out0);
-    auto r1 = zmlx_wide<ELEMS>(out1);
-    auto r2 = zmlx_wide<ELEMS>(out2);
-    auto r3 = zmlx_wide<ELEMS>(out3);
-    ZMLX_UNROLL
-    for (int k = 0; k < ELEMS; ++k) {
-      const float x0 = float(w0[k]);
-      bool y0;
-      uchar y1;
-      float y2;
-      float y3;
-      zmlx_region(x0, y0, y1, y2, y3);
-      r0[k] = bool(y0);
-      r1[k] = uchar(y1);
-      r2[k] = half(y2);
-      r3[k] = float(y3);
-    }
-    zmlx_put<ELEMS>(out0 + i, r0);
-    zmlx_put<ELEMS>(out1 + i, r1);
-    zmlx_put<ELEMS>(out2 + i, r2);
-    zmlx_put<ELEMS>(out3 + i, r3);
-  #else
+  #ifndef ZMLX_WIDE
   if (in0_step0 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -67,8 +79,9 @@ for (INDEX i = begin; i < stop;) {
       out2[i + k] = half(y2);
       out3[i + k] = float(y3);
     }
+  } else
   #endif
-  } else {
+  {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
       const float x0 = float(in0[at0 + k * in0_step0]);

@@ -1,4 +1,4 @@
-// zmlx_floor_divide_left_shift_bitwise_xor_9e9577921a67bcf6
+// zmlx_floor_divide_left_shift_bitwise_xor_5a5b8d5467f2a4fa
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -32,28 +32,41 @@ const INDEX n0 = in0_shape[0];
 const INDEX total = n0;
 const long in0_step0 = in0_strides[0];
 const long in1_step0 = in1_strides[0];
-INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX t = INDEX(thread_position_in_grid.x);
+#ifdef ZMLX_WIDE
+INDEX apart = 0;
+const INDEX begin = zmlx_deal<ELEMS>(t, total, true, apart);
+if (begin >= total) {
+  return;
+}
+const INDEX reach = zmlx_reach<ELEMS>(apart);
+const bool whole = total - begin >= reach;
+if (whole) {
+  const long at0 = long(begin) * in0_step0;
+  const long at1 = long(begin) * in1_step0;
+  const auto w0 = zmlx_take<ELEMS>(in0 + at0, in0_step0, apart);
+  const auto w1 = zmlx_take<ELEMS>(in1 + at1, in1_step0, apart);
+  zmlx_results<ELEMS, short> r0;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const short x0 = short(w0[k]);
+    const short x1 = short(w1[k]);
+    short y0;
+    zmlx_region(x0, x1, y0);
+    r0[k] = y0;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  return;
+}
+#else
 const INDEX begin = t * INDEX(ELEMS);
+#endif
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX run = stop - i;
   const long at0 = long(i) * in0_step0;
   const long at1 = long(i) * in1_step0;
-  #ifdef ZMLX_WIDE
-  if (run == INDEX(ELEMS)) {
-    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step0);
-    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step0);
-    auto r0 = zmlx_wide<ELEMS>(out0);
-    ZMLX_UNROLL
-    for (int k = 0; k < ELEMS; ++k) {
-      const short x0 = short(w0[k]);
-      const short x1 = short(w1[k]);
-      short y0;
-      zmlx_region(x0, x1, y0);
-      r0[k] = short(y0);
-    }
-    zmlx_put<ELEMS>(out0 + i, r0);
-  #else
+  #ifndef ZMLX_WIDE
   if (in0_step0 == 1 && in1_step0 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -63,8 +76,9 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, x1, y0);
       out0[i + k] = short(y0);
     }
+  } else
   #endif
-  } else {
+  {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
       const short x0 = short(in0[at0 + k * in0_step0]);

@@ -1,4 +1,4 @@
-// zmlx_maximum_5a8514b11558a879
+// zmlx_maximum_0606c26469353c2e
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -11,7 +11,7 @@ inline void zmlx_region(float x0, float x1, thread float& y0) {
 const INDEX total = 1;
 const float x0 = float(in0[0]);
 const float x1 = float(in1[0]);
-INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX t = INDEX(thread_position_in_grid.x);
 const INDEX begin = t * INDEX(ELEMS);
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {

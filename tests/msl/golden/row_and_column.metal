@@ -1,4 +1,4 @@
-// zmlx_multiply_add_7c37d0d219b864f0
+// zmlx_multiply_add_ff62a143b9ca5ddb
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -16,19 +16,52 @@ const long in0_step0 = in0_strides[0];
 const long in0_step1 = in0_strides[1];
 const long in1_step1 = in1_strides[0];
 const long in2_step0 = in2_strides[0];
-INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
-if ((in0_step0 == 1 && in0_step1 != 1)) {
-  t = zmlx_across<ELEMS>(t, n1, n0);
+INDEX apart = 0;
+const bool across = (in0_step0 == 1 && in0_step1 != 1);
+INDEX begin = zmlx_deal<ELEMS>(t, total, !across && (n1 % (32 * ELEMS) == 0), apart);
+if (across) {
+  begin = zmlx_across<ELEMS>(t, n1, n0, apart);
 }
-#endif
-const INDEX begin = t * INDEX(ELEMS);
-const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+if (begin >= total) {
+  return;
+}
+const INDEX reach = zmlx_reach<ELEMS>(apart);
+const bool whole = total - begin >= reach;
 INDEX c0 = 0, c1 = 0;
 INDEX rest = begin;
 c1 = rest % n1;
 rest /= n1;
 c0 = rest;
+if (whole && n1 - c1 >= reach) {
+  const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long at1 = long(c1) * in1_step1;
+  const long at2 = long(c0) * in2_step0;
+  const float x2 = float(in2[at2]);
+  const auto w0 = zmlx_take<ELEMS>(in0 + at0, in0_step1, apart);
+  const auto w1 = zmlx_take<ELEMS>(in1 + at1, in1_step1, apart);
+  zmlx_results<ELEMS, float> r0;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const float x0 = float(w0[k]);
+    const float x1 = float(w1[k]);
+    float y0;
+    zmlx_region(x0, x1, x2, y0);
+    r0[k] = y0;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  return;
+}
+#else
+const INDEX begin = t * INDEX(ELEMS);
+INDEX c0 = 0, c1 = 0;
+INDEX rest = begin;
+c1 = rest % n1;
+rest /= n1;
+c0 = rest;
+#endif
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX row = n1 - c1;
   const INDEX run = (stop - i < row) ? stop - i : row;
@@ -36,21 +69,7 @@ for (INDEX i = begin; i < stop;) {
   const long at1 = long(c1) * in1_step1;
   const long at2 = long(c0) * in2_step0;
   const float x2 = float(in2[at2]);
-  #ifdef ZMLX_WIDE
-  if (run == INDEX(ELEMS)) {
-    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step1);
-    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step1);
-    auto r0 = zmlx_wide<ELEMS>(out0);
-    ZMLX_UNROLL
-    for (int k = 0; k < ELEMS; ++k) {
-      const float x0 = float(w0[k]);
-      const float x1 = float(w1[k]);
-      float y0;
-      zmlx_region(x0, x1, x2, y0);
-      r0[k] = float(y0);
-    }
-    zmlx_put<ELEMS>(out0 + i, r0);
-  #else
+  #ifndef ZMLX_WIDE
   if (in0_step1 == 1 && in1_step1 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -60,8 +79,9 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, x1, x2, y0);
       out0[i + k] = float(y0);
     }
+  } else
   #endif
-  } else {
+  {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
       const float x0 = float(in0[at0 + k * in0_step1]);

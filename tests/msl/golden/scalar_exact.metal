@@ -1,4 +1,4 @@
-// zmlx_add_multiply_d7b120da98994467
+// zmlx_add_multiply_0e782ddfbb380b88
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -26,25 +26,37 @@ const INDEX n0 = in0_shape[0];
 const INDEX total = n0;
 const long in0_step0 = in0_strides[0];
 const float p0 = float(s0[0]);
-INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX t = INDEX(thread_position_in_grid.x);
+#ifdef ZMLX_WIDE
+INDEX apart = 0;
+const INDEX begin = zmlx_deal<ELEMS>(t, total, true, apart);
+if (begin >= total) {
+  return;
+}
+const INDEX reach = zmlx_reach<ELEMS>(apart);
+const bool whole = total - begin >= reach;
+if (whole) {
+  const long at0 = long(begin) * in0_step0;
+  const auto w0 = zmlx_take<ELEMS>(in0 + at0, in0_step0, apart);
+  zmlx_results<ELEMS, float> r0;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const float x0 = float(w0[k]);
+    float y0;
+    zmlx_region(x0, p0, y0);
+    r0[k] = y0;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  return;
+}
+#else
 const INDEX begin = t * INDEX(ELEMS);
+#endif
 const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX run = stop - i;
   const long at0 = long(i) * in0_step0;
-  #ifdef ZMLX_WIDE
-  if (run == INDEX(ELEMS)) {
-    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step0);
-    auto r0 = zmlx_wide<ELEMS>(out0);
-    ZMLX_UNROLL
-    for (int k = 0; k < ELEMS; ++k) {
-      const float x0 = float(w0[k]);
-      float y0;
-      zmlx_region(x0, p0, y0);
-      r0[k] = bfloat16_t(y0);
-    }
-    zmlx_put<ELEMS>(out0 + i, r0);
-  #else
+  #ifndef ZMLX_WIDE
   if (in0_step0 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -53,8 +65,9 @@ for (INDEX i = begin; i < stop;) {
       zmlx_region(x0, p0, y0);
       out0[i + k] = bfloat16_t(y0);
     }
+  } else
   #endif
-  } else {
+  {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
       const float x0 = float(in0[at0 + k * in0_step0]);

@@ -1,4 +1,4 @@
-// zmlx_less_exp_add_87598e6e82b5e3a0
+// zmlx_less_exp_add_17a5093470d8c19f
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -18,47 +18,64 @@ const INDEX total = n0 * n1;
 const long in0_step0 = in0_strides[0];
 const long in0_step1 = in0_strides[1];
 const long in1_step1 = in1_strides[0];
-INDEX t = INDEX(thread_position_in_grid.x);
+const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
-if ((in0_step0 == 1 && in0_step1 != 1)) {
-  t = zmlx_across<ELEMS>(t, n1, n0);
+INDEX apart = 0;
+const bool across = (in0_step0 == 1 && in0_step1 != 1);
+INDEX begin = zmlx_deal<ELEMS>(t, total, !across && (n1 % (32 * ELEMS) == 0), apart);
+if (across) {
+  begin = zmlx_across<ELEMS>(t, n1, n0, apart);
 }
-#endif
-const INDEX begin = t * INDEX(ELEMS);
-const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
+if (begin >= total) {
+  return;
+}
+const INDEX reach = zmlx_reach<ELEMS>(apart);
+const bool whole = total - begin >= reach;
 INDEX c0 = 0, c1 = 0;
 INDEX rest = begin;
 c1 = rest % n1;
 rest /= n1;
 c0 = rest;
+if (whole && n1 - c1 >= reach) {
+  const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long at1 = long(c1) * in1_step1;
+  const auto w0 = zmlx_take<ELEMS>(in0 + at0, in0_step1, apart);
+  const auto w1 = zmlx_take<ELEMS>(in1 + at1, in1_step1, apart);
+  zmlx_results<ELEMS, bool> r0;
+  zmlx_results<ELEMS, float> r1;
+  zmlx_results<ELEMS, float> r2;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const float x0 = float(w0[k]);
+    const float x1 = float(w1[k]);
+    bool y0;
+    float y1;
+    float y2;
+    zmlx_region(x0, x1, y0, y1, y2);
+    r0[k] = y0;
+    r1[k] = y1;
+    r2[k] = y2;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  zmlx_give<ELEMS>(out1 + begin, r1, apart);
+  zmlx_give<ELEMS>(out2 + begin, r2, apart);
+  return;
+}
+#else
+const INDEX begin = t * INDEX(ELEMS);
+INDEX c0 = 0, c1 = 0;
+INDEX rest = begin;
+c1 = rest % n1;
+rest /= n1;
+c0 = rest;
+#endif
+const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);
 for (INDEX i = begin; i < stop;) {
   const INDEX row = n1 - c1;
   const INDEX run = (stop - i < row) ? stop - i : row;
   const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
   const long at1 = long(c1) * in1_step1;
-  #ifdef ZMLX_WIDE
-  if (run == INDEX(ELEMS)) {
-    const auto w0 = zmlx_fetch<ELEMS>(in0 + at0, in0_step1);
-    const auto w1 = zmlx_fetch<ELEMS>(in1 + at1, in1_step1);
-    auto r0 = zmlx_wide<ELEMS>(out0);
-    auto r1 = zmlx_wide<ELEMS>(out1);
-    auto r2 = zmlx_wide<ELEMS>(out2);
-    ZMLX_UNROLL
-    for (int k = 0; k < ELEMS; ++k) {
-      const float x0 = float(w0[k]);
-      const float x1 = float(w1[k]);
-      bool y0;
-      float y1;
-      float y2;
-      zmlx_region(x0, x1, y0, y1, y2);
-      r0[k] = bool(y0);
-      r1[k] = float(y1);
-      r2[k] = float(y2);
-    }
-    zmlx_put<ELEMS>(out0 + i, r0);
-    zmlx_put<ELEMS>(out1 + i, r1);
-    zmlx_put<ELEMS>(out2 + i, r2);
-  #else
+  #ifndef ZMLX_WIDE
   if (in0_step1 == 1 && in1_step1 == 1) {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
@@ -72,8 +89,9 @@ for (INDEX i = begin; i < stop;) {
       out1[i + k] = float(y1);
       out2[i + k] = float(y2);
     }
+  } else
   #endif
-  } else {
+  {
     ZMLX_LOOP
     for (INDEX k = 0; k < run; ++k) {
       const float x0 = float(in0[at0 + k * in0_step1]);

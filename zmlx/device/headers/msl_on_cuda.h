@@ -8,6 +8,7 @@
 #define thread
 #define inline __device__ __forceinline__
 #define bfloat16_t __nv_bfloat16
+#define ZM_CALLED static __device__ __noinline__
 #define ZMLX_LOOP _Pragma("unroll 1")
 #define ZMLX_UNROLL _Pragma("unroll")
 
@@ -40,13 +41,43 @@ ZM_INLINE To as_type(From value) {
   return __builtin_bit_cast(To, value);
 }
 
+ZM_INLINE float zm_reciprocal(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
+#ifdef ZM_HALVES
+// Every result has 16 bits: these are off by at most 2^-16 of their value, where a half rounds by up
+// to 2^-11, and take 2 to 10 instructions where CUDA's own take 8 to 16. What is below float32's
+// normal range counts as zero.
+ZM_INLINE float zm_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ZM_INLINE float zm_exp(float x) {
+  return zm_exp2(x * 1.44269504f);
+}
+ZM_INLINE float zm_tanh_beside_one(float x) {
+  return ::fmaf(-2.0f, zm_reciprocal(1.0f + zm_exp2(x * 2.88539008f)), 1.0f);
+}
+ZM_INLINE float zm_tanh(float x) {
+  const float s = x * x;
+  return s < 0.01f ? ::fmaf(x * s, -0.333333333f, x) : zm_tanh_beside_one(x);
+}
+#endif
+
 namespace metal {
 
 #define ZM_CALL(NAME, FUNCTION)      \
   ZM_INLINE float NAME(float x) {    \
     return ::FUNCTION(x);            \
   }
+#ifndef ZM_HALVES
 ZM_CALL(exp, expf)
+ZM_CALL(tanh, tanhf)
+#endif
 ZM_CALL(log, logf)
 ZM_CALL(log2, log2f)
 ZM_CALL(log10, log10f)
@@ -55,7 +86,6 @@ ZM_CALL(cos, cosf)
 ZM_CALL(tan, tanf)
 ZM_CALL(sinh, sinhf)
 ZM_CALL(cosh, coshf)
-ZM_CALL(tanh, tanhf)
 ZM_CALL(asin, asinf)
 ZM_CALL(acos, acosf)
 ZM_CALL(atan, atanf)
@@ -71,6 +101,14 @@ ZM_CALL(rint, rintf)
 ZM_CALL(abs, fabsf)
 ZM_CALL(fabs, fabsf)
 #undef ZM_CALL
+#ifdef ZM_HALVES
+ZM_INLINE float exp(float x) {
+  return zm_exp(x);
+}
+ZM_INLINE float tanh(float x) {
+  return zm_tanh(x);
+}
+#endif
 ZM_INLINE float pow(float x, float y) {
   return ::powf(x, y);
 }
@@ -117,6 +155,28 @@ ZM_INLINE float zmlx_erfinv(float x) {
   return ::erfinvf(x);
 }
 
+#define ZMLX_NATIVE_SIGMOID
+#ifdef ZM_HALVES
+ZM_INLINE float zmlx_sigmoid(float x) {
+  return zm_reciprocal(1.0f + zm_exp2(x * -1.44269504f));
+}
+#define ZMLX_NATIVE_TANH_BESIDE_ONE
+ZM_INLINE float zmlx_tanh_beside_one(float x) {
+  return zm_tanh_beside_one(x);
+}
+#else
+// n / (1 + e) for e in [0, 1]: no division here meets the cases that CUDA's own one branches for.
+ZM_INLINE float zmlx_sigmoid(float x) {
+  const float e = ::expf(-::fabsf(x));
+  const float d = 1.0f + e;
+  float r = zm_reciprocal(d);
+  r = ::fmaf(r, ::fmaf(-d, r, 1.0f), r);
+  const float n = x < 0.0f ? e : 1.0f;
+  const float q = n * r;
+  return ::fmaf(r, ::fmaf(-d, q, n), q);
+}
+#endif
+
 // numerics="mlx": CUDA contracts products into fma unless told otherwise, and MLX's own kernels there
 // take the device's reciprocal root.
 #define ZMLX_NATIVE_EXACT_MULTIPLY
@@ -129,8 +189,20 @@ ZM_INLINE float zmlx_exact_rsqrt(float x) {
   return float(T(::rsqrtf(x)));
 }
 
-// N elements that a thread loads or stores in one go, 16 bytes at a time. Kernels ask for them where
-// ZMLX_WIDE is defined.
+// Two results as the halves of a word, converted by one instruction.
+ZM_INLINE uint zm_pair(const __nv_bfloat16*, float low, float high) {
+  uint word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+ZM_INLINE uint zm_pair(const __half*, float low, float high) {
+  uint word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+
+// From here on: elements that a thread loads or stores in one go, 16 bytes at a time. Kernels ask for
+// that where ZMLX_WIDE is defined.
 #define ZMLX_WIDE 1
 template <int N, typename T>
 struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) zm_pack {
@@ -164,11 +236,6 @@ ZM_INLINE zm_pack<N, T> zmlx_fetch(const T* place, long step) {
 }
 
 template <int N, typename T>
-ZM_INLINE zm_pack<N, T> zmlx_wide(const T*) {
-  return zm_pack<N, T>();
-}
-
-template <int N, typename T>
 ZM_INLINE void zmlx_put(T* place, const zm_pack<N, T>& pack) {
   if (zm_aligned<N>(place)) {
     *reinterpret_cast<zm_pack<N, T>*>(place) = pack;
@@ -180,18 +247,154 @@ ZM_INLINE void zmlx_put(T* place, const zm_pack<N, T>& pack) {
   }
 }
 
-// Chunk number `t` of N elements, dealt out so that a warp covers 2N neighbouring rows: what its
-// threads load across the rows then fills whole sectors of 32 bytes. A permutation of the chunks;
-// none where rows and chunks do not divide evenly.
-template <int N, typename Index>
-ZM_INLINE Index zmlx_across(Index t, Index columns, Index rows) {
-  constexpr int kRows = 2 * N < 32 ? 2 * N : 32;
-  constexpr int kChunks = 32 / kRows;
-  const Index chunks = columns / N;
-  if (columns % N != 0 || chunks % kChunks != 0 || rows % kRows != 0) {
-    return t;
+// A thread of an elementwise kernel takes N elements in chunks of neighbours, of which one fills 16
+// bytes of the kernel's widest array (the device says how wide its elements are).
+#ifndef ZM_WIDEST
+#define ZM_WIDEST 4
+#endif
+template <int N>
+struct zm_chunk {
+  static constexpr int kSize = N * ZM_WIDEST < 16 ? N : 16 / ZM_WIDEST;
+  static constexpr int kCount = N / kSize;
+};
+
+// One chunk as instructions move it. Halves stay two in a word: were each to have a register of its
+// own, every element would be taken out of its word and put into one again.
+template <int N, typename T, bool Words = sizeof(T) == 2 && N % 2 == 0>
+struct zm_part : zm_pack<N, T> {
+  __device__ void set(int k, T value) {
+    this->item[k] = value;
   }
-  const Index warp = t / 32, lane = t % 32, across = chunks / kChunks;
+  template <typename V>
+  __device__ void convert(const V* values) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      this->item[k] = T(values[k]);
+    }
+  }
+};
+
+template <typename T, typename V>
+ZM_INLINE uint zm_pair(const T*, V low, V high) {
+  return uint(as_type<ushort>(T(low))) | uint(as_type<ushort>(T(high))) << 16;
+}
+
+template <int N, typename T>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) zm_part<N, T, true> {
+  uint word[N / 2];
+  __device__ T operator[](int k) const {
+    return as_type<T>(ushort(k % 2 ? word[k / 2] >> 16 : word[k / 2] & 0xffffu));
+  }
+  __device__ void set(int k, T value) {
+    const uint bits = as_type<ushort>(value);
+    word[k / 2] = k % 2 ? (word[k / 2] & 0xffffu) | bits << 16 : bits;
+  }
+  template <typename V>
+  __device__ void convert(const V* values) {
+#pragma unroll
+    for (int k = 0; k < N; k += 2) {
+      word[k / 2] = zm_pair(static_cast<const T*>(nullptr), values[k], values[k + 1]);
+    }
+  }
+};
+
+// The elements of a thread in one array.
+template <int N, typename T>
+struct zm_parts {
+  static constexpr int kSize = zm_chunk<N>::kSize;
+  zm_part<kSize, T> part[N / kSize];
+  __device__ T operator[](int k) const {
+    return part[k / kSize][k % kSize];
+  }
+};
+
+template <int N, typename T>
+ZM_INLINE zm_part<N, T> zm_part_of(const T* place, long step) {
+  zm_part<N, T> part;
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    part.set(k, place[k * step]);
+  }
+  return part;
+}
+
+// Elements `step` apart from `place` on, in chunks `apart`.
+template <int N, typename T>
+ZM_INLINE zm_parts<N, T> zmlx_take(const T* place, long step, long apart) {
+  constexpr int kSize = zm_chunk<N>::kSize;
+  zm_parts<N, T> parts;
+  if (step == 1 && zm_aligned<kSize>(place)) {
+#pragma unroll
+    for (int c = 0; c < N / kSize; ++c) {
+      parts.part[c] = *reinterpret_cast<const zm_part<kSize, T>*>(place + c * apart);
+    }
+  } else if (step == 0) {
+    parts.part[0] = zm_part_of<kSize>(place, 0);
+#pragma unroll
+    for (int c = 1; c < N / kSize; ++c) {
+      parts.part[c] = parts.part[0];
+    }
+  } else {
+#pragma unroll
+    for (int c = 0; c < N / kSize; ++c) {
+      parts.part[c] = zm_part_of<kSize>(place + c * apart * step, step);
+    }
+  }
+  return parts;
+}
+
+// Results as values of type V.
+template <int N, typename V>
+struct zmlx_results {
+  V value[N];
+  __device__ V& operator[](int k) {
+    return value[k];
+  }
+};
+
+// `place` is a whole number of chunks into an array of its own.
+template <int N, typename T, typename V>
+ZM_INLINE void zmlx_give(T* place, const zmlx_results<N, V>& results, long apart) {
+  constexpr int kSize = zm_chunk<N>::kSize;
+#pragma unroll
+  for (int c = 0; c < N / kSize; ++c) {
+    zm_part<kSize, T> part;
+    part.convert(results.value + c * kSize);
+    *reinterpret_cast<zm_part<kSize, T>*>(place + c * apart) = part;
+  }
+}
+
+// Where thread `t` begins, and how far `apart` its chunks lie. Where rows are `even`, a warp takes
+// chunks in turn, so that each of its instructions moves one block of memory; else each thread takes
+// neighbouring chunks.
+template <int N, typename Index>
+ZM_INLINE Index zmlx_deal(Index t, Index total, bool even, Index& apart) {
+  constexpr Index kSize = zm_chunk<N>::kSize;
+  const Index warp = (t >> 5) * (32 * N);
+  const bool turns = even && total - warp >= 32 * N;
+  apart = turns ? 32 * kSize : kSize;
+  return turns ? warp + (t & 31) * kSize : t * N;
+}
+
+// How many elements lie between the first of a thread and its last, both counted.
+template <int N, typename Index>
+ZM_INLINE Index zmlx_reach(Index apart) {
+  return apart * (zm_chunk<N>::kCount - 1) + zm_chunk<N>::kSize;
+}
+
+// The same where an input's memory runs across the rows. A warp takes 2 * kSize rows, so that what its
+// threads load across them fills whole sectors of 32 bytes, and of each row chunks that do so too.
+// Where rows and columns do not divide evenly each thread takes neighbouring chunks.
+template <int N, typename Index>
+ZM_INLINE Index zmlx_across(Index t, Index columns, Index rows, Index& apart) {
+  constexpr int kSize = zm_chunk<N>::kSize;
+  constexpr int kRows = 2 * kSize < 32 ? 2 * kSize : 32;
+  constexpr int kColumns = 32 / kRows * N;
+  if (columns % kColumns != 0 || rows % kRows != 0) {
+    return t * N;
+  }
+  apart = 32 / kRows * kSize;
+  const Index warp = t >> 5, lane = t & 31, across = columns / kColumns;
   const Index row = warp / across * kRows + lane % kRows;
-  return row * chunks + warp % across * kChunks + lane / kRows;
+  return row * columns + warp % across * kColumns + lane / kRows * kSize;
 }

@@ -306,7 +306,7 @@ NB_MODULE(zmlx_native, m) {
   zmlx::bind_grid(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())
-      .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"))
+      .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
   nb::class_<zmlx::Kernel>(m, "Kernel")
       .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"))

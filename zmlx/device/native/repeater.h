@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "ruled.h"
@@ -22,29 +23,35 @@ namespace zmlx {
 
 class Repeater {
  public:
-  // Outputs for `sequence`, or None where nothing was learnt for such arrays on this stream.
-  nb::object call(nb::handle sequence) const {
-    std::vector<mx::array> inputs = arrays_of(sequence);
+  // Outputs for `sequence`, with `rules` unless they are None; None where nothing was learnt for such
+  // arrays on this stream.
+  nb::object call(nb::handle sequence, nb::handle rules) const {
+    std::vector<mx::array> inputs = flat(arrays_of(sequence));
     const auto found = known_.find(key(inputs));
     if (found == known_.end()) {
       return nb::none();
     }
     const Known& known = found->second;
+    std::shared_ptr<mx::Primitive> primitive = known.primitive;
+    if (!rules.is_none()) {
+      Held::bury();
+      primitive = std::make_shared<Ruled>(std::move(primitive), rules);
+    }
     nb::list results;
     if (known.shapes.size() == 1) {
-      results.append(
-          nb::cast(mx::array(known.shapes[0], known.dtypes[0], known.primitive, std::move(inputs))));
+      results.append(nb::cast(mx::array(
+          known.shapes[0], known.dtypes[0], std::move(primitive), std::move(inputs))));
       return results;
     }
     auto shapes = known.shapes;
     for (auto& array :
-         mx::array::make_arrays(std::move(shapes), known.dtypes, known.primitive, inputs)) {
+         mx::array::make_arrays(std::move(shapes), known.dtypes, primitive, inputs)) {
       results.append(nb::cast(std::move(array)));
     }
     return results;
   }
 
-  // Remember how `outputs`, just made from exactly `sequence` and not evaluated, were made.
+  // Remember how `outputs`, just made from `sequence` and not evaluated, were made.
   void learn(nb::handle sequence, nb::handle outputs) {
     std::vector<mx::array> made = arrays_of(outputs);
     if (made.empty() || !made[0].has_primitive() || is_zeros(made[0])) {
@@ -58,7 +65,7 @@ class Repeater {
       known.shapes.push_back(array.shape());
       known.dtypes.push_back(array.dtype());
     }
-    known_.insert_or_assign(key(arrays_of(sequence)), std::move(known));
+    known_.insert_or_assign(key(flat(arrays_of(sequence))), std::move(known));
   }
 
  private:
@@ -69,6 +76,16 @@ class Repeater {
     std::vector<mx::Shape> shapes;
     std::vector<mx::Dtype> dtypes;
   };
+
+  // MLX passes an array of rank 0 as a reference, which a text cannot index.
+  static std::vector<mx::array> flat(std::vector<mx::array> arrays) {
+    for (auto& array : arrays) {
+      if (array.ndim() == 0) {
+        array = mx::reshape(array, {1});
+      }
+    }
+    return arrays;
+  }
 
   static std::string key(const std::vector<mx::array>& arrays) {
     const mx::Stream stream = mx::default_stream(mx::default_device());
