@@ -19,6 +19,7 @@ from zmlx import dtypes
 from zmlx.device import tuning
 from zmlx.device.base import NEVER_ALONE, DeviceReport, GridLauncher, Launcher
 from zmlx.device.gpu_grid import GpuGridLauncher
+from zmlx.device.operands import output_shape
 from zmlx.device.rules import native_or_none
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
@@ -129,11 +130,11 @@ class GpuLauncher:
 
     def output_size(self, arrays: Sequence[mx.array]) -> int:
         """Elements of each output."""
-        return prod(self._output_shape(arrays))
+        return prod(output_shape(self.kernel, arrays))
 
     def _described(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         """The launch as MLX takes it from Python."""
-        shape = self._output_shape(arrays)
+        shape = output_shape(self.kernel, arrays)
         size = prod(shape)
         if size == 0:
             return [mx.zeros(shape, dtype) for dtype in self.dtypes]
@@ -152,18 +153,6 @@ class GpuLauncher:
                 output_dtypes=self.dtypes,
             )
         )
-
-    def _output_shape(self, arrays: Sequence[mx.array]) -> tuple[int, ...]:
-        got = [(str(a.dtype).removeprefix("mlx.core."), a.ndim) for a in arrays]
-        if got != [(a.dtype, a.rank) for a in self.kernel.inputs]:
-            raise ValueError(
-                f"[zmlx.device] kernel {self.kernel.name}: needs "
-                f"{[(a.dtype, a.rank) for a in self.kernel.inputs]} as (dtype, rank), got {got}. "
-                "Pass arrays as the kernel declares them."
-            )
-        rank = self.kernel.rank
-        shape = mx.broadcast_shapes((1,) * rank, *[a.shape for a in arrays if a.ndim <= rank])
-        return tuple(shape)
 
 
 def elements_of_a_thread(size: int, least: int) -> int:
