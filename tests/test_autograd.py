@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -54,6 +53,11 @@ def test_readme_example() -> None:
     close(first(first(sigmoid))(x), first(first(mx.sigmoid))(x))
 
 
+def plain_silu(x: mx.array) -> mx.array:
+    """Not nn.silu: a compiled function of MLX ends the process on NVIDIA GPUs for empty arrays."""
+    return x * mx.sigmoid(x)
+
+
 SILU = {
     "derived": {},
     "from x": {
@@ -83,16 +87,16 @@ def test_silu(how: str, dtype: mx.Dtype) -> None:
     for array, exact in [(given, x), (given.T, x.T), (given[1, 2], x[1, 2]), (given[:0], x[:0])]:
         exact = array.astype(mx.float32)
         assert op(array).dtype == dtype
-        close(op(array), nn.silu(exact), limit)
+        close(op(array), plain_silu(exact), limit)
         got = first(op)(array)
         assert got.dtype == dtype
-        close(got, first(nn.silu)(exact), limit)
+        close(got, first(plain_silu)(exact), limit)
     tangent = mx.jvp(op, [given], [mx.ones_like(given)])[1][0]
-    close(tangent, first(nn.silu)(given.astype(mx.float32)), limit)
+    close(tangent, first(plain_silu)(given.astype(mx.float32)), limit)
     mapped = mx.vmap(first(op), in_axes=1, out_axes=1)(given)
-    close(mapped, first(nn.silu)(given.astype(mx.float32)), limit)
+    close(mapped, first(plain_silu)(given.astype(mx.float32)), limit)
     if "kernel" not in how and "raw" not in how:
-        second = first(first(nn.silu))(given.astype(mx.float32))
+        second = first(first(plain_silu))(given.astype(mx.float32))
         close(first(first(op))(given), second, 2e-5 if dtype == mx.float32 else 4e-2)
         return
     with pytest.raises(DeriveError, match="'silu' has no second derivative: vjp_expr") as caught:
@@ -261,16 +265,17 @@ def test_binary_errors() -> None:
 
 
 # -- without a device ----------------------------------------------------------------------------
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.filterwarnings("ignore:.*fused regions run as MLX ops")
 def test_without_a_device_ops_are_those_of_mlx(monkeypatch) -> None:
     monkeypatch.setenv("ZMLX_DEVICE", "replay")
     x = normal(4, 3)
     for how in ("derived", "from x and y"):
         op = autograd.unary_from_expr(name="silu", fwd_expr="kk_silu(x)", **SILU[how])
-        close(op(x), nn.silu(x))
-        close(first(op)(x), first(nn.silu)(x), 4e-6)
-        close(mx.vmap(first(op))(x), first(nn.silu)(x), 4e-6)
-        close(first(first(op))(x), first(first(nn.silu))(x), 2e-5)
+        close(op(x), plain_silu(x))
+        close(first(op)(x), first(plain_silu)(x), 4e-6)
+        close(mx.vmap(first(op))(x), first(plain_silu)(x), 4e-6)
+        close(first(first(op))(x), first(first(plain_silu))(x), 2e-5)
     kernel = autograd.unary_from_expr(name="no_rows", fwd_expr=SIZE)
     with pytest.raises(DeviceError, match="'no_rows_fwd' cannot run here: .*ZMLX_DEVICE=replay"):
         kernel(x)

@@ -162,6 +162,7 @@ def test_all_transformations_of_bodies(backward: str | None, dtype: mx.Dtype) ->
     close(second(op)(exact[1]), second(plain_pair)(exact[1]), 1e-4)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.filterwarnings("ignore:.*fused regions run as MLX ops")
 @pytest.mark.parametrize("backward", [None, GIVEN], ids=["derived", "given"])
 def test_without_a_device_bodies_that_are_read_run(monkeypatch, backward: str | None) -> None:
@@ -298,6 +299,7 @@ def test_which_bodies_are_read(body: str, reason: str | None) -> None:
     assert reason in str(caught.value)
 
 
+@pytest.mark.usefixtures("on_cpu")  # on a GPU MLX compiles, when it evaluates
 def test_the_compiler_points_at_the_lines_of_bodies_and_headers() -> None:
     def make(**more):
         names = {

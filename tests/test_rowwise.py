@@ -143,7 +143,7 @@ def test_infinite_and_missing_numbers(default_device: Device) -> None:
     found = wide(out)[:4]
     np.testing.assert_allclose(found[0], softmax(np.array(rows[0])), 1e-6)
     assert np.isnan(found[1]).all() and np.isnan(found[2]).all()
-    np.testing.assert_array_equal(found, wide(mx.softmax(x, axis=-1))[:4])
+    np.testing.assert_allclose(found, wide(mx.softmax(x, axis=-1))[:4], 2e-7)
 
 
 def test_constants_may_change_without_new_kernels(default_device: Device) -> None:

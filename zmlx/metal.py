@@ -171,9 +171,7 @@ class MetalKernel:
             self.stats.compile_time_ms += 1000 * (time.perf_counter() - started)
         return launcher
 
-    def _measured(
-        self, arrays: list[mx.array], launch: Launch, verbose: bool
-    ) -> list[mx.array]:
+    def _measured(self, arrays: list[mx.array], launch: Launch, verbose: bool) -> list[mx.array]:
         mx.eval(arrays)
         mx.synchronize()
         started = time.perf_counter()

@@ -56,7 +56,7 @@ class Norm:
 
     @property
     def _statistics(self) -> Passes:
-        """The variance is that of the centred row, and what its mean lost in rounding is added."""
+        """The variance is that of the centred row; `shift` is what its mean lost in rounding."""
         value = self._value
         if not self.centred:
             return ((add("squares", f"{value} * {value}"),),)
@@ -68,7 +68,11 @@ class Norm:
     def _scale(self) -> str:
         if not self.centred:
             return "metal::rsqrt(squares / d + eps)"
-        return "metal::rsqrt(squares / d - (shift / d) * (shift / d) + eps)"
+        # Of rows of a million elements, far from zero and all but equal, rounding may leave less
+        # than nothing: the variance is at least a millionth of what the mean was off, squared.
+        off = "(shift / d) * (shift / d)"
+        variance, least = f"squares / d - {off}", f"{off} * 1e-6f"
+        return f"metal::rsqrt(({variance} < {least} ? {least} : {variance}) + eps)"
 
     @property
     def _normed(self) -> str:
@@ -151,9 +155,11 @@ class Norm:
         dx, *numbers = self.backward(*arrays, g, *cotangents[1:])
         terms = 2 if self.residual else 1
         found = {i: dx.astype(primals[i].dtype) for i in range(terms)}
-        places = range(terms, terms + len(self.weights))
-        if self.weights and any(i in places for i in argnums):
+        # A weight that vmap has given a value for each row is left to the plain function.
+        d = arrays[0].shape[-1]
+        shared = [i for i in range(terms, terms + len(self.weights)) if primals[i].size == d]
+        if any(i in shared for i in argnums):
             sums = self._sums([*arrays[:terms], g, *numbers])
-            for i, total in zip(places, sums, strict=True):
-                found[i] = total.astype(primals[i].dtype)
+            for i in shared:
+                found[i] = sums[i - terms].reshape(primals[i].shape).astype(primals[i].dtype)
         return found

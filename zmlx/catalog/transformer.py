@@ -8,6 +8,7 @@ kernels of its own for all its arrays, tangents, mx.vmap, and derivatives of any
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -48,22 +49,22 @@ def swiglu(x: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     Raises:
         ValueError, TypeError: for arguments that are none of these.
     """
-    return _gated("swiglu", x, None, compute_dtype)
+    return _gated("swiglu", x, (), compute_dtype)
 
 
 def geglu(x: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """gelu(a) * b with gelu's tanh form; otherwise as swiglu."""
-    return _gated("geglu", x, None, compute_dtype)
+    return _gated("geglu", x, (), compute_dtype)
 
 
 def bias_swiglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """swiglu(x + bias); bias is (2 * D,)."""
-    return _gated("bias_swiglu", x, bias, compute_dtype)
+    return _gated("bias_swiglu", x, (bias,), compute_dtype)
 
 
 def bias_geglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """geglu(x + bias); bias is (2 * D,)."""
-    return _gated("bias_geglu", x, bias, compute_dtype)
+    return _gated("bias_geglu", x, (bias,), compute_dtype)
 
 
 def dropout(
@@ -248,14 +249,14 @@ def _terms(
     return first, call.shaped(other_name, other, first.shape)
 
 
-def _gated(name: str, x: mx.array, bias: mx.array | None, compute: mx.Dtype | None) -> mx.array:
+def _gated(name: str, x: mx.array, biases: Sequence[mx.array], compute: object) -> mx.array:
     call = Call(MODULE, name)
     call.compute(compute)
     x = call.rows("x", x)
     width = x.shape[-1]
     if width % 2:
         raise call.wrong("x", f"of shape {x.shape}", "an even last axis: it is cut into halves")
-    given = [] if bias is None else [call.shaped("bias", bias, (width,))]
+    given = [call.shaped("bias", bias, (width,)) for bias in biases]
     shape = (*x.shape[:-1], width // 2)
     if x.size == 0:
         return mx.zeros(shape, x.dtype)

@@ -20,7 +20,7 @@ from zmlx.device import tuning
 from zmlx.device.base import NEVER_ALONE, DeviceReport, GridLauncher, Launcher
 from zmlx.device.gpu_grid import GpuGridLauncher
 from zmlx.device.operands import output_shape
-from zmlx.device.rules import native_or_none
+from zmlx.device.rules import Fitted, native_or_none
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MetalKernelSpec
@@ -47,6 +47,10 @@ class GpuDevice(ABC):
     @abstractmethod
     def elements(self, kernel: KernelSource) -> int:
         """Output elements that a thread of `kernel` computes, at least."""
+
+    def group(self, kernel: KernelSource) -> int:
+        """Threads of a group that launches `kernel`."""
+        return self.threadgroup
 
     @abstractmethod
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
@@ -78,7 +82,7 @@ class GpuDevice(ABC):
         native = native_or_none()
         repeat = None if native is None else native.Repeater()
         made = GpuLauncher(
-            kernel, self.made(kernel), kinds, self.elements(kernel), self.threadgroup, repeat,
+            kernel, self.made(kernel), kinds, self.elements(kernel), self.group(kernel), repeat,
             tuning.settings(self.name, kernel),
         )  # fmt: skip
         return self._launchers.setdefault(kernel.digest, made)
@@ -110,7 +114,9 @@ class GpuLauncher:
 
     def with_rules(self, rules: Any, ruled: Any) -> Launcher:
         """The same launcher for results that carry `rules`, as `ruled` attaches them."""
-        return partial(self, rules=rules, ruled=ruled)
+        scalars = [a.rank == 0 for a in self.kernel.inputs]
+        fitted = Fitted(rules, scalars) if any(scalars) else rules
+        return partial(self, rules=fitted, ruled=ruled)
 
     def setting(self, size: int) -> tuple[int, int]:
         """Elements of a thread and threads of a group, for outputs of `size` elements."""

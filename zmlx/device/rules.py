@@ -57,10 +57,53 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     if isinstance(launch, AttachesRules):
         return launch.with_rules(rules, ruled)
 
+    fitted: dict[int, Rules] = {}
+
     def run(arrays: Arrays) -> list[mx.array]:
-        return ruled(launch(arrays), rules)
+        count = len(arrays)
+        if count not in fitted:
+            fitted[count] = Fitted(rules, [False] * count)
+        return ruled(launch(arrays), fitted[count])
 
     return run
+
+
+class Fitted:
+    """`rules` for a kernel whose inputs, as MLX sees them, are not quite those of the op.
+
+    There may be more of them at the end (a grid, on CUDA), and those in `scalars` have shape (1,)
+    in place of ().
+    """
+
+    def __init__(self, rules: Rules, scalars: Sequence[bool]) -> None:
+        self._rules, self._scalars = rules, scalars
+
+    def vjp(
+        self,
+        primals: Arrays,
+        cotangents: Sequence[mx.array | None],
+        argnums: Sequence[int],
+        outputs: Arrays,
+    ) -> Arrays:
+        found = self._rules.vjp(self._own(primals), cotangents, argnums, outputs)
+        pairs = zip(argnums, found, strict=True)
+        return [g.reshape(1) if self._scalars[i] else g for i, g in pairs]
+
+    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> Arrays:
+        pairs = zip(argnums, tangents, strict=True)
+        known = [t.reshape(()) if self._scalars[i] else t for i, t in pairs]
+        return self._rules.jvp(self._own(primals), known, argnums)
+
+    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> Arrays:
+        arrays, mapped = [], []
+        for x, axis, scalar in zip(inputs, axes, self._scalars, strict=False):
+            arrays.append((x.reshape(-1) if axis >= 0 else x.reshape(())) if scalar else x)
+            mapped.append(min(axis, 0) if scalar else axis)
+        return self._rules.vmap(arrays, mapped)
+
+    def _own(self, primals: Arrays) -> list[mx.array]:
+        pairs = zip(primals, self._scalars, strict=False)
+        return [x.reshape(()) if scalar else x for x, scalar in pairs]
 
 
 def any_traced(arrays: Arrays) -> bool:

@@ -60,8 +60,11 @@ def laid_out(value: mx.array, shape: tuple[int, ...]) -> mx.array:
 
 
 def form(value: mx.array, d: int) -> int:
-    """COLUMNS where it differs from column to column, ROWS from row to row, or both."""
-    return (ROWS if value.ndim == 2 else 0) + (COLUMNS if value.shape[-1] == d else 0)
+    """COLUMNS where it differs from column to column, ROWS from row to row, or both.
+
+    In rows of one element nothing differs from column to column.
+    """
+    return (ROWS if value.ndim == 2 else 0) + (COLUMNS if value.shape[-1] == d > 1 else 0)
 
 
 def setting(d: int, itemsize: int, threadgroup: int, alone: bool) -> Setting:
