@@ -12,6 +12,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -127,7 +128,8 @@ class Census:
 
         def spec_made(spec: Any, *args: Any, **more: Any) -> None:
             make(spec, *args, **more)
-            self._by.setdefault(spec.digest, set()).update(_frames())
+            with suppress(TypeError):  # of parts that are no text, and will be refused
+                self._by.setdefault(spec.digest, set()).update(_frames())
 
         def source_made(source: KernelSource) -> None:
             check(source)
