@@ -31,8 +31,8 @@ class KernelSource:
     row-contiguous. The text must never spell an address space for an input pointer: MLX passes
     inputs of fewer than eight elements as `constant`.
 
-    `elementwise` marks the generator's kernels: one-dimensional grid, thread t computes the linear
-    output elements [t*ELEMS, min((t+1)*ELEMS, size)) of every output. Their template names are
+    `elementwise` marks the generator's kernels: one-dimensional grid, each thread computes ELEMS
+    elements of every output; which ones, the text says. Their template names are
     `ELEMS` (int, chosen by the device) and `INDEX` (type of an output element's index; offsets
     into inputs may need 64 bits all the same). A device may merge dimensions of such a kernel
     before the launch. Their output shape is the broadcast of the input shapes, of rank `rank`.
