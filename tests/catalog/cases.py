@@ -68,10 +68,16 @@ def wide(x: mx.array) -> np.ndarray:
 
 
 def close(
-    found: mx.array, wanted: np.ndarray, kind: str, more: float = 1.0, what: str = ""
+    found: mx.array,
+    wanted: np.ndarray,
+    kind: str,
+    more: float = 1.0,
+    what: str = "",
+    terms: float = 1.0,
 ) -> None:
+    """`terms` is the size of what was added up or subtracted, where the result is smaller."""
     assert found.shape == wanted.shape and found.dtype == KINDS[kind], what
-    limit = more * ATOL * max(1.0, np.abs(wanted).max(initial=0.0))
+    limit = more * ATOL * max(terms, np.abs(wanted).max(initial=0.0))
     np.testing.assert_allclose(wide(found), wanted, more * RTOL[kind], limit, err_msg=what)
 
 

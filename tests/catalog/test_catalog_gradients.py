@@ -55,8 +55,11 @@ def test_gradients(case: Case) -> None:
         arrays = case.arrays(shape, mx.float32, sum(shape))
         g = cotangents(case.run(*arrays))
         wanted = case.pulled(arrays, g)
+        # LayerNorm of one element: a difference of equal products of 1 / sqrt(eps), of which one
+        # is not rounded where the device makes fma of it.
+        terms = 1e-5**-0.5 if shape == (1,) and "layer" in case.name else 1.0
         for i, (dx, right) in enumerate(zip(pulled(case, arrays, g), wanted, strict=True)):
-            close(dx, right, "float32", 2, f"{case.name} {shape} argument {i}")
+            close(dx, right, "float32", 2, f"{case.name} {shape} argument {i}", terms)
 
 
 def check_half(case: Case, name: str, shapes: Sequence[tuple[int, ...]]) -> None:
