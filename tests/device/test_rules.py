@@ -8,7 +8,7 @@ from handwritten import kernel
 
 from zmlx.device.base import Launcher
 from zmlx.device.host import HostDevice
-from zmlx.device.rules import Rules, _custom_function, differentiable
+from zmlx.device.rules import Rules, _custom_function, differentiable, native_or_none
 
 X = mx.array([[0.5, -1.0, 2.0]])
 
@@ -139,3 +139,10 @@ def test_an_empty_launch_is_not_learnt(host_device: HostDevice) -> None:
     repeat, empty = host_device.native.Repeater(), mx.ones((0, 3))
     repeat.learn([empty], [mx.zeros((0, 3))])
     assert repeat([empty]) is None
+
+
+def test_rules_go_to_the_outputs_of_one_kernel(host_device: HostDevice) -> None:
+    """What MLX makes of them is another computation, with other inputs."""
+    x = mx.ones(3)
+    with pytest.raises(ValueError, match="outputs of one kernel"):
+        native_or_none().ruled([mx.exp(x), mx.sin(x)], object())

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -207,6 +208,9 @@ inline nb::list ruled(nb::handle outputs, nb::handle rules) {
   std::vector<mx::Shape> shapes;
   std::vector<mx::Dtype> dtypes;
   for (const auto& array : bare) {
+    if (!array.has_primitive() || array.primitive_id() != bare[0].primitive_id()) {
+      throw std::invalid_argument("[zmlx.device] rules go to the outputs of one kernel");
+    }
     shapes.push_back(array.shape());
     dtypes.push_back(array.dtype());
   }
