@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
+from tests.near import close, first, normal
 from zmlx import autograd, msl, registry
 from zmlx.errors import DeriveError, DeviceError
 from zmlx.expr import ExpressionError
@@ -15,20 +15,6 @@ pytestmark = pytest.mark.usefixtures("default_device")
 
 # |x| in C that has no rows of the op table.
 SIZE = "as_type<float>(as_type<uint>((float)x) & 0x7fffffffu)"
-
-
-def normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array:
-    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
-
-
-def close(got: mx.array, wanted: mx.array, limit: float = 2e-6) -> None:
-    assert got.shape == wanted.shape
-    a, b = (np.array(v.astype(mx.float32), dtype=np.float64) for v in (got, wanted))
-    np.testing.assert_allclose(a, b, rtol=limit, atol=limit)
-
-
-def first(f):
-    return mx.grad(lambda v: f(v).sum())
 
 
 def pair(f):

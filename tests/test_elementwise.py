@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import zmlx
+from tests.near import close, normal
 from zmlx import elementwise, msl, registry
 from zmlx.errors import DeriveError, DeviceError
 
@@ -18,16 +19,6 @@ pytestmark = pytest.mark.usefixtures("default_device")
 
 SIN = "metal::precise::sin(x) * x"
 RAW = "as_type<float>(as_type<uint>((float)x) | 0x80000000u) * 2"  # no rows of the op table
-
-
-def normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array:
-    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
-
-
-def close(got: mx.array, wanted: mx.array, limit: float = 2e-6) -> None:
-    assert got.shape == wanted.shape
-    a, b = (np.array(v.astype(mx.float32), dtype=np.float64) for v in (got, wanted))
-    np.testing.assert_allclose(a, b, rtol=limit, atol=limit)
 
 
 # -- README ---------------------------------------------------------------------------------------

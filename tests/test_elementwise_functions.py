@@ -9,20 +9,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from tests.near import close, normal
 from zmlx import elementwise
 from zmlx.errors import DeriveError
 
 pytestmark = pytest.mark.usefixtures("default_device")
-
-
-def normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array:
-    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
-
-
-def close(got: mx.array, wanted: mx.array, limit: float = 2e-6) -> None:
-    assert got.shape == wanted.shape
-    a, b = (np.array(v.astype(mx.float32), dtype=np.float64) for v in (got, wanted))
-    np.testing.assert_allclose(a, b, rtol=limit, atol=limit)
 
 
 SPECIAL = [0.0, -0.0, 1.5, -1.5, math.inf, -math.inf, 1e-45, -1e-45, 3e38]
