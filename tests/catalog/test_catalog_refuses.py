@@ -117,8 +117,28 @@ def test_compute_types(case: Case) -> None:
 def test_eps(name: str) -> None:
     case = CASES[name]
     arrays = case.arrays((3, 8), mx.float32)
-    for wrong in (-1e-6, float("nan"), float("inf"), "1e-6", None, True, mx.array(1e-6), 1j):
+    for wrong in (
+        -1e-6,
+        float("nan"),
+        float("inf"),
+        "1e-6",
+        None,
+        True,
+        mx.array(1e-6),
+        1j,
+        10**400,
+    ):
         refused(case, arrays, ["eps", "number"], eps=wrong)
+
+
+def test_numbers_of_numpy(host_device: object) -> None:
+    x, w = mx.arange(24.0).reshape(3, 8) + 1, mx.ones((8,))
+    one = norms.rmsnorm(x, w, eps=np.float32(0.5))
+    assert mx.array_equal(one, norms.rmsnorm(x, w, eps=0.5)).item()
+    assert not mx.array_equal(one, norms.rmsnorm(x, w, eps=5.0)).item()
+    dropped = transformer.dropout(x, np.float64(0.5), np.int64(7))
+    assert mx.array_equal(dropped, transformer.dropout(x, 0.5, 7)).item()
+    assert not mx.array_equal(dropped, transformer.dropout(x, 0.5, 8)).item()
 
 
 def dropouts(p: Any, seed: Any = 0) -> list[Any]:

@@ -6,9 +6,11 @@ argument, what came and what was wanted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -53,14 +55,12 @@ class Call:
         return found
 
     def number(self, argument: str, value: Any, low: float, high: float) -> float:
-        """A number in [low, high)."""
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not low <= value < high
-        ):
+        """A number in [low, high), of Python or NumPy."""
+        plain = isinstance(value, Real) and not isinstance(value, bool)
+        found = _as_float(value) if plain else math.nan
+        if not low <= found < high:
             raise self.wrong(argument, repr(value), f"a number from {low:g} on, below {high:g}")
-        return float(value)
+        return found
 
     def seed(self, value: object) -> mx.array:
         """An integer of 32 bits, or an array of one, as the kernel takes it."""
@@ -69,9 +69,10 @@ class Call:
                 wanted = "a whole number, or an array of one"
                 raise self.wrong("seed", f"{value.dtype} of shape {value.shape}", wanted)
             return value.reshape(1).astype(mx.uint32)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 0 <= int(cast(Any, value)) < 2**32:
             raise self.wrong("seed", repr(value), "a whole number from 0 on, below 2**32")
-        return mx.array([value], dtype=mx.uint32)
+        return mx.array([int(cast(Any, value))], dtype=mx.uint32)
 
     def eps(self, value: object) -> mx.array:
         """What is added before a root, as kernels take it."""
@@ -96,6 +97,13 @@ class Call:
         if compute_dtype is not None and compute_dtype not in FLOATS:
             wanted = "None, float32, float16 or bfloat16"
             raise self.wrong("compute_dtype", repr(compute_dtype), wanted)
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 @lru_cache(maxsize=256)

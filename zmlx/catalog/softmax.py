@@ -63,7 +63,10 @@ def softmax_lastdim(
 def log_softmax_lastdim(
     x: mx.array, *, threadgroup: int = 256, compute_dtype: mx.Dtype | None = None
 ) -> mx.array:
-    """(x - m) - log(sum(e**(x - m))) over the last axis; otherwise as softmax_lastdim."""
+    """(x - m) - log(sum(e**(x - m))) over the last axis; otherwise as softmax_lastdim.
+
+    A row that holds +infinity gives NaN.
+    """
     return _called(_LOG_SOFTMAX, x, threadgroup, compute_dtype)
 
 

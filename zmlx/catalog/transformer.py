@@ -78,7 +78,8 @@ def dropout(
 
     Element i of the array is dropped iff u(seed, i) < p, for a random u in [0, 1) that depends on
     nothing else: neither on dtype nor on device. rms_norm_dropout and norms.layer_norm_dropout
-    share it.
+    share it. Under mx.vmap each example has the mask that it would have alone: all the same one,
+    unless the seed is mapped too.
 
     Args:
         x: any shape; float32, float16 or bfloat16.
