@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from zmlx import kernels
 from zmlx.device.base import Device
 
 ROOT = Path(__file__).parents[1]
@@ -61,3 +62,11 @@ def test_what_the_architecture_page_shows_is_what_its_code_prints(host_device: D
     assert generator["page"]() == generator["PAGE"].read_text(), (
         "docs/ARCHITECTURE.md is out of date: python docs/generate_architecture.py"
     )
+
+
+def test_the_catalog_page_names_every_kernel() -> None:
+    page = (ROOT / "docs" / "KERNELS.md").read_text("utf-8")
+    for module in kernels.__all__:
+        assert f"## {module}" in page
+        for name in getattr(kernels, module).__all__:
+            assert f"`{name}(" in page, name
