@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.catalog import exact
-from tests.catalog.cases import KINDS, PULLED, RTOL, Case, close, drawn, listed, wide
+from tests.catalog.cases import CASES, KINDS, PULLED, RTOL, Case, close, drawn, listed, wide
 from zmlx.device.base import Device
 from zmlx.kernels import norms, transformer
 
@@ -271,3 +271,15 @@ def test_gradients_do_not_depend_on_the_threadgroup(
 
         for dx, right in zip(mx.vjp(run, arrays, g)[1], case.pulled(arrays, g), strict=True):
             close(dx, right, "float32", 2)
+
+
+def test_a_residual_of_a_wider_type_keeps_its_digits() -> None:
+    case = CASES["fused_add_rmsnorm"]
+    x, residual, w = case.arrays((3, 33), mx.float32, 5)
+    arrays = [x.astype(mx.bfloat16), residual, w]
+    g = cotangents(case.run(*arrays))
+    wanted = case.pulled(arrays, g)
+    dx, dr, _ = pulled(case, arrays, g)
+    close(dr, wanted[1], "float32", 2)
+    assert dx.dtype == mx.bfloat16
+    np.testing.assert_allclose(wide(dx), wanted[0], 2**-8, 2**-9)

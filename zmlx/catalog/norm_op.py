@@ -152,8 +152,10 @@ class Norm:
     ) -> dict[int, mx.array]:
         arrays = list(primals[:-3] if self.dropout else primals)
         g = dropped(cotangents[0], *primals[-3:]) if self.dropout else cotangents[0]
-        dx, *numbers = self.backward(*arrays, g, *cotangents[1:])
         terms = 2 if self.residual else 1
+        if len({a.dtype for a in arrays[:terms]}) > 1:  # the wider one's gradient keeps its digits
+            arrays[:terms] = [a.astype(mx.float32) for a in arrays[:terms]]
+        dx, *numbers = self.backward(*arrays, g, *cotangents[1:])
         found = {i: dx.astype(primals[i].dtype) for i in range(terms)}
         # A weight that vmap has given a value for each row is left to the plain function.
         d = arrays[0].shape[-1]
