@@ -16,8 +16,7 @@ import mlx.core as mx
 
 from zmlx.msl.spec import MAX_THREADS
 from zmlx.registry import forgets
-
-FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+from zmlx.rows.op import FLOATS, valid
 
 
 class Call:
@@ -85,8 +84,8 @@ class Call:
 
     def launch(self, threadgroup: Any, compute_dtype: object) -> int:
         """The threads of a group, and a compute type that exists: all compute in float32."""
-        power = isinstance(threadgroup, int) and not isinstance(threadgroup, bool)
-        if not (power and 1 <= threadgroup <= MAX_THREADS and threadgroup & (threadgroup - 1) == 0):
+        whole = isinstance(threadgroup, int) and not isinstance(threadgroup, bool)
+        if not (whole and valid((1, threadgroup))):
             wanted = f"a power of two from 1 to {MAX_THREADS}"
             raise self.wrong("threadgroup", repr(threadgroup), wanted)
         self.compute(compute_dtype)

@@ -14,7 +14,7 @@ from functools import lru_cache
 import mlx.core as mx
 
 from zmlx import metal
-from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, packed_grid
+from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, joined_rows, packed_grid
 from zmlx.registry import forgets
 from zmlx.rows.launches import Prepared
 from zmlx.rows.rules import FunctionRules
@@ -93,11 +93,7 @@ class _Rules(FunctionRules):
 
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
         """Mapped rows are rows of the kernel, each with the mask of its own first element on."""
-        if axes[0] < 0 or any(axis >= 0 for axis in axes[1:]):
-            return super().vmap(inputs, axes)
-        x = mx.moveaxis(inputs[0], axes[0], 0)
-        (found,) = _dropout()(x.reshape(-1, x.shape[-1]), *inputs[1:])
-        return [found.reshape(x.shape)]
+        return joined_rows(_dropout(), inputs, axes) or super().vmap(inputs, axes)
 
 
 def _prepared(arrays: Arrays) -> Prepared:

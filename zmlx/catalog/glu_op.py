@@ -13,7 +13,7 @@ from functools import cached_property
 import mlx.core as mx
 
 from zmlx import metal
-from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, packed_grid
+from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, joined_rows, packed_grid
 from zmlx.rows.columns import ColumnSums
 from zmlx.rows.launches import Prepared
 from zmlx.rows.rules import FunctionRules
@@ -142,9 +142,4 @@ class _GluRules(FunctionRules):
         return found
 
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
-        """Mapped rows join the others."""
-        if axes[0] < 0 or any(axis >= 0 for axis in axes[1:]):
-            return super().vmap(inputs, axes)
-        x = mx.moveaxis(inputs[0], axes[0], 0)
-        (found,) = self._glu.op(x.reshape(-1, x.shape[-1]), *inputs[1:])
-        return [found.reshape(*x.shape[:-1], -1)]
+        return joined_rows(self._glu.op, inputs, axes) or super().vmap(inputs, axes)

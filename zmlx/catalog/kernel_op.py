@@ -55,8 +55,19 @@ def packed_grid(rows: int, d: int, itemsize: int) -> tuple[int, Extent, Extent]:
     """
     lanes = layout.lanes(d, itemsize, device_for_current_stream().takes_turns)
     across = -(-d // lanes)
-    high = min(rows, MAX_GROUPS_Y)
-    return lanes, (across, high, -(-rows // high)), (min(across, GROUP), 1, 1)
+    return lanes, (across, *layout.stacked(rows)), (min(across, GROUP), 1, 1)
+
+
+def joined_rows(op: KernelOp, inputs: Arrays, axes: Sequence[int]) -> list[mx.array] | None:
+    """A mapped call of an op of rows: those of all examples are rows of one launch.
+
+    None where anything but the first input is mapped.
+    """
+    if axes[0] < 0 or any(axis >= 0 for axis in axes[1:]):
+        return None
+    x = mx.moveaxis(inputs[0], axes[0], 0)
+    (found,) = op(x.reshape(-1, x.shape[-1]), *inputs[1:])
+    return [found.reshape(*x.shape[:-1], found.shape[-1])]
 
 
 # Where a thread of such a grid stands; `columns` is the length of a row.

@@ -15,7 +15,7 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.device.cuda_text import HEADERS, cuda_text
 from zmlx.device.gpu import LARGEST_GROUP, GpuDevice
-from zmlx.msl.kernel import KernelSource
+from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import Extent, MetalKernelSpec
 
 # Output elements of a thread, by the bytes of an element of the widest array: up to 32 bytes of an
@@ -54,26 +54,16 @@ class CudaDevice(GpuDevice):
 
     def elements(self, kernel: KernelSource) -> int:
         """As many as make the fastest kernel; see the constants."""
-        arrays = (*kernel.inputs, *kernel.outputs)
-        least = ELEMENTS[max(dtypes.itemsize(a.dtype) for a in arrays)]
-        if len(kernel.ops) > MANY_OPS or self._streams(kernel):
+        least = ELEMENTS[_widest(kernel)]
+        if len(kernel.ops) > MANY_OPS or _streams(kernel):
             return least // 2
-        halves = all(a.dtype in dtypes.HALVES for a in kernel.outputs)
-        divides = kernel.rank > 1 and "bool flat" not in kernel.body
-        works = divides or len(kernel.ops) > SOME_OPS
-        return MORE_HALVES if halves and works and len(arrays) <= FEW_ARRAYS else least
+        works = _divides(kernel) or len(kernel.ops) > SOME_OPS
+        few = len(_arrays(kernel)) <= FEW_ARRAYS
+        return MORE_HALVES if _gives_halves(kernel) and works and few else least
 
     def group(self, kernel: KernelSource) -> int:
         """See GpuDevice."""
-        return LARGEST_GROUP if self._streams(kernel) else self.threadgroup
-
-    def _streams(self, kernel: KernelSource) -> bool:
-        """Whether it is all memory: wide elements of several arrays, little to compute."""
-        arrays = (*kernel.inputs, *kernel.outputs)
-        widest = max(dtypes.itemsize(a.dtype) for a in arrays)
-        divides = kernel.rank > 1 and "bool flat" not in kernel.body
-        few = len(kernel.ops) <= STREAMING_OPS and len(arrays) == STREAMING_ARRAYS
-        return widest == 4 and few and not divides
+        return LARGEST_GROUP if _streams(kernel) else self.threadgroup
 
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
         text = cuda_text(spec)
@@ -100,6 +90,30 @@ class CudaDevice(GpuDevice):
         )
 
 
+def _arrays(kernel: KernelSource) -> tuple[Arg, ...]:
+    return (*kernel.inputs, *kernel.outputs)
+
+
+def _widest(kernel: KernelSource) -> int:
+    """Bytes of an element of the widest array."""
+    return max(dtypes.itemsize(a.dtype) for a in _arrays(kernel))
+
+
+def _gives_halves(kernel: KernelSource) -> bool:
+    return all(a.dtype in dtypes.HALVES for a in kernel.outputs)
+
+
+def _divides(kernel: KernelSource) -> bool:
+    """Whether threads divide their index even where all memory is dense: a broadcast."""
+    return kernel.rank > 1 and "bool flat" not in kernel.body
+
+
+def _streams(kernel: KernelSource) -> bool:
+    """Whether it is all memory: wide elements of several arrays, little to compute."""
+    few = len(kernel.ops) <= STREAMING_OPS and len(_arrays(kernel)) == STREAMING_ARRAYS
+    return _widest(kernel) == 4 and few and not _divides(kernel)
+
+
 def _function(kernel: KernelSource) -> str:
     """The kernel's function; where it is long, one that is called, not copied into each place."""
     if len(kernel.ops) <= TOO_MANY_OPS:
@@ -116,9 +130,8 @@ def _compact(text: str) -> str:
 
 def _facts(kernel: KernelSource) -> str:
     """What the header of Metal's names must know of a kernel: macros."""
-    widest = max(dtypes.itemsize(a.dtype) for a in (*kernel.inputs, *kernel.outputs))
-    halves = not kernel.exact and all(a.dtype in dtypes.HALVES for a in kernel.outputs)
-    return f"#define ZM_WIDEST {widest}\n" + ("#define ZM_HALVES\n" if halves else "")
+    halves = not kernel.exact and _gives_halves(kernel)
+    return f"#define ZM_WIDEST {_widest(kernel)}\n" + ("#define ZM_HALVES\n" if halves else "")
 
 
 @lru_cache(maxsize=256)

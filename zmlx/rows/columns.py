@@ -66,12 +66,11 @@ class ColumnSums:
     def _prepared(self, arrays: Sequence[mx.array]) -> Prepared:
         how = _blocks(*arrays[0].shape)
         d = arrays[0].shape[1]
-        high = min(how.count, MAX_GROUPS_Y)
         forms = [(f"{n}_form", layout.form(a, d)) for n, a in zip(self.inputs, arrays, strict=True)]
         return self._kernel, self._kernel.prepared(
             arrays,
             template=[("COLS", how.columns), ("BLOCK", how.rows), *forms],
-            grid=(how.across, high, -(-how.count // high)),
+            grid=(how.across, *layout.stacked(how.count)),
             threadgroup=(min(how.across, how.threads), 1, 1),
             output_shapes=[(how.count, d)] * len(self.exprs),
             output_dtypes=[mx.float32] * len(self.exprs),

@@ -67,21 +67,15 @@ def form(value: mx.array, d: int) -> int:
     return (ROWS if value.ndim == 2 else 0) + (COLUMNS if value.shape[-1] == d > 1 else 0)
 
 
-def setting(d: int, itemsize: int, threadgroup: int, alone: bool) -> Setting:
-    """A thread for each pack of a row, at most `threadgroup`; short rows share a group.
-
-    `alone` is for devices on which the threads of a group take turns.
-    """
-    if alone:
-        return Setting(1, 1)
-    packs = -(-d // lanes(d, itemsize, alone))
-    threads = min(threadgroup, 1 << (packs - 1).bit_length())
+def setting(d: int, itemsize: int, threadgroup: int) -> Setting:
+    """On a GPU: a thread a pack, at most `threadgroup` for a row; short rows share a group."""
+    threads = min(threadgroup, most_threads(d, itemsize))
     return Setting(threads, max(1, threadgroup // threads))
 
 
 def settings(d: int, itemsize: int) -> list[Setting]:
     """What zmlx.autotune tries: groups of whole simdgroups, no thread without a pack."""
-    most = 1 << (-(-d // lanes(d, itemsize, False)) - 1).bit_length()
+    most = most_threads(d, itemsize)
     powers = [1 << k for k in range(MAX_THREADS.bit_length())]
     return [
         Setting(threads, rows)
@@ -91,8 +85,17 @@ def settings(d: int, itemsize: int) -> list[Setting]:
     ]
 
 
+def most_threads(d: int, itemsize: int) -> int:
+    """Threads of a GPU that find a pack in a row: a power of two."""
+    packs = -(-d // lanes(d, itemsize, alone=False))
+    return 1 << (packs - 1).bit_length()
+
+
 def lanes(d: int, itemsize: int, alone: bool) -> int:
-    """Elements that a thread takes at once."""
+    """Elements that a thread takes at once.
+
+    `alone` is for devices on which the threads of a group take turns.
+    """
     wanted = HOST_LANES if alone else PACK_BYTES // itemsize
     return wanted if d >= wanted else 1
 
@@ -107,6 +110,11 @@ def work(d: int, itemsize: int, how: Setting, held: int, alone: bool) -> Work:
 
 def grid(rows: int, how: Setting) -> tuple[Extent, Extent]:
     """Grid and threadgroup: groups along y, and on along z beyond what CUDA takes."""
-    groups = -(-rows // how.rows)
-    high = min(groups, MAX_GROUPS_Y)
-    return (how.threads, high * how.rows, -(-groups // high)), (how.threads, how.rows, 1)
+    high, deep = stacked(-(-rows // how.rows))
+    return (how.threads, high * how.rows, deep), (how.threads, how.rows, 1)
+
+
+def stacked(count: int) -> tuple[int, int]:
+    """`count` along y, and on along z beyond what CUDA takes."""
+    high = min(count, MAX_GROUPS_Y)
+    return high, -(-count // high)

@@ -26,7 +26,7 @@ from zmlx.rows.text import BOTH, header, held_inputs, source, values
 from zmlx.trace import intercept
 
 Arrays = Sequence[mx.array]
-COMPUTE = (mx.float32, mx.float16, mx.bfloat16)
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
 class RowOp:
@@ -117,10 +117,10 @@ class RowOp:
             return Setting(1, 1)
         place = self._place(array)
         if place not in self._settings:
-            kept = tuning.STORE.find(tuning.identity(place[0]), self.tuning_key(array)).get(
-                place[3], ()
-            )
-            rule = layout.setting(array.shape[-1], array.dtype.size, self.threadgroup, False)
+            device, _, d, size = place
+            tuned = tuning.STORE.find(tuning.identity(device), self.tuning_key(array))
+            kept = tuned.get(size, ())
+            rule = layout.setting(d, array.dtype.size, self.threadgroup)
             self._settings[place] = Setting(*kept) if valid(kept) else rule
         return self._settings[place]
 
@@ -192,7 +192,7 @@ def check_launch(row: RowSpec, threadgroup: int, compute: mx.Dtype | None) -> No
     if not isinstance(threadgroup, int) or not valid((1, threadgroup)):
         what = f"threadgroup is {threadgroup!r}; give a power of two from 1 to {MAX_THREADS}"
         raise row.wrong(what)
-    if compute is not None and compute not in COMPUTE:
+    if compute is not None and compute not in FLOATS:
         raise row.wrong(f"compute_dtype is {compute!r}; give float32, float16 or bfloat16")
 
 
