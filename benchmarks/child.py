@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 import zmlx
-from benchmarks.cases import chain, gelu_tanh, tempered
+from benchmarks.cases import chain, gelu_tanh, silu_mul, tempered
 from zmlx.device.base import device_for_current_stream
 from zmlx.device.cache import ENTRY_SUFFIX
 from zmlx.fuse.plan import Plan, plan
@@ -32,14 +32,38 @@ WARM = 5  # further runs of the stages in the same process
 WIDTH = 16  # of the arrays whose lengths change
 GPU_MAKERS = ("cuda_kernel", "metal_kernel")  # of mx.fast; what they make is not kept on disk
 COMPILED = ("*.so", "*.ptx")  # what MLX leaves below TMPDIR on a CPU and under CUDA
-WAYS: dict[str, Callable[..., Any]] = {"fuse": zmlx.fuse, "compile": mx.compile}
+FIRST: dict[str, tuple[Callable[..., mx.array], int]] = {"chain": (chain, 1), "silu": (silu_mul, 2)}
+BARE = "k = thread; out[k] = a[k] / (1.0f + exp(-a[k])) * b[k];"  # of silu_mul
 
 
-def first_call(way: str) -> dict[str, float]:
-    """From nothing to the evaluated result of the chain; its sum, for comparison."""
+def bare(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """silu_mul by hand, through MLX's own custom kernel."""
+    assert function is silu_mul
+    metal = mx.metal.is_available()
+    make: Any = mx.fast.metal_kernel if metal else mx.fast.cuda_kernel
+    thread = "thread_position_in_grid.x" if metal else "blockIdx.x * blockDim.x + threadIdx.x"
+    source = f"unsigned {BARE.replace('thread', thread)}"
+    kernel = make(name="bare", input_names=["a", "b"], output_names=["out"], source=source)
+
+    def run(a: mx.array, b: mx.array) -> mx.array:
+        shape = {"output_shapes": [a.shape], "output_dtypes": [a.dtype]}
+        out: mx.array = kernel(
+            inputs=[a, b], grid=(a.size, 1, 1), threadgroup=(256, 1, 1), **shape
+        )[0]
+        return out
+
+    return run
+
+
+WAYS: dict[str, Callable[..., Any]] = {"fuse": zmlx.fuse, "compile": mx.compile, "bare": bare}
+
+
+def first_call(way: str, case: str) -> dict[str, float]:
+    """From nothing to the evaluated result of one of FIRST; its sum, for comparison."""
+    function, arguments = FIRST[case]
     start = time.perf_counter()
     x = mx.arange(SIZE[0]) / SIZE[0]
-    y = WAYS[way](chain)(x)
+    y = WAYS[way](function)(*[x] * arguments)
     mx.eval(y)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "sum": y.sum().item()}
@@ -158,11 +182,13 @@ def main() -> None:
     task, device, *more = sys.argv[1:]
     if mx.default_device() != mx.Device(getattr(mx.DeviceType, device), 0):
         mx.set_default_device(getattr(mx, device))
-    if more:
+    if task == "stages":
+        found = stages()
+    elif task == "first":
+        found = first_call(*more)
+    else:
         way, count, evaluated = more
         found = changing(task, way, int(count), int(evaluated))
-    else:
-        found = stages() if task == "stages" else first_call(task)
     print(json.dumps(found))
 
 

@@ -9,8 +9,20 @@ from functools import partial
 import mlx.core as mx
 
 from benchmarks.cases import CASES, Case
-from benchmarks.harness import SUBJECT, Bar, Peer, Result, Row, Settings, contest, measure
+from benchmarks.harness import (
+    SUBJECT,
+    Bar,
+    Peer,
+    Result,
+    Row,
+    Settings,
+    contest,
+    measure,
+    skipped,
+    tried,
+)  # fmt: skip
 from benchmarks.peers import COMPILE, NUMEXPR, call_of, forward_peers
+from benchmarks.torch_peers import COPY, copy
 
 SUITE = "elementwise"
 MEAN_OF, MEAN_BAR = "bfloat16", 1.25  # times mx.compile on a GPU, geometric mean of the rows
@@ -76,10 +88,13 @@ def summary(results: Sequence[Result], settings: Settings) -> list[Result]:
 
 
 def ceiling(settings: Settings) -> Result:
-    """What the memory gives: MLX's own kernel that negates, float32."""
+    """What the memory gives: MLX's own kernel that negates float32, and PyTorch's copy."""
     mx.random.seed(0)
     x = mx.random.normal((settings.elements,))
     mx.eval(x)
-    peers = [Peer("mx.negative", call_of(mx.negative, [x]))]
+    peers = [Peer("mx.negative", call_of(mx.negative, [x])), tried(COPY, lambda: copy(x))]
     note = f"the ceiling of {SUBJECT}: a copy"
-    return Result(SUITE, "", samples=measure(peers, settings), bytes=2 * x.nbytes, note=note)
+    return Result(
+        SUITE, "", samples=measure(peers, settings), bytes=2 * x.nbytes, skipped=skipped(peers),
+        note=note,
+    )  # fmt: skip

@@ -10,7 +10,6 @@ import math
 import statistics
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,6 +20,8 @@ SUBJECT = "zmlx.fuse"
 PER_SECOND = {"s": 1.0, "ms": 1e3, "µs": 1e6}  # units of time; other units are counts
 WARM_UP = 2  # calls of each contestant before the first that counts
 MOST_WORDS = 200  # letters of a failure in the report
+SAMPLE_S = 0.02  # a sample lasts as long, as far as MOST_LAUNCHES are enough for it
+MOST_LAUNCHES = 50  # on a GPU
 BUDGET_S = 60.0  # a row stops after this long, once it has MIN_ROUNDS
 MIN_ROUNDS = 3
 
@@ -43,9 +44,9 @@ class Settings:
         return 2**24 if self.device == "cpu" else 2**27
 
     @property
-    def launches(self) -> int:
-        """Calls in one timed sample: several on a GPU, where the wait at the end takes long."""
-        return 1 if self.device == "cpu" or self.quick else 10
+    def most_launches(self) -> int:
+        """Calls in one timed sample at most: several on a GPU, where the wait at the end counts."""
+        return 1 if self.device == "cpu" or self.quick else MOST_LAUNCHES
 
 
 @dataclass(frozen=True)
@@ -203,17 +204,18 @@ def measure(
 ) -> dict[str, list[float]]:
     """Samples by contestant: warm-up, then rounds in which all take turns (A B A B ...).
 
-    A sample is the time of `launches` calls up to the end of the last, divided by their number.
-    Peers that raise go into `failed` and lose their samples; without it, they end the row.
+    A sample is the time of `launches` calls up to the end of the last, divided by their number;
+    left out, as many as a sample wants, by each contestant's own speed. Peers that raise go into
+    `failed` and lose their samples; without it, they end the row.
     """
     peers = {c.name: c for c in contestants if isinstance(c, Peer)}
-    count = settings.launches if launches is None else launches
     samples: dict[str, list[float]] = {name: [] for name in peers}
+    counts = dict.fromkeys(peers, 1)
 
-    def everybody(launches: int) -> Iterator[tuple[str, float]]:
+    def everybody() -> Iterator[tuple[str, float]]:
         for name, peer in list(peers.items()):
             try:
-                yield name, _sample(peer, launches, settings.clock) * PER_SECOND[unit]
+                yield name, _sample(peer, counts[name], settings.clock)
             except Exception as error:
                 if failed is None or name == SUBJECT:
                     raise
@@ -221,13 +223,17 @@ def measure(
                 del peers[name], samples[name]
 
     for _ in range(WARM_UP):
-        deque(everybody(1), maxlen=0)
+        for name, taken in everybody():
+            wanted = int(SAMPLE_S / taken) if taken else settings.most_launches
+            counts[name] = max(1, min(settings.most_launches, wanted))
+    if launches is not None:
+        counts = dict.fromkeys(peers, launches)
     start = settings.clock()
     for done in range(settings.rounds):
         if done >= MIN_ROUNDS and settings.clock() - start > BUDGET_S:
             break
-        for name, taken in everybody(count):
-            samples[name].append(taken)
+        for name, taken in everybody():
+            samples[name].append(taken * PER_SECOND[unit])
     return samples
 
 

@@ -159,7 +159,7 @@ def as_json(results: Sequence[Result], where: dict[str, Any], settings: Settings
             "quick": settings.quick,
             "rounds": settings.rounds,
             "elements": settings.elements,
-            "launches": settings.launches,
+            "most launches of a sample": settings.most_launches,
         },
         "results": [as_dict(result) for result in results],
     }

@@ -18,8 +18,15 @@ import numpy as np
 from benchmarks.cases import Case
 from benchmarks.harness import Absent, Peer
 
-TORCH, LIGER = "torch.compile", "Liger-Kernel"
+TORCH, LIGER, COPY = "torch.compile", "Liger-Kernel", "PyTorch's copy"
 DEVICE = "cuda"
+
+
+def copy(x: mx.array) -> Peer:
+    """PyTorch's copy from one place of the device's memory to another, of arrays like `x`."""
+    torch = pytorch()
+    (source,) = tensors([x], torch)
+    return _peer(COPY, torch.empty_like(source).copy_, [source], torch)
 
 
 def compiled(case: Case, inputs: Sequence[mx.array]) -> Peer:

@@ -1,9 +1,9 @@
 """Compiled libraries on disk: found again by key, checked before use, written without risk.
 
-A library `lib_<sha256>.so` may hold many kernels; an entry file per key names the library and its
-SHA-256. The directory is private (0700). Faults fall back, never fail: a directory that cannot be
-trusted or written is replaced by a temporary one for this process, with one warning; an entry or
-library that does not check is built again.
+A library `lib_<sha256>.so` (`.cubin` for CUDA) may hold many kernels; an entry file per key names
+the library and its SHA-256. The directory is private (0700). Faults fall back, never fail: a
+directory that cannot be trusted or written is replaced by a temporary one for this process, with
+one warning; an entry or library that does not check is built again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class KernelCache:
         except (OSError, ValueError):
             return None
         library = directory / name
-        if name != _library_name(digest) or not self._verify(library, digest):
+        fits = name == _library_name(digest, library.suffix)
+        if not fits or not self._verify(library, digest):
             return None
         return library
 
@@ -89,7 +90,7 @@ class KernelCache:
 
     def _keep(self, directory: Path, keys: Sequence[str], built: Path) -> Path:
         digest = _sha256(built)
-        library = directory / _library_name(digest)
+        library = directory / _library_name(digest, built.suffix)
         os.replace(built, library)
         self._verified.add(str(library))
         for key in keys:
@@ -165,8 +166,8 @@ def _nowhere(error: OSError) -> str:
     )
 
 
-def _library_name(digest: str) -> str:
-    return f"lib_{digest[:32]}.so"
+def _library_name(digest: str, suffix: str) -> str:
+    return f"lib_{digest[:32]}{suffix}"
 
 
 def _sha256(path: Path) -> str:

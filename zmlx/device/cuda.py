@@ -13,7 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.cuda_text import HEADERS, cuda_text
+from zmlx.device.cuda_kernel import cuda_kernel
+from zmlx.device.cuda_text import HEADERS, CudaText, cuda_text
 from zmlx.device.gpu import LARGEST_GROUP, GpuDevice
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import Extent, MetalKernelSpec
@@ -28,6 +29,9 @@ MORE_HALVES, SOME_OPS, FEW_ARRAYS = 32, 12, 4
 # What merely streams, such as silu(a) * b in float32, is 1 % faster with one instruction for each
 # of its arrays and the largest groups: mx.compile's own speed.
 STREAMING_OPS, STREAMING_ARRAYS = 4, 3
+# Elements and threads where an input is transposed, by the bytes of an element of the widest array:
+# large groups read more of what lies beside what they need.
+ACROSS = {4: (8, 1024), 2: (32, 256)}
 # A kernel that computes much gains nothing from more loads in flight, and compiles longer: one
 # instruction for each array. Beyond TOO_MANY_OPS its function is compiled once, and called.
 MANY_OPS, TOO_MANY_OPS = 24, 40
@@ -65,29 +69,27 @@ class CudaDevice(GpuDevice):
         """See GpuDevice."""
         return LARGEST_GROUP if _streams(kernel) else self.threadgroup
 
+    def across(self, kernel: KernelSource) -> tuple[int, int]:
+        """See GpuDevice."""
+        straight = self.elements(kernel), self.group(kernel)
+        simple = kernel.rank > 1 and len(kernel.ops) <= SOME_OPS
+        few = len(_arrays(kernel)) <= FEW_ARRAYS
+        return ACROSS.get(_widest(kernel), straight) if simple and few else straight
+
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
-        text = cuda_text(spec)
-        made = mx.fast.cuda_kernel(
-            name=name,
-            input_names=list(text.input_names),
-            output_names=list(text.output_names),
-            source=text.source,
-            header=text.header,
-            ensure_row_contiguous=spec.ensure_row_contiguous,
-        )
+        made = cuda_kernel(name, cuda_text(spec), spec.ensure_row_contiguous)
         return lambda inputs, grid, **more: made(
             inputs=[*inputs, _grid_array(grid)], grid=grid, **more
         )
 
     def made(self, kernel: KernelSource) -> Any:
-        return mx.fast.cuda_kernel(
-            name=kernel.name,
-            input_names=[a.name for a in kernel.inputs],
-            output_names=[a.name for a in kernel.outputs],
-            source=_compact(kernel.body),
-            header=f'{_facts(kernel)}#include "{_NAMES}"\n{_compact(_function(kernel))}',
-            ensure_row_contiguous=False,
+        text = CudaText(
+            tuple(a.name for a in kernel.inputs),
+            tuple(a.name for a in kernel.outputs),
+            _compact(kernel.body),
+            f'{_facts(kernel)}#include "{_NAMES}"\n{_compact(_function(kernel))}',
         )
+        return cuda_kernel(kernel.name, text, ensure_row_contiguous=False)
 
 
 def _arrays(kernel: KernelSource) -> tuple[Arg, ...]:

@@ -52,6 +52,10 @@ class GpuDevice(ABC):
         """Threads of a group that launches `kernel`."""
         return self.threadgroup
 
+    def across(self, kernel: KernelSource) -> tuple[int, int]:
+        """Elements of a thread and threads of a group where an input's memory crosses the rows."""
+        return self.elements(kernel), self.group(kernel)
+
     @abstractmethod
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
         """The hand-written kernel `spec` under `name`, as MLX's callable."""
@@ -83,7 +87,7 @@ class GpuDevice(ABC):
         repeat = None if native is None else native.Repeater()
         made = GpuLauncher(
             kernel, self.made(kernel), kinds, self.elements(kernel), self.group(kernel), repeat,
-            tuning.settings(self.name, kernel),
+            self.across(kernel), tuning.settings(self.name, kernel),
         )  # fmt: skip
         return self._launchers.setdefault(kernel.digest, made)
 
@@ -98,6 +102,7 @@ class GpuLauncher:
     elements: int  # output elements a thread computes
     threadgroup: int
     repeat: Any  # a Repeater of the native module, None where there is none
+    across: tuple[int, int]  # elements and threads where an input's memory crosses the rows
     tuned: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by size class
 
     def __call__(
@@ -118,15 +123,23 @@ class GpuLauncher:
         fitted = Fitted(rules, scalars) if any(scalars) else rules
         return partial(self, rules=fitted, ruled=ruled)
 
-    def setting(self, size: int) -> tuple[int, int]:
+    def setting(self, size: int, arrays: Sequence[mx.array] = ()) -> tuple[int, int]:
         """Elements of a thread and threads of a group, for outputs of `size` elements."""
         found = self.tuned.get(tuning.size_class(size)) if self.tuned else None
-        return (found[0], found[1]) if found else (self.elements, self.threadgroup)
+        if found:
+            return found[0], found[1]
+        straight = self.elements, self.threadgroup
+        if self.across != straight and self.repeat is not None and crosses(arrays):
+            return self.across
+        return straight
 
     def with_setting(self, elements: int, threadgroup: int) -> GpuLauncher:
         """The same kernel launched otherwise, to be compared with this one."""
         repeat = None if self.repeat is None else type(self.repeat)()
-        return replace(self, elements=elements, threadgroup=threadgroup, repeat=repeat, tuned={})
+        asked = elements, threadgroup
+        return replace(
+            self, elements=elements, threadgroup=threadgroup, repeat=repeat, across=asked, tuned={}
+        )
 
     def adopt(self, size: int, elements: int, threadgroup: int) -> None:
         """Launch outputs of the class of `size` like this from now on."""
@@ -144,7 +157,7 @@ class GpuLauncher:
         size = prod(shape)
         if size == 0:
             return [mx.zeros(shape, dtype) for dtype in self.dtypes]
-        least, threadgroup = self.setting(size)
+        least, threadgroup = self.setting(size, arrays)
         elements = elements_of_a_thread(size, least)
         threads = -(-size // elements)
         index = index_type(size, self.kernel.rank, elements)
@@ -159,6 +172,12 @@ class GpuLauncher:
                 output_dtypes=self.dtypes,
             )
         )
+
+
+def crosses(arrays: Sequence[mx.array]) -> bool:
+    """Whether the memory of one of `arrays` runs across its rows; False where none can tell."""
+    native = native_or_none()
+    return native is not None and bool(native.any_crosses(arrays))
 
 
 def elements_of_a_thread(size: int, least: int) -> int:

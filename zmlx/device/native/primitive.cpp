@@ -21,6 +21,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "compiled.h"
 #include "grid.h"
 #include "launch.h"
 #include "mlx/allocator.h"
@@ -299,10 +300,15 @@ NB_MODULE(zmlx_native, m) {
   // False when this module and mlx.core were built with different nanobinds and share no types.
   m.def("linked", [] { return nb::type<zmlx::mx::array>().is_valid(); });
   m.def("load", &zmlx::load);
+  m.def("any_crosses", &zmlx::any_crosses, nb::arg("arrays"));
   m.def("any_tracer", &zmlx::any_tracer, nb::arg("arrays"));
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def("set_threads", [](int threads) { zmlx::Pool::width() = std::max(1, threads); });
+  m.def(
+      "compiled_cuda", &zmlx::compiled_cuda, nb::arg("name"), nb::arg("code"), nb::arg("inputs"),
+      nb::arg("reads"), nb::arg("grid"), nb::arg("threadgroup"), nb::arg("output_shapes"),
+      nb::arg("output_dtypes"), nb::arg("init").none(), nb::arg("ensure_row_contiguous"));
   zmlx::bind_grid(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())

@@ -1,8 +1,8 @@
 // Repeater: a custom kernel's lazy outputs again, for other arrays of shapes that it has seen.
 //
 // mx.fast.metal_kernel and cuda_kernel take 20 us to describe a launch from Python. Everything they
-// find out depends on shapes and stream alone, so the primitive they made once serves again, as
-// mx.compile uses primitives again.
+// find out depends on shapes and stream alone, and what is asked of a thread on whether memory runs
+// across rows, so the primitive they made once serves again, as mx.compile uses primitives again.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -20,6 +20,32 @@
 #include "ruled.h"
 
 namespace zmlx {
+
+// Whether memory runs across the rows, as in a transposed array; of one that is not evaluated yet, as
+// far as can be told.
+inline bool crosses(const mx::array& array) {
+  const int rank = static_cast<int>(array.ndim());
+  if (rank < 2 || array.size() < 2) {
+    return false;
+  }
+  if (!array.is_available()) {
+    return array.has_primitive() && std::string(array.primitive().name()) == "Transpose";
+  }
+  bool along = false;
+  for (int d = 0; d + 1 < rank; ++d) {
+    along = along || (array.strides()[d] == 1 && array.shape()[d] > 1);
+  }
+  return along && array.strides()[rank - 1] > 1 && array.shape()[rank - 1] > 1;
+}
+
+inline bool any_crosses(nb::handle sequence) {
+  for (nb::handle item : sequence) {
+    if (crosses(nb::cast<const mx::array&>(item))) {
+      return true;
+    }
+  }
+  return false;
+}
 
 class Repeater {
  public:
@@ -95,7 +121,7 @@ class Repeater {
     };
     put(stream.index);
     for (const auto& array : arrays) {
-      put(static_cast<int32_t>(array.ndim()));
+      put(static_cast<int32_t>(crosses(array) ? -array.ndim() : array.ndim()));
       for (const auto size : array.shape()) {
         put(static_cast<int32_t>(size));
       }
