@@ -59,6 +59,11 @@ def gradient(f: Callable[..., mx.array], arguments: int) -> Callable[..., Any]:
     return mx.grad(lambda *xs: f(*xs).sum(), argnums=tuple(range(arguments)))
 
 
+def pullback(f: Callable[..., mx.array]) -> Callable[..., Any]:
+    """The gradients in all arguments but the last, which is the cotangent of the result."""
+    return lambda *xs: mx.vjp(f, list(xs[:-1]), [xs[-1]])[1]
+
+
 # -- cases ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Case:
@@ -66,8 +71,8 @@ class Case:
 
     `shapes` gives the inputs' shapes for (rows, columns). `expression` is NumExpr's text over
     `names`, `constants` its numbers in float32: with a literal it would compute in float64.
-    The GB/s of `gpu` and `gpu_gradient` (by dtype) were set on an H200. `dtypes` are those of the
-    forward rows, `gradient_dtypes` those of the gradient's.
+    The GB/s of `gpu`, `gpu_gradient` and `gpu_pullback` (by dtype) were set on an H200. `dtypes`
+    are those of the forward rows, `gradient_dtypes` those of the gradient's.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Case:
     cpu_gradient: float | None = None
     gpu: dict[str, float] = field(default_factory=dict)
     gpu_gradient: dict[str, float] = field(default_factory=dict)
+    gpu_pullback: dict[str, float] = field(default_factory=dict)
     gradient_dtypes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     expression: str = ""
@@ -104,6 +110,7 @@ CASES = (
         cpu=10,
         gpu={"float32": 4200, "bfloat16": 4100},
         gpu_gradient={"float32": 4150, "bfloat16": 4200},
+        gpu_pullback={"float32": 4150, "bfloat16": 4200},
         gradient_dtypes=("float32", "bfloat16"),
         names=("a", "b"),
         expression="a / (1 + exp(-a)) * b",

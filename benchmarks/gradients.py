@@ -1,4 +1,8 @@
-"""Gradient rows: a plain mx.grad of the fused function beside its peers (benchmarks.peers)."""
+"""Gradient rows: a plain mx.grad of the fused function beside its peers (benchmarks.peers).
+
+The gradient of a sum reads one number as its cotangent; in a pullback row it is an array like the
+function's result, as inside a network.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ from functools import partial
 
 import mlx.core as mx
 
-from benchmarks.cases import CASES, Case, gradient
+from benchmarks.cases import CASES, Case, gradient, pullback
 from benchmarks.harness import Bar, Result, Row, Settings, as_arrays, contest
-from benchmarks.peers import INSIDE, LIGER, OUTSIDE, gradient_peers
+from benchmarks.peers import INSIDE, LIGER, OUTSIDE, PULLED, gradient_peers, pullback_peers
 
 SUITE = "gradients"
 ON_GPU = (Bar("times", 1.5, OUTSIDE), Bar("times", 20, INSIDE))
@@ -16,9 +20,11 @@ LIGER_NOTE = "Liger-Kernel: its backward kernel alone, which also reads a cotang
 
 
 def rows(settings: Settings) -> list[Row]:
-    """One row for each case and type that has a gradient's row."""
+    """Two rows for each case and type that has a gradient's row; the CPU has the first only."""
+    kinds = {"gradient": backward} | ({"pullback": pulled} if settings.device == "gpu" else {})
     return [
-        Row(SUITE, f"gradient of {case.name} {dtype}", partial(backward, case, dtype))
+        Row(SUITE, f"{kind} of {case.name} {dtype}", partial(run, case, dtype))
+        for kind, run in kinds.items()
         for case in CASES
         for dtype in case.gradient_dtypes
     ]
@@ -41,6 +47,30 @@ def backward(case: Case, dtype: str, settings: Settings) -> Result:
         bytes=sum(x.nbytes for x in inputs) + sum(x.size for x in expected) * kind.size,
         skipped=absent,
         note=LIGER_NOTE if LIGER in samples else "",
+    )
+
+
+def pulled(case: Case, dtype: str, settings: Settings) -> Result:
+    """The gradients in all inputs for a given cotangent, which counts among what is read."""
+    kind = getattr(mx, dtype)
+    inputs = case.inputs(settings.elements, kind)
+    cotangent = mx.random.normal(case.fn(*inputs).shape).astype(kind)
+    given = [*inputs, cotangent]
+    mx.eval(given)
+    peers = pullback_peers(case, given, settings)
+    expected = as_arrays(pullback(case.fn)(*[x.astype(mx.float32) for x in given]))
+    mx.eval(expected)
+    samples, absent = contest(peers, expected, kind, settings)
+    made = [Bar("times", 1.5, PULLED)] if settings.device == "gpu" else []
+    if "H200" in settings.card and dtype in case.gpu_pullback:
+        made.append(Bar("GB/s", case.gpu_pullback[dtype]))
+    return Result(
+        SUITE,
+        case.name,
+        samples=samples,
+        bars=tuple(made),
+        bytes=sum(x.nbytes for x in given) + sum(x.size for x in expected) * kind.size,
+        skipped=absent,
     )
 
 

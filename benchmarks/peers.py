@@ -16,12 +16,13 @@ import numpy as np
 
 import zmlx
 from benchmarks import torch_peers
-from benchmarks.cases import Case, gradient
+from benchmarks.cases import Case, gradient, pullback
 from benchmarks.harness import SUBJECT, Absent, Peer, Settings, Skipped, tried
 from benchmarks.torch_peers import LIGER, TORCH
 
 EAGER, COMPILE, NUMEXPR = "mx eager", "mx.compile", "NumExpr"
 OUTSIDE, INSIDE = "mx.compile(mx.grad(f))", "mx.grad(mx.compile(f))"
+PULLED = "mx.compile(mx.vjp(f))"
 Make = Callable[[Case, Sequence[mx.array]], Peer]
 
 
@@ -65,6 +66,21 @@ def gradient_peers(
     if settings.device == "cpu":
         return mine
     makers = torch_peers.compiled_gradient, torch_peers.liger_gradient
+    return mine + from_torch(case, inputs, *makers)
+
+
+def pullback_peers(
+    case: Case, inputs: Sequence[mx.array], settings: Settings
+) -> list[Peer | Skipped]:
+    """Everybody who pulls the last of `inputs`, a cotangent, back to the case's own inputs."""
+    ways = (
+        (SUBJECT, pullback(zmlx.fuse(case.fn))),
+        (PULLED, mx.compile(pullback(case.fn))),
+    )
+    mine: list[Peer | Skipped] = [Peer(name, call_of(f, inputs)) for name, f in ways]
+    if settings.device == "cpu":
+        return mine
+    makers = torch_peers.compiled_pullback, torch_peers.liger_pullback
     return mine + from_torch(case, inputs, *makers)
 
 

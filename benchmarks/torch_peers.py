@@ -46,24 +46,50 @@ def compiled_gradient(case: Case, inputs: Sequence[mx.array]) -> Peer:
     return _compiled(gradients, inputs, torch)
 
 
+def compiled_pullback(case: Case, inputs: Sequence[mx.array]) -> Peer:
+    """torch.func.vjp under torch.compile; the last of `inputs` is the cotangent."""
+    torch = pytorch()
+    function = read_as_torch(case.fn, torch)
+
+    def gradients(*xs: Any) -> Any:
+        return torch.func.vjp(function, *xs[:-1])[1](xs[-1])
+
+    return _compiled(gradients, inputs, torch)
+
+
 def liger(case: Case, inputs: Sequence[mx.array]) -> Peer:
     torch, function = pytorch(), liger_function(case)
     return _peer(LIGER, function.apply, tensors(inputs, torch), torch)
 
 
 def liger_gradient(case: Case, inputs: Sequence[mx.array]) -> Peer:
-    """Its backward kernel alone: the forward pass and the cotangent are made once, before.
+    """For a cotangent of ones, which it reads like any other."""
+    torch = pytorch()
+    return _liger_backward(case, tensors(inputs, torch), torch.ones_like, torch)
+
+
+def liger_pullback(case: Case, inputs: Sequence[mx.array]) -> Peer:
+    """The last of `inputs` is the cotangent."""
+    torch = pytorch()
+    *given, cotangent = tensors(inputs, torch)
+    return _liger_backward(case, given, lambda _: cotangent, torch)
+
+
+def _liger_backward(
+    case: Case, given: Sequence[Any], seed: Callable[[Any], Any], torch: Any
+) -> Peer:
+    """Its backward kernel alone: the forward pass is made once, before.
 
     The kernel writes the gradients over its inputs, so only the first call's are those of the
     case; later ones do the same work on other numbers.
     """
-    torch, function = pytorch(), liger_function(case)
-    given = [x.requires_grad_() for x in tensors(inputs, torch)]
-    result = function.apply(*given)
-    seed = torch.ones_like(result)
+    for x in given:
+        x.requires_grad_()
+    result = liger_function(case).apply(*given)
+    cotangent = seed(result)
 
     def gradients(*xs: Any) -> Any:
-        return torch.autograd.grad(result, xs, seed, retain_graph=True)
+        return torch.autograd.grad(result, xs, cotangent, retain_graph=True)
 
     return _peer(LIGER, gradients, given, torch)
 

@@ -71,10 +71,11 @@ def test_peers_that_are_not_installed_say_so(monkeypatch: pytest.MonkeyPatch) ->
         *peers.forward_peers(case, "float32", inputs, Settings()),
         *peers.forward_peers(case, "float32", inputs, gpu),
         *peers.gradient_peers(case, inputs, gpu),
+        *peers.pullback_peers(case, [*inputs, inputs[0]], gpu),
     ]
     absent = [peer for peer in found if isinstance(peer, Skipped)]
     others = [peers.TORCH, peers.LIGER]
-    assert [peer.name for peer in absent] == [peers.NUMEXPR, *others, *others]
+    assert [peer.name for peer in absent] == [peers.NUMEXPR, *others * 3]
     assert all("not installed" in peer.reason for peer in absent)
 
 
@@ -86,6 +87,17 @@ def test_a_gpu_row_runs_without_the_peers_from_outside(monkeypatch: pytest.Monke
     assert {s.name for s in result.skipped} == {peers.TORCH, peers.LIGER}
     assert [(b.limit, b.peer) for b in result.bars] == [(1.5, peers.OUTSIDE), (20, peers.INSIDE)]
     assert all(verdict.measured is not None for verdict in result.verdicts)
+
+
+def test_a_pullback_reads_its_cotangent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_peers, "find_spec", lambda name: None)
+    gpu = Settings("gpu", "NVIDIA H200", quick=True, rounds=1)
+    result = gradients.pulled(cases.CASES[0], "bfloat16", gpu)
+    assert result.bytes == 5 * 2 * 2**12
+    assert [(b.limit, b.peer) for b in result.bars] == [(1.5, peers.PULLED), (4200, "")]
+    assert result.verdicts[0].measured is not None and set(result.samples) == {
+        peers.SUBJECT, peers.PULLED,
+    }  # fmt: skip
 
 
 def test_code_is_read_as_torch_through_the_functions_that_it_calls() -> None:

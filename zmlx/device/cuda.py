@@ -34,7 +34,7 @@ STREAMING_OPS, STREAMING_ARRAYS = 4, 3
 ACROSS = {4: (8, 1024), 2: (32, 256)}
 # A kernel that computes much gains nothing from more loads in flight, and compiles longer: one
 # instruction for each array. Beyond TOO_MANY_OPS its function is compiled once, and called.
-MANY_OPS, TOO_MANY_OPS = 24, 40
+MANY_OPS, TOO_MANY_OPS = 32, 40
 # The header of Metal's names goes in by its place, as it would be most of the text (see _compact).
 _NAMES = (HEADERS / "msl_on_cuda.h").as_posix()
 # What other devices read; of two parts, the one for this device is "wide".
