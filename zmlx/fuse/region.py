@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from zmlx.derive.factor import factored
 from zmlx.device import watch
 from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
@@ -124,7 +125,7 @@ class Specialized:
     def vjp(self) -> Derivative:
         from zmlx.derive.accumulate import derive_vjp
 
-        return derive_vjp(self.graph)
+        return shortened(derive_vjp(self.graph), self.runtime.exact)
 
 
 class RegionRules:
@@ -192,11 +193,17 @@ class RegionRules:
         """The program for the tangents when these inputs move."""
         from zmlx.derive.accumulate import derive_jvp
 
-        derivative = derive_jvp(self._special.graph, moving)
+        exact = self._special.runtime.exact
+        derivative = shortened(derive_jvp(self._special.graph, moving), exact)
         return self._program(derivative.graph, "jvp"), derivative
 
     def _program(self, graph: Graph, what: str) -> Run:
         return self._function.runtime.program(graph, f"{self._function.name}.{what}")
+
+
+def shortened(derivative: Derivative, exact: bool) -> Derivative:
+    """`derivative` in fewer operations; where `exact`, each op keeps the rounding it would have."""
+    return derivative if exact else replace(derivative, graph=factored(derivative.graph))
 
 
 def warn_once(problem: str) -> None:
