@@ -247,3 +247,18 @@ def test_refusals_say_what_to_do() -> None:
     bits = record(lambda F, x: F.bitwise_invert(x), ((4,), "int8"))
     bits[bits.outputs[0]]["at"] = F32
     refused(bits, "bitwise_invert has no MSL form for float32")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "flat"),
+    [
+        ([(4, 3), (4, 3)], True),
+        ([(4, 3), (3,)], False),
+        ([(4, 3), (4, 1)], False),
+        ([(4, 3), (1,)], True),
+        ([(12,), (12,)], False),  # one dimension: there is nothing to divide
+    ],
+)
+def test_a_kernel_says_whether_it_may_be_flat(shapes: list[tuple[int, ...]], flat: bool) -> None:
+    kernel = emit(record(lambda F, *xs: F.add(*xs), *[(s, F32) for s in shapes]))
+    assert kernel.flat is flat and ("const bool flat = " in kernel.body) is flat

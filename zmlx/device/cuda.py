@@ -107,7 +107,7 @@ def _gives_halves(kernel: KernelSource) -> bool:
 
 def _divides(kernel: KernelSource) -> bool:
     """Whether threads divide their index even where all memory is dense: a broadcast."""
-    return kernel.rank > 1 and "bool flat" not in kernel.body
+    return kernel.rank > 1 and not kernel.flat
 
 
 def _streams(kernel: KernelSource) -> bool:

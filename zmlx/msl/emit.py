@@ -11,7 +11,7 @@ from zmlx import dtypes
 from zmlx.errors import EmitError
 from zmlx.msl.element import Element
 from zmlx.msl.kernel import Arg, KernelSource
-from zmlx.msl.loop import body
+from zmlx.msl.loop import body, may_be_flat
 from zmlx.msl.space import MAX_BUFFERS, Space, buffer_slots
 from zmlx.trace.graph import Graph
 
@@ -49,6 +49,7 @@ def emit(region: Graph, exact: bool = False) -> KernelSource:
         rank=rank,
         exact=exact,
         ops=element.ops,
+        flat=may_be_flat(space),
     )
 
 

@@ -47,6 +47,7 @@ class KernelSource:
     elementwise: bool = True
     exact: bool = False  # numerics="mlx": the device must use the very functions MLX uses there
     ops: tuple[str, ...] = field(default=())  # names of the ops inside, for reports
+    flat: bool = False  # where memory is dense, no thread divides its index; the body says it too
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", self.stem):

@@ -108,7 +108,7 @@ def _divided(space: Space) -> list[str]:
     return [*divide, f"c{space.dims[0]} = rest;"]
 
 
-def _may_be_flat(space: Space) -> bool:
+def may_be_flat(space: Space) -> bool:
     """Whether the pattern broadcasts nothing: dense inputs are read in the order of the output."""
     moves = [m for m, read in zip(space.moves, space.read, strict=True) if read and m]
     return len(space.dims) > 1 and bool(moves) and all(m == space.dims for m in moves)
@@ -145,7 +145,7 @@ def _dealt(space: Space) -> list[str]:
     if len(space.dims) < 2:
         return [*lines, "const INDEX begin = zmlx_deal<ELEMS>(t, total, true, apart);", *_BEYOND]
     outer, inner = space.dims[-2:]
-    flat, even = _may_be_flat(space), f"n{inner} % (32 * ELEMS) == 0"
+    flat, even = may_be_flat(space), f"n{inner} % (32 * ELEMS) == 0"
     if flat:
         lines += [f"const bool flat = {_dense(space)};"]
         even = f"flat || {even}"
@@ -175,7 +175,7 @@ def _wide(
     output_types: Sequence[tuple[str, str]],
 ) -> list[str]:
     """All ELEMS elements at once, where they lie in one row."""
-    inner, several, flat = loads.inner, len(space.dims) > 1, _may_be_flat(space)
+    inner, several, flat = loads.inner, len(space.dims) > 1, may_be_flat(space)
     lines = [
         "const INDEX reach = zmlx_reach<ELEMS>(apart);",
         "const bool whole = total - begin >= reach;",
