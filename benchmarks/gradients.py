@@ -20,12 +20,14 @@ LIGER_NOTE = "Liger-Kernel: its backward kernel alone, which also reads a cotang
 
 
 def rows(settings: Settings) -> list[Row]:
-    """Two rows for each case and type that has a gradient's row; the CPU has the first only."""
-    kinds = {"gradient": backward} | ({"pullback": pulled} if settings.device == "gpu" else {})
+    """One row for each case and type; on a GPU pullbacks too, of the cases that Liger-Kernel has."""
+    kinds = {"gradient": (backward, CASES)}
+    if settings.device == "gpu":
+        kinds["pullback"] = (pulled, tuple(case for case in CASES if case.liger))
     return [
         Row(SUITE, f"{kind} of {case.name} {dtype}", partial(run, case, dtype))
-        for kind, run in kinds.items()
-        for case in CASES
+        for kind, (run, cases) in kinds.items()
+        for case in cases
         for dtype in case.gradient_dtypes
     ]
 
