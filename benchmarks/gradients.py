@@ -20,7 +20,7 @@ LIGER_NOTE = "Liger-Kernel: its backward kernel alone, which also reads a cotang
 
 
 def rows(settings: Settings) -> list[Row]:
-    """One row for each case and type; on a GPU pullbacks too, of the cases that Liger-Kernel has."""
+    """One row for each case and type; on a GPU also the pullbacks that Liger-Kernel has."""
     kinds = {"gradient": (backward, CASES)}
     if settings.device == "gpu":
         kinds["pullback"] = (pulled, tuple(case for case in CASES if case.liger))
