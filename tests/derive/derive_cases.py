@@ -12,6 +12,7 @@ from zmlx import dtypes
 from zmlx.derive.accumulate import Derivative, derive_vjp
 from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
+from zmlx.trace import namespace
 from zmlx.trace.graph import Graph, Ref, broadcast
 
 
@@ -73,10 +74,9 @@ class MlxNamespace:
     """F over mlx.core itself: the same function, run by MLX."""
 
     def __getattr__(self, op: str) -> Any:
-        function = getattr(mx, OPS[op].mx[0])
         if op == "astype":
-            return lambda x, dtype: function(x, mx_dtype(name_of(dtype)))
-        return function
+            return lambda x, dtype: mx.array.astype(x, mx_dtype(name_of(dtype)))
+        return namespace.function(op)
 
 
 F = MlxNamespace()
@@ -115,7 +115,7 @@ def _op_mlx(graph: Graph, node: int, values: dict[int, Any]) -> mx.array:
     ]
     if data["op"] == "astype":
         return operands[0].astype(mx_dtype(data["dtype"])).astype(mx_dtype(_held(data["dtype"])))
-    result = getattr(mx, OPS[data["op"]].mx[0])(*operands)
+    result = namespace.function(data["op"])(*operands)
     assert name_of(result.dtype) == _held(data["dtype"]), data
     return result
 

@@ -12,12 +12,12 @@ from zmlx.dtypes import msl_type
 from zmlx.msl.helpers import HELPERS, helper_text
 from zmlx.msl.kernel import KernelSource
 from zmlx.ops.spec import OpSpec
-from zmlx.ops.table import OPS
+from zmlx.ops.table import NAMED
 
 TYPES = ("float32", "float16", "bfloat16")
 ROWS = {
     name: spec
-    for name, spec in OPS.items()
+    for name, spec in NAMED.items()
     if spec.msl is not None
     and spec.result == "operand"
     and spec.operands in ("float", "promote", "own")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import mlx.core as mx
@@ -11,6 +13,7 @@ import pytest
 from handwritten import kernel
 from scipy import special
 
+from zmlx.device import toolchain
 from zmlx.device.base import Device, Launcher
 from zmlx.msl.helpers import HELPERS, helper_text
 
@@ -164,3 +167,34 @@ def _equal(got: np.ndarray, expected: np.ndarray) -> None:
     same = (got == expected) & (np.signbit(got) == np.signbit(expected))
     same |= np.isnan(got) & np.isnan(expected)
     assert same.all(), (got[~same][:5], expected[~same][:5])
+
+
+WITHOUT_FMA = """#include "msl_on_host.h"
+extern "C" __attribute__((visibility("default"))) void lost(
+    const float* a, const float* b, float* out, long count) {
+  for (long i = 0; i < count; ++i) {
+    const float product = a[i] * b[i];
+    out[i] = metal::fma(a[i], b[i], -product);
+  }
+}
+"""
+
+
+@pytest.mark.skipif(toolchain.MACHINE != "x86_64", reason="other CPUs all have the instruction")
+@pytest.mark.parametrize("exact", [False, True])
+def test_fma_rounds_once_on_a_cpu_that_lacks_it(
+    exact: bool, host_device: Device, tmp_path: Path
+) -> None:
+    source, library = tmp_path / "lost.cpp", tmp_path / "lost.so"
+    source.write_text(("#define ZM_EXACT 1\n" if exact else "") + WITHOUT_FMA)
+    flags = [f for f in toolchain.kernel_flags() if not f.startswith(("-march=", "-mprefer-"))]
+    flags += ["-march=x86-64", f"-I{toolchain.HEADERS}"]
+    toolchain.compile_shared([source], library, flags, toolchain.kernel_libraries())
+    a, b = np.random.default_rng(4).normal(size=(2, 1001)).astype(np.float32)
+    found = np.empty_like(a)
+    arguments = [ctypes.c_void_p(v.ctypes.data) for v in (a, b, found)]
+    ctypes.CDLL(str(library)).lost(*arguments, ctypes.c_long(a.size))
+    product = a.astype(np.float64) * b  # exact
+    wanted = product - (a * b)
+    assert wanted.any()
+    np.testing.assert_array_equal(found, wanted)

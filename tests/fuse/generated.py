@@ -15,7 +15,7 @@ import numpy as np
 
 from zmlx import dtypes
 from zmlx.ops.spec import OpSpec
-from zmlx.ops.table import OPS
+from zmlx.ops.table import NAMED
 
 Function = Callable[..., mx.array]
 SQUARE = ((4, 4), (4, 4), (4, 4))
@@ -29,10 +29,10 @@ def _is_step(spec: OpSpec) -> bool:
     return spec.grad == "zero" or spec.name == "remainder"
 
 
-FLOAT_ROWS = [s for s in OPS.values() if s.msl and s.name not in APART]
+FLOAT_ROWS = [s for s in NAMED.values() if s.msl and s.name not in APART]
 INT_ROWS = [
     s
-    for s in OPS.values()
+    for s in NAMED.values()
     if s.msl_int is not None and s.name not in (*APART, "power", "left_shift", "right_shift")
 ]
 

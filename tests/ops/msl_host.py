@@ -51,7 +51,7 @@ inline float mlx_exp(float v) {
 }
 namespace metal {
 using std::abs; using std::ceil; using std::copysign; using std::floor; using std::fma;
-using std::fmod; using std::rint;
+using std::fmod; using std::ldexp; using std::rint;
 namespace precise {
 using std::acos; using std::acosh; using std::asin; using std::asinh; using std::atan;
 using std::atan2; using std::atanh; using std::cos; using std::cosh; using std::log;

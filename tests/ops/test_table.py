@@ -17,7 +17,8 @@ from zmlx.derive.partials import SYMBOLS, formula
 from zmlx.ops.composite import COMPOSITES
 from zmlx.ops.names import OPAQUE, OTHER, meaning
 from zmlx.ops.spec import OPERANDS, OpSpec
-from zmlx.ops.table import OPS
+from zmlx.ops.table import NAMED, OPS
+from zmlx.trace import namespace
 
 PUBLIC = [n for n in dir(mx) if not n.startswith("_")]
 LISTED = [n for groups in (OPAQUE, OTHER) for names in groups.values() for n in names.split()]
@@ -38,10 +39,19 @@ def test_the_account_names_nothing_twice_and_nothing_unknown():
 
 
 def test_rows_are_named_as_mlx_names_them():
-    for name, spec in OPS.items():
-        assert name == spec.name == spec.mx[0]
+    assert all(name == spec.name for name, spec in OPS.items())
+    for name, spec in NAMED.items():
+        assert name == spec.mx[0]
     aliases = [n for spec in OPS.values() for n in spec.mx]
     assert len(set(aliases)) == len(aliases)
+
+
+def test_rows_without_a_name_are_no_function_of_mlx_and_no_method():
+    unnamed = [spec for name, spec in OPS.items() if name not in NAMED]
+    assert {spec.name for spec in unnamed} == {"fma", "ldexp"}
+    for spec in unnamed:
+        assert spec.plain is not None and not spec.methods and not spec.dunder
+        assert not hasattr(mx, spec.name), f"mx.{spec.name} exists: name it in the row"
 
 
 def test_operators_and_methods_exist_on_arrays():
@@ -91,7 +101,7 @@ def test_formula_equals_reference_and_mlx(spec):
     np.testing.assert_allclose(by_formula, by_reference, rtol=1e-12, atol=1e-14)
     if spec.name != "astype":
         arrays = [mx.array(v.astype(np.float32)) for v in names.values()]
-        by_mlx = np.array(getattr(mx, spec.mx[0])(*arrays))
+        by_mlx = np.array(namespace.function(spec.name)(*arrays))
         singles = {o: v.astype(np.float32).astype(np.float64) for o, v in names.items()}
         singles = singles if spec.name != "where" else {**singles, "x": names["x"]}
         want = eval(spec.ref, {"np": np, "special": special, **singles})
@@ -106,6 +116,8 @@ def test_formula_equals_reference_and_mlx(spec):
         ({"grad": "maybe"}, "grad is 'maybe'"),
         ({"sym": None}, "sym is missing"),
         ({"msl": None}, "no MSL expression"),
+        ({"mx": ()}, "names on mlx.core or a plain form"),
+        ({"plain": lambda F, x: x}, "names on mlx.core or a plain form"),
     ],
 )
 def test_a_wrong_row_is_refused(change, message):

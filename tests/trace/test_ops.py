@@ -14,7 +14,7 @@ from tracing import bits, exported, kinds, mx_dtype, run, same, traced
 
 from zmlx import dtypes
 from zmlx.ops.composite import COMPOSITES
-from zmlx.ops.table import OPS
+from zmlx.ops.table import NAMED
 
 ALL_TYPES = pytest.mark.usefixtures("on_cpu")  # float64 exists there only
 VALUES = np.array([-3.7, -1.0, -0.5, 0.0, 0.3, 0.5, 1.0, 2.0, 3.2])
@@ -71,7 +71,7 @@ def function_of(op: str):
     """The row's function, looked up when it is called, as a user's `mx.exp` is."""
     if op == "astype":
         return lambda x: x.astype(mx.float16)
-    return lambda *operands: getattr(mx, OPS[op].mx[0])(*operands)
+    return lambda *operands: getattr(mx, NAMED[op].mx[0])(*operands)
 
 
 def refuses(fn, *arrays) -> bool:
@@ -83,9 +83,9 @@ def refuses(fn, *arrays) -> bool:
 
 
 @ALL_TYPES
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NAMED)
 def test_rows_over_dtypes(op):
-    spec, fn = OPS[op], function_of(op)
+    spec, fn = NAMED[op], function_of(op)
     seen = 0
     for dtype in dtypes.ALL:
         arrays = [array(dtype), array(dtype, POSITIVE), array(dtype, VALUES[::-1])][: spec.arity]
@@ -100,7 +100,7 @@ def test_rows_over_dtypes(op):
         else:
             agree(fn, *arrays)
             seen += 1
-    assert seen >= 8 or OPS[op].refuses
+    assert seen >= 8 or NAMED[op].refuses
 
 
 SHAPES = {
@@ -116,7 +116,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("case", SHAPES)
 def test_rows_over_shapes(case):
-    for op, spec in OPS.items():
+    for op, spec in NAMED.items():
         fn, arrays = function_of(op), SHAPES[case][: spec.arity]
         if "float32" in spec.refuses:
             arrays = [(a * 10).astype(mx.int32) for a in arrays]
@@ -127,7 +127,7 @@ def test_rows_over_shapes(case):
 
 
 @ALL_TYPES
-@pytest.mark.parametrize("op", [o for o in OPS if OPS[o].arity == 2])
+@pytest.mark.parametrize("op", [o for o in NAMED if NAMED[o].arity == 2])
 def test_mixed_types_promote_as_in_mlx(op):
     fn = function_of(op)
     for a, b in itertools.product(dtypes.ALL, repeat=2):

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tracing import call_of, replayed, same
 
-from zmlx.ops.table import OPS
+from zmlx.ops.table import NAMED
 from zmlx.trace.run import trace
 
 Step = tuple[str, list[int], Any, str]
 
-NAMES = [name for name, spec in OPS.items() if name != "astype"]
+NAMES = [name for name in NAMED if name != "astype"]
 NUMBERS = [0, 1, -2, 3, 0.5, -1.5, 0.0, -0.0, True, 2.5e-3]
 SHAPES = [(), (1,), (3,), (2, 1), (2, 3), (0, 3)]
 TYPES = ["bool", "uint8", "int16", "int32", "float16", "bfloat16", "float32", "complex64"]
@@ -88,7 +88,7 @@ def step(item: Step, values: list[mx.array], numbers: list[Any]) -> mx.array:
         return mx.sum(first, axis=tuple(range(len(first.shape))), keepdims=True)
     if name == "slice":
         return first[..., :1] if first.ndim else first
-    return getattr(mx, OPS[name].mx[0])(first, *others[: OPS[name].arity - 1])
+    return getattr(mx, NAMED[name].mx[0])(first, *others[: NAMED[name].arity - 1])
 
 
 @given(programs())

@@ -17,6 +17,12 @@ from zmlx.trace.run import Call, Trace, rebuild, trace
 from zmlx.trace.scalars import evaluate
 from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
 
+A = mx.array(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
+B = mx.array(np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32))
+V = mx.array([0.5, -1.0, 2.0, 0.25])
+I = mx.array([3, 0, 1, 2])  # noqa: E741
+SPD = A @ A.T + 4 * mx.eye(4)
+
 
 def mx_dtype(name: str) -> mx.Dtype:
     return getattr(mx, "bool_" if name == "bool" else name)
@@ -149,6 +155,10 @@ def kinds(graph: Graph) -> list[str]:
         elif data["kind"] == "opaque":
             found.append(f"[{data['call'].label}]")
     return found
+
+
+def random_state() -> list:
+    return mx.random.state[0].tolist()
 
 
 def exported(fn: Callable, *arrays: mx.array) -> tuple[list[str], list[tuple]]:

@@ -58,7 +58,7 @@ if (kk_full) {
 def dropped(x: mx.array, p: mx.array, keep: mx.array, seed: mx.array) -> mx.array:
     """`x` where it is kept, times `keep`, else 0; p, keep, seed have one element each."""
     op = _dropout()
-    flat = op(x.reshape(1, -1), p, keep, seed)[0] if x.size else x
+    flat = op(x.reshape(1, x.size), p, keep, seed)[0] if x.size else x
     return flat.reshape(x.shape)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from math import prod
 
 import mlx.core as mx
 
@@ -66,7 +67,8 @@ def joined_rows(op: KernelOp, inputs: Arrays, axes: Sequence[int]) -> list[mx.ar
     if axes[0] < 0 or any(axis >= 0 for axis in axes[1:]):
         return None
     x = mx.moveaxis(inputs[0], axes[0], 0)
-    (found,) = op(x.reshape(-1, x.shape[-1]), *inputs[1:])
+    rows = x.reshape(prod(x.shape[:-1]), x.shape[-1])  # of no examples none: -1 would not do
+    (found,) = op(rows, *inputs[1:])
     return [found.reshape(*x.shape[:-1], found.shape[-1])]
 
 

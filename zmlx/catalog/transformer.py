@@ -261,4 +261,4 @@ def _gated(name: str, x: mx.array, biases: Sequence[mx.array], compute: object) 
     shape = (*x.shape[:-1], width // 2)
     if x.size == 0:
         return mx.zeros(shape, x.dtype)
-    return _glu(name).op(x.reshape(-1, width), *given)[0].reshape(shape)
+    return _glu(name).op(x.reshape(x.size // width, width), *given)[0].reshape(shape)

@@ -18,7 +18,7 @@ from zmlx.msl.default_header import DEFAULT_HEADER
 from zmlx.ops.composite import COMPOSITES
 from zmlx.ops.table import OPS
 
-Meaning = Callable[..., Value | None]
+Meaning = Callable[..., Value]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Function:
     meaning: Meaning
     converts: str = "float"
 
-    def __call__(self, F: Rows, arguments: list[Value]) -> Value | None:
+    def __call__(self, F: Rows, arguments: list[Value]) -> Value:
         given = arguments
         if self.converts == "float":
             given = [floating(F, a) for a in given]
@@ -122,12 +122,15 @@ def _copysign(F: Rows, x: Value, y: Value) -> Value:
     return F.where(_signbit(F, y), F.negative(size), size)
 
 
-def _ldexp(F: Rows, x: Value, exponent: Value) -> Value | None:
-    """Times a power of two that is written out, in steps that float32 holds exactly."""
-    left = F.number(exponent)
-    if not isinstance(left, int) or not -300 <= left <= 300:
-        return None
-    x = floating(F, x)
+def _ldexp(F: Rows, x: Value, exponent: Value) -> Value:
+    """Times a power of two; one that is written out, in steps that float32 holds exactly."""
+    x, whole = floating(F, x), cast(F, exponent, "int32")
+    left = F.number(whole)
+    if left is None or not -300 <= left <= 300:
+        near = F.maximum(F.minimum(F.stop_gradient(whole), 300), -300)  # beyond: 0 or infinite
+        wide = "float64" if x.kind == "float64" else "float32"  # half types lack some of these
+        count = F.astype(near, wide)
+        return F.astype(F.ldexp(F.astype(x, wide), count), x.kind)
     while left:
         step = max(-126, min(126, left))
         x, left = F.multiply(x, 2.0**step), left - step
@@ -192,7 +195,7 @@ FUNCTIONS: dict[str, Function] = {
     "fmod": _of(2, _fmod),
     "fmax": _of(2, _larger),
     "fmin": _of(2, _smaller),
-    "fma": _of(3, lambda F, a, b, c: F.add(F.multiply(a, b), c)),
+    "fma": _row("fma"),
     "mix": _of(3, _mix),
     "step": _of(2, _step),
     "smoothstep": _of(3, _smoothstep),

@@ -218,10 +218,7 @@ class Reader:
             raise self.unparsed(token, f"{name!r} of the header cannot be read")
         if function := FUNCTIONS.get(name):
             self._count(token, function.arity, arguments)
-            value = function(self.F, [self.value(a) for a in arguments])
-            if value is None:
-                raise self.unparsed(token, f"{name!r} of these arguments cannot be read")
-            return value
+            return function(self.F, [self.value(a) for a in arguments])
         if own := default_functions().get(name):
             return self._own(token, own, arguments)
         if name in helper_rows():

@@ -1,13 +1,15 @@
 """What one row of the op table says, and the checks it must pass when it is registered.
 
 A row holds everything ZMLX knows about one elementwise op. The tracer, the emitter, the
-derivatives, the tests and the docs read it; nobody else states a formula. Rows are plain strings,
-so that neither sympy nor NumPy loads before a derivative or a test wants it.
+derivatives, the tests and the docs read it; nobody else states a formula. Formulas are plain
+strings, so that neither sympy nor NumPy loads before a derivative or a test wants it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 OPERANDS = ("x", "y", "z")
 
@@ -28,6 +30,9 @@ RESULT_RULES = ("operand", "bool", "param")
 class OpSpec:
     """One elementwise op.
 
+    An op that only C expressions call has no name in `mx`; `plain` then says it in rows that have
+    one: see zmlx.ops.plain.
+
     `at` maps an operand to "condition: partial" where MLX fixes what mathematics leaves open.
     `msl_exact` replaces `msl` under numerics="mlx" where MLX rounds half types inside the op;
     `msl_const` has forms for a constant last operand under numerics="fp32".
@@ -40,7 +45,7 @@ class OpSpec:
 
     name: str  # snake_case, MLX's spelling where MLX has one
     arity: int  # 1 to 3
-    mx: tuple[str, ...]  # names on mlx.core that mean exactly this op
+    mx: tuple[str, ...]  # names on mlx.core that mean exactly this op, or none
     operands: str  # one of OPERAND_RULES
     result: str = "operand"  # one of RESULT_RULES
     msl: str | None = None  # float32 expression; None where the op has no float form
@@ -62,6 +67,7 @@ class OpSpec:
     cost: int = 1  # rough price against an add, 1 (add) to 20 (a transcendental)
     tol: float = 1.0  # factor on the default tolerance, with its reason in `source`
     source: str = ""  # where formula and conventions come from
+    plain: Callable[..., Any] | None = None  # the op in rows that MLX names; only without a name
 
     def __post_init__(self) -> None:
         if not 1 <= self.arity <= 3:
@@ -74,3 +80,5 @@ class OpSpec:
             raise ValueError(f"op {self.name}: grad is auto but sym is missing")
         if self.msl is None and self.msl_int is None and self.msl_bool is None:
             raise ValueError(f"op {self.name}: no MSL expression at all")
+        if bool(self.mx) == (self.plain is not None):
+            raise ValueError(f"op {self.name}: give names on mlx.core or a plain form, one of them")

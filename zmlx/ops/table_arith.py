@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zmlx.ops import plain
 from zmlx.ops.spec import OpSpec
 
 _WIDE = (-30.0, 30.0)
@@ -24,6 +25,19 @@ ROWS = (
         "multiply", 2, ("multiply",), "promote", msl="{x} * {y}", msl_int="", msl_bool="",
         msl_exact="zmlx_exact_multiply({x}, {y})", exact_helpers=("exact_multiply",),
         sym="x*y", dunder="mul", ref="x * y", domain=(_WIDE, _WIDE),
+    ),
+    OpSpec(
+        "fma", 3, (), "float", msl="metal::fma({x}, {y}, {z})", sym="x*y + z", ref="x * y + z",
+        domain=((0.1, 30.0),) * 3, refuses=("complex64",),
+        plain=plain.fma,
+        source="C's fma, rounded once; where no kernel can run, its last bit may be off",
+    ),
+    OpSpec(
+        "ldexp", 2, (), "float", msl="metal::ldexp({x}, int(metal::floor({y})))",
+        refuses=("complex64",), sym="x*2**floor(y)", ref="x * 2.0**np.floor(y)",
+        domain=(_WIDE, (-9.0, 9.0)), cost=4,
+        plain=plain.ldexp,
+        source="C's ldexp, rounded once; y holds a whole number within 300 and has no gradient",
     ),
     OpSpec(
         "divide", 2, ("divide",), "float", msl="{x} / {y}",

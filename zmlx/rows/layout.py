@@ -115,6 +115,6 @@ def grid(rows: int, how: Setting) -> tuple[Extent, Extent]:
 
 
 def stacked(count: int) -> tuple[int, int]:
-    """`count` along y, and on along z beyond what CUDA takes."""
-    high = min(count, MAX_GROUPS_Y)
-    return high, -(-count // high)
+    """`count` along y, and on along z beyond what CUDA takes; a grid has one of each at least."""
+    high = max(1, min(count, MAX_GROUPS_Y))
+    return high, max(1, -(-count // high))

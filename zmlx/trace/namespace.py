@@ -7,7 +7,7 @@ The tracer asks `meaning` for a call by name: a row of the table, a composite of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -80,11 +80,24 @@ def _has_kernels(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     return all(dtypes.has_msl(name_of(a.dtype)) for a in arrays)
 
 
-def function(op: str, param: mx.Dtype | None) -> Callable[..., Any]:
-    """MLX's own function for row `op`."""
+def function(op: str, param: mx.Dtype | None = None) -> Callable[..., Any]:
+    """MLX's own function for row `op`; for a row that it has no name for, the row's plain form."""
     if op == "astype":
         return lambda x: mx.array.astype(x, param)
-    return intercept.original(OPS[op].mx[0])
+    plain = OPS[op].plain
+    return intercept.original(OPS[op].mx[0]) if plain is None else partial(plain, _MLX)
+
+
+class _Mlx:
+    """One function of MLX for each row: `F.add(a, b)` computes."""
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if op not in OPS:
+            raise AttributeError(op)
+        return function(op)
+
+
+_MLX = _Mlx()
 
 
 @cache

@@ -37,8 +37,14 @@ ZM_INLINE float fract(float x) {
   const float r = x - __builtin_floorf(x);
   return r >= 1.0f ? 0.99999994f : r;
 }
+// Rounded once on every CPU: one without the instruction calls the C library.
 ZM_INLINE float fma(float a, float b, float c) {
   return __builtin_fmaf(a, b, c);
+}
+// Exact in double, so rounded once; beyond 300 everything is 0 or infinite.
+ZM_INLINE float ldexp(float x, int exponent) {
+  const int within = exponent < -300 ? -300 : (exponent > 300 ? 300 : exponent);
+  return float(double(x) * as_type<double>(ulong(within + 1023) << 52));
 }
 ZM_INLINE float fmod(float x, float y) {
   return __builtin_fmodf(x, y);

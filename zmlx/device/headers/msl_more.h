@@ -1,4 +1,5 @@
-// Functions of Metal that the generator never writes. Part of msl_written.h.
+// Functions of Metal that the generator never writes. Part of msl_written.h, and of a hand-written
+// kernel's header on CUDA.
 #pragma once
 
 namespace metal {
@@ -10,8 +11,13 @@ ZM_INLINE float smoothstep(float low, float high, float x) {
 ZM_INLINE float fdim(float x, float y) {
   return x > y ? x - y : (x != x || y != y ? NAN : 0.0f);
 }
-ZM_INLINE float ldexp(float x, int exponent) {
-  return __builtin_ldexpf(x, exponent);
+// Floats of one sign lie in the order of their bits; at equal operands it is the second, as in C.
+ZM_INLINE float nextafter(float x, float y) {
+  const uint bits = as_type<uint>(x);
+  const float next = as_type<float>((x < y) == (x > 0.0f) ? bits + 1u : bits - 1u);
+  const float least = copysign(as_type<float>(1u), y);
+  const float found = x == 0.0f ? least : next;
+  return x != x || y != y ? x + y : (x == y ? y : found);
 }
 #ifndef ZM_EXACT
 ZM_INLINE float sincos(float x, float& cosine) {
@@ -34,7 +40,7 @@ ZM_INLINE uint reverse_bits(uint x) {
   return y;
 }
 ZM_INLINE int popcount(int x) {
-  return __builtin_popcount(uint(x));
+  return popcount(uint(x));
 }
 ZM_INLINE int clz(int x) {
   return int(clz(uint(x)));

@@ -1,0 +1,126 @@
+"""Traced values where they do not belong: in closures, objects, and after their trace has ended."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from refusing import X, refused
+from tracing import traced
+
+from zmlx.errors import TraceError
+
+
+def test_closures_over_traced_arrays():
+    def operator(x):
+        return mx.grad(lambda w: (w * x).sum())(x)  # here
+
+    def function(x):
+        return mx.grad(lambda w: mx.sum(mx.exp(x)) * w.sum())(x)  # here
+
+    def index(x):
+        at = x.astype(mx.int32)
+        return mx.grad(lambda w: X[at].sum() * w.sum())(x)  # here
+
+    def in_place(x):
+        def inner(w):
+            w = w * 1
+            w += x  # here
+            return w.sum()
+
+        return mx.grad(inner)(x)
+
+    def activation(x):
+        return mx.grad(lambda w: (nn.gelu(x) * w).sum())(x)  # here
+
+    def untraced(x):
+        return mx.grad(lambda w: (w * x).sum())(X)  # here
+
+    def product(x):
+        return mx.vjp(lambda w: w * x, [X], [X])  # here
+
+    for fn in (operator, function, index, in_place, activation, untraced, product):
+        refused(fn, X, words="closure.*as an argument")
+
+
+def kept_from_a_trace():
+    kept = []
+    traced(lambda x: kept.append(x) or x * 2, X)
+    traced(lambda x, rate: kept.append(rate) or x * rate, X, 0.5)
+    return kept
+
+
+USES = {
+    "operator": lambda k, x: k + 1, "reflected": lambda k, x: x * k, "method": lambda k, x: k.sum(),
+    "item": lambda k, x: k.tolist(), "function": lambda k, x: mx.exp(k) + x,
+    "opaque": lambda k, x: mx.matmul(x, k), "returned": lambda k, x: (k, x),
+    "index": lambda k, x: k[0], "activation": lambda k, x: nn.silu(k), "copy": lambda k, x: +k,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_proxy_of_a_finished_trace(use):
+    kept, _ = kept_from_a_trace()
+    with pytest.raises(TraceError, match="a trace that has ended|needs a value"):
+        traced(lambda x: USES[use](kept, x), X)
+    if use not in ("function", "opaque", "returned", "activation"):  # outside, MLX alone sees them
+        with pytest.raises(TraceError, match="a trace that has ended|needs a value"):
+            USES[use](kept, X)
+
+
+def test_mlx_itself_refuses_a_proxy_of_a_finished_trace():
+    kept, _ = kept_from_a_trace()
+    for use in (mx.exp, nn.silu, lambda k: mx.matmul(X, k), np.array):
+        with pytest.raises((RuntimeError, TraceError)):
+            mx.eval(use(kept))
+    with pytest.raises(RuntimeError):
+        mx.eval(kept)
+    assert "Proxy" in repr(kept) and kept.shape == (3,)
+
+
+def test_a_number_of_a_finished_trace():
+    _, kept = kept_from_a_trace()
+    assert "ScalarProxy" in repr(kept)
+    for fn in (lambda x: x * kept, lambda x: x * (kept + 1), lambda x: (x, kept)):
+        with pytest.raises(TraceError, match="number of a trace that has ended"):
+            traced(fn, X)
+    for use in (float, bool, str, lambda k: k > 0):
+        with pytest.raises(TraceError, match="number of a trace that has ended"):
+            use(kept)
+
+
+def test_an_outer_traces_array_in_an_inner_trace():
+    def fn(x):
+        return traced(lambda y: x * y, X)  # here
+
+    refused(fn, X, words="closure")
+
+
+@dataclass
+class Box:
+    array: mx.array
+
+
+def test_arrays_hidden_in_objects():
+    with pytest.raises(TraceError, match="a Box that holds traced arrays"):
+        traced(lambda x: Box(x * 2), X)
+    with pytest.raises(TraceError, match="a set that holds traced arrays"):
+        traced(lambda x: {x * 2}, X)
+
+
+def test_a_refusal_of_a_kept_array_that_is_caught_still_counts():
+    kept, number = kept_from_a_trace()
+
+    def fn(x):
+        with contextlib.suppress(Exception):
+            x = x * kept
+        with contextlib.suppress(Exception):
+            x = x * number
+        return x
+
+    with pytest.raises(TraceError, match="a trace that has ended"):
+        traced(fn, X)
