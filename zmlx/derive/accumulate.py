@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from zmlx import dtypes
 from zmlx.derive.lower import Builder, chain_rule
+from zmlx.derive.sums import sum_call
 from zmlx.errors import DeriveError
 from zmlx.ops.spec import OPERANDS
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
@@ -244,24 +245,15 @@ def _summed(copy: _Copy, value: int, shape: tuple[int, ...]) -> int:
     axes = (*range(lead), *inner)
     kept = tuple(1 if d in axes else size for d, size in enumerate(have))
     if inner:
-        value = _opaque(copy, value, mx.sum, {"axis": axes, "keepdims": True}, "sum", kept)
+        value = _opaque(copy, value, sum_call(axes, keepdims=True), kept)
         if not lead:
             return value
-        return _opaque(
-            copy, value, mx.squeeze, {"axis": tuple(range(lead))}, "squeeze", kept[lead:]
-        )
-    return _opaque(copy, value, mx.sum, {"axis": axes, "keepdims": False}, "sum", have[lead:])
+        squeeze = OpaqueCall(mx.squeeze, (Ref(0),), {"axis": tuple(range(lead))}, "squeeze")
+        return _opaque(copy, value, squeeze, kept[lead:])
+    return _opaque(copy, value, sum_call(axes, keepdims=False), have[lead:])
 
 
-def _opaque(
-    copy: _Copy,
-    value: int,
-    fn: object,
-    kwargs: dict[str, object],
-    label: str,
-    shape: tuple[int, ...],
-) -> int:
-    call = OpaqueCall(fn, (Ref(0),), kwargs, label)  # type: ignore[arg-type]
+def _opaque(copy: _Copy, value: int, call: OpaqueCall, shape: tuple[int, ...]) -> int:
     dtype = copy.graph[value]["dtype"]
     return copy.graph.add("opaque", (value,), shape=shape, dtype=dtype, call=call, pure=True)
 

@@ -7,7 +7,7 @@ asks for it on plain calls only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -18,6 +18,7 @@ from zmlx.fuse.replay import replay, replay_fp32
 from zmlx.trace.graph import Graph
 from zmlx.trace.operands import name_of
 
+Arrays = Sequence[mx.array]
 # Both ways are accurate to a few units in the last place for each op, and ops amplify that; what
 # this must catch is a wrong kernel, not a wrong rounding.
 RELATIVE, OF_LARGEST = 1e-3, 1e-5
@@ -26,7 +27,7 @@ RELATIVE, OF_LARGEST = 1e-3, 1e-5
 def checked(graph: Graph, launch: Launcher, exact: bool, name: str) -> Launcher:
     """`launch`, but a result that differs from the MLX ops raises CheckError."""
 
-    def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+    def run(arrays: Arrays) -> list[mx.array]:
         got = launch(arrays)
         wanted = (replay if exact else replay_fp32)(graph, arrays)
         for index, (mine, theirs) in enumerate(zip(got, wanted, strict=True)):
@@ -36,11 +37,33 @@ def checked(graph: Graph, launch: Launcher, exact: bool, name: str) -> Launcher:
     return run
 
 
-def _compare(got: mx.array, wanted: mx.array, exact: bool, what: str) -> None:
+def checked_sums(
+    graph: Graph, launch: Launcher, added: Callable[[Arrays], list[mx.array]], name: str
+) -> Launcher:
+    """`launch`, which gives what `added` makes of the region's outputs, checked likewise.
+
+    A sum may err by what its terms have, however small it is itself.
+    """
+
+    def run(arrays: Arrays) -> list[mx.array]:
+        got, values = launch(arrays), replay_fp32(graph, arrays)
+        wanted, terms = added(values), added([mx.abs(v) for v in values])
+        for index, found in enumerate(zip(got, wanted, terms, strict=True)):
+            _compare(*found[:2], False, f"{name}, output {index}", found[2])
+        return got
+
+    return run
+
+
+def _compare(
+    got: mx.array, wanted: mx.array, exact: bool, what: str, terms: mx.array | None = None
+) -> None:
     if got.size == 0:
         return
     with mx.stream(mx.cpu):
         error, allowed = _distance(got, wanted, exact)
+        if terms is not None:
+            allowed = allowed + OF_LARGEST * terms.reshape(-1).astype(mx.float64)
         worst = int(mx.argmax(error - allowed).item())
         if error[worst].item() <= allowed[worst].item():
             return

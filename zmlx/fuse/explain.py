@@ -25,8 +25,10 @@ from zmlx.fuse.program import Program
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import cost, simplify
+from zmlx.fuse.summed import SummedFunction
 from zmlx.fuse.text import parts, plain
 from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.graph import Graph
 from zmlx.trace.run import Trace
 
@@ -248,8 +250,8 @@ def _region(graph: Graph, region: Region, function: RegionFunction, name: str) -
         region.nodes,
         special.kernel.name if special.kernel else "",
         _text_of(special.kernel) if special.kernel else "",
-        tuple(kernel.name for kernel in pulls),
-        "\n".join(map(_text_of, pulls)),
+        tuple(name for name, _ in pulls),
+        "\n".join(msl for _, msl in pulls),
     )
 
 
@@ -260,13 +262,22 @@ def _ports(graph: Graph, names: Sequence[str], nodes: Sequence[int]) -> tuple[Po
     )
 
 
-def _kernels(graph: Graph, special: Specialized, name: str) -> list[KernelSource]:
-    """The kernels that a derivative's graph becomes for the example's shapes; none is compiled."""
+def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, str]]:
+    """Name and text of the kernels that a derivative's graph becomes; none is compiled.
+
+    They are those for the example's shapes.
+    """
     found = []
-    for region in plan(graph, device_for_current_stream().worth_alone).regions:
+    exact = special.runtime.exact
+    for region in plan(graph, device_for_current_stream().worth_alone, sums=not exact).regions:
         function = RegionFunction(region.graph, special.runtime, name)
-        found.append(function.specialized(_shapes(region.graph)).kernel)
-    return [kernel for kernel in found if kernel is not None]
+        shapes = _shapes(region.graph)
+        spec = SummedFunction(region, function).kernel(shapes) if region.sums else None
+        if spec is not None:
+            found.append((spec.unique_name, _text_of_sums(spec)))
+        elif kernel := function.specialized(shapes).kernel:
+            found.append((kernel.name, _text_of(kernel)))
+    return found
 
 
 def _shapes(region: Graph) -> list[tuple[int, ...]]:
@@ -278,6 +289,12 @@ def _text_of(kernel: KernelSource) -> str:
     arguments = ", ".join(arg.name for arg in (*kernel.inputs, *kernel.outputs))
     line = f"// Body of kernel {kernel.name}({arguments}); its signature is added on launch.\n"
     return f"{kernel.header}{line}{kernel.body}"
+
+
+def _text_of_sums(spec: MetalKernelSpec) -> str:
+    arguments = ", ".join((*spec.input_names, *spec.output_names))
+    line = f"// Body of kernel {spec.unique_name}({arguments}); sum0, ... are partial sums.\n"
+    return f"{spec.header}{line}{spec.source}"
 
 
 def _source(graph: Graph, node: int) -> str:

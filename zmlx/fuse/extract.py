@@ -22,13 +22,35 @@ class Ends:
     outputs: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Sum:
+    """A sum of a region's output, of which the kernel adds up a part."""
+
+    node: int  # of the whole graph
+    output: int  # position in the region's outputs, a float32 one
+    axes: tuple[int, ...]  # none negative
+    keepdims: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars."""
+    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars.
+
+    Where it has `sums`, it gives the outputs `kept`, by position, and the sums, no other output.
+    """
 
     graph: Graph
     ends: Ends  # node ids of the whole graph; graph.inputs are ends.inputs + ends.scalars
     nodes: tuple[int, ...]
+    sums: tuple[Sum, ...] = ()
+    kept: tuple[int, ...] = ()
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """What running it gives, as node ids of the whole graph."""
+        if not self.sums:
+            return self.ends.outputs
+        return (*[self.ends.outputs[k] for k in self.kept], *[s.node for s in self.sums])
 
 
 def extract(graph: Graph, nodes: Sequence[int]) -> Region:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zmlx.errors import PlanError
+from zmlx.fuse.absorb import with_sums
 from zmlx.fuse.extract import Region, extract
 from zmlx.fuse.regions import regions, unfusable
 from zmlx.fuse.simplify import cost
@@ -43,14 +44,20 @@ class Plan:
         return [step for step in self.steps if isinstance(step, Native)]
 
 
-def plan(graph: Graph, worth_alone: int) -> Plan:
-    """Cut `graph`; a lone op cheaper than `worth_alone` stays with MLX."""
+def plan(graph: Graph, worth_alone: int, sums: bool = True) -> Plan:
+    """Cut `graph`; a lone op cheaper than `worth_alone` stays with MLX.
+
+    With `sums` a region adds up what a derivative sums of it, and a lone op is worth that too.
+    """
     steps: list[Step] = []
     fused: set[int] = set()
     for nodes in regions(graph):
-        if _deserves_a_kernel(graph, nodes, worth_alone):
-            steps.append(extract(graph, nodes))
-            fused.update(nodes)
+        region = extract(graph, nodes)
+        if sums:
+            region = with_sums(graph, region)
+        if region.sums or _deserves_a_kernel(graph, nodes, worth_alone):
+            steps.append(region)
+            fused.update(_nodes(region))
     for node in graph:
         if graph.kind(node) in ("op", "opaque", "item") and node not in fused:
             steps.append(Native(node, _reason(graph, node)))
@@ -92,4 +99,6 @@ def _ordered(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
 
 
 def _nodes(step: Step) -> tuple[int, ...]:
-    return step.nodes if isinstance(step, Region) else (step.node,)
+    if isinstance(step, Native):
+        return (step.node,)
+    return (*step.nodes, *[s.node for s in step.sums])

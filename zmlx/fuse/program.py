@@ -21,6 +21,7 @@ from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import constant, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
+from zmlx.fuse.summed import SummedFunction
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.operands import arrays_in
@@ -35,7 +36,7 @@ class Program:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         device = device_for_current_stream()
-        self.plan = plan(simplify(graph), device.worth_alone)
+        self.plan = plan(simplify(graph), device.worth_alone, sums=not runtime.exact)
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]
@@ -45,9 +46,11 @@ class Program:
             RegionFunction(region.graph, runtime, f"{name}.region{i}")
             for i, region in enumerate(self.plan.regions)
         ]
-        functions = iter(self.functions)
+        pairs = zip(self.plan.regions, self.functions, strict=True)
+        self._runs: list[Run] = [SummedFunction(r, f) if r.sums else f for r, f in pairs]
+        runs = iter(self._runs)
         self._steps = [
-            _region_step(graph, step, next(functions))
+            _region_step(graph, step, next(runs))
             if isinstance(step, Region)
             else _native_step(graph, step)
             for step in self.plan.steps
@@ -69,10 +72,11 @@ class Program:
         """The program as one region's function, where it is nothing but that."""
         if len(self.plan.steps) != 1 or not self.plan.regions:
             return None
-        ends = self.plan.regions[0].ends
-        if ends.scalars or ends.inputs != self._inputs or ends.outputs != self._outputs:
+        region = self.plan.regions[0]
+        ends = region.ends
+        if ends.scalars or ends.inputs != self._inputs or region.results != self._outputs:
             return None
-        return self.functions[0]
+        return self._runs[0]
 
     def _build_kernels(self) -> None:
         """Compile what the example shapes need in one run of the compiler."""
@@ -81,6 +85,8 @@ class Program:
             return
         kernels = []
         for function, region in zip(self.functions, self.plan.regions, strict=True):
+            if region.sums:  # the kernel's launch knows its sizes
+                continue
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             kernel = function.specialized(shapes).kernel
             kernels += [] if kernel is None else [kernel]
@@ -110,8 +116,8 @@ def _initial(data: dict[str, Any]) -> Any:
 
 
 # -- steps ----------------------------------------------------------------------------------------
-def _region_step(graph: Graph, region: Region, function: RegionFunction) -> Step:
-    inputs, outputs = region.ends.inputs, region.ends.outputs
+def _region_step(graph: Graph, region: Region, function: Run) -> Step:
+    inputs, outputs = region.ends.inputs, region.results
     scalars = [(node, number_maker(graph[node]["dtype"])) for node in region.ends.scalars]
 
     def run(values: Values) -> None:

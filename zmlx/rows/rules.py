@@ -18,14 +18,14 @@ from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
 from zmlx.errors import DeriveError
 from zmlx.expr import Names, Source, Unparsed, parse_all, split_update
+from zmlx.fuse.function_rules import FunctionRules as FunctionRules  # its users import it here
+from zmlx.fuse.function_rules import Pull
 from zmlx.fuse.region import warn_once
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.rows.spec import Fold, RowSpec
 
 Arrays = Sequence[mx.array]
 RowFunction = Callable[[Arrays], list[mx.array]]
-# Of primals, cotangents, argnums, outputs: the gradients of those inputs that it knows.
-Pull = Callable[[Arrays, Arrays, Sequence[int], Arrays], dict[int, mx.array]]
 Scope = dict[str, mx.array]
 Step = Callable[[Scope], mx.array]
 
@@ -89,59 +89,6 @@ def row_function(row: RowSpec) -> RowFunction:
         return found
 
     return run
-
-
-class FunctionRules:
-    """How MLX's transformations go through a kernel that computes `function`, made of MLX's ops.
-
-    `pull` gives gradients by kernels of their own, for the inputs that it knows; those of the
-    others, tangents and mapped results come from `function`.
-    """
-
-    def __init__(self, function: RowFunction | None, pull: Pull | None = None) -> None:
-        self._function, self._pull = function, pull
-
-    def function(self) -> RowFunction:
-        """The op in MLX's ops."""
-        assert self._function is not None
-        return self._function
-
-    def vjp(
-        self,
-        primals: Arrays,
-        cotangents: Sequence[mx.array | None],
-        argnums: Sequence[int],
-        outputs: Arrays,
-    ) -> list[mx.array]:
-        pairs = zip(cotangents, outputs, strict=True)
-        seeds = [mx.zeros_like(o) if c is None else c.astype(o.dtype) for c, o in pairs]
-        found = self._pull(primals, seeds, argnums, outputs) if self._pull else {}
-        rest = [i for i in argnums if i not in found]
-        if rest:
-            moved = self._moved(primals, rest)
-            pulled = mx.vjp(moved, [primals[i] for i in rest], seeds)[1]
-            found |= dict(zip(rest, pulled, strict=True))
-        return [found[i] for i in argnums]
-
-    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
-        moving = [primals[i] for i in argnums]
-        return mx.jvp(self._moved(primals, argnums), moving, list(tangents))[1]
-
-    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
-        function = self.function()
-        mapped = tuple(None if axis < 0 else axis for axis in axes)
-        return list(mx.vmap(lambda *arrays: tuple(function(arrays)), in_axes=mapped)(*inputs))
-
-    def _moved(self, primals: Arrays, argnums: Sequence[int]) -> Callable[..., list[mx.array]]:
-        function = self.function()
-
-        def run(*moving: mx.array) -> list[mx.array]:
-            arrays = list(primals)
-            for i, array in zip(argnums, moving, strict=True):
-                arrays[i] = array
-            return function(arrays)
-
-        return run
 
 
 def op_of(launch: Launcher, rules: FunctionRules) -> Launcher:

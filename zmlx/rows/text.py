@@ -11,48 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zmlx.msl.packs import PACKS_TEXT as PACKS_TEXT  # its users import it here
 from zmlx.rows.spec import ELEMENT, Fold, RowSpec, words
 
 COLUMNS, ROWS, BOTH = 1, 2, 3  # forms
 MAX_GROUPS_Y = 32768  # CUDA has at most 65535 along y; more rows go on along z
-
-# Neighbouring elements in registers. A device that loads several at once brings its own.
-PACKS_TEXT = """
-#ifdef ZMLX_WIDE
-template <typename T, int N>
-using kk_pack = zm_pack<N, T>;
-template <typename T, int N>
-inline kk_pack<T, N> kk_load(const T* from) {
-  return zmlx_fetch<N>(from, 1);
-}
-template <typename T, int N>
-inline void kk_store(T* to, const kk_pack<T, N>& pack) {
-  zmlx_put<N>(to, pack);
-}
-#else
-template <typename T, int N>
-struct kk_pack {
-  T item[N];
-};
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_load(P from) {
-  kk_pack<T, N> pack;
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = from[k];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline void kk_store(P to, thread const kk_pack<T, N>& pack) {
-  for (int k = 0; k < N; ++k) {
-    to[k] = pack.item[k];
-  }
-}
-#endif
-#ifndef ZMLX_UNROLL
-#define ZMLX_UNROLL
-#endif
-"""
 
 # The threads of a row are neighbours, so that a row of up to 32 of them is part of a simdgroup and
 # a longer one has simdgroups of its own, whose results meet in threadgroup memory.

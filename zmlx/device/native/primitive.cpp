@@ -31,6 +31,7 @@
 #include "mlx/utils.h"
 #include "repeater.h"
 #include "ruled.h"
+#include "tracing.h"
 
 namespace nb = nanobind;
 
@@ -310,6 +311,7 @@ NB_MODULE(zmlx_native, m) {
       nb::arg("reads"), nb::arg("grid"), nb::arg("threadgroup"), nb::arg("output_shapes"),
       nb::arg("output_dtypes"), nb::arg("init").none(), nb::arg("ensure_row_contiguous"));
   zmlx::bind_grid(m);
+  zmlx::bind_tracing(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())

@@ -1,0 +1,425 @@
+"""Sums of derivatives that a region's kernel adds up: against float64, over shapes and types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from fuse_cases import array, close, kernels, numpy, primitives, program_of
+
+import zmlx
+from tests.metal.on_metal import mac
+from zmlx.errors import CheckError
+from zmlx.fuse import summed, summing
+from zmlx.fuse.plan import plan
+from zmlx.fuse.simplify import simplify
+from zmlx.fuse.split import BOTH, COLUMNS, ROWS, best_split
+from zmlx.fuse.summed import SummedFunction
+from zmlx.metal_check import check_text
+
+pytestmark = pytest.mark.usefixtures("default_device")
+
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+# Rounding of an input or a result, and of a term, in units of 1.
+UNITS = {mx.float32: 2.0**-22, mx.float16: 2.0**-9, mx.bfloat16: 2.0**-6}
+
+
+def gated(x, row, column):
+    return mx.sigmoid(x + row) * column
+
+
+CASES: dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]] = {
+    "x + row": (lambda x, r: mx.tanh(x + r), ((33, 17), (17,))),
+    "x * column": (lambda x, c: mx.sin(x * c), ((33, 17), (33, 1))),
+    "row and column": (gated, ((37, 130), (130,), (37, 1))),
+    "one row": (gated, ((1, 9), (9,), (1, 1))),
+    "one column": (gated, ((9, 1), (1,), (9, 1))),
+    "one element": (gated, ((1, 1), (1,), (1, 1))),
+    "all summed": (lambda x, s: mx.exp(x * s) * s, ((21, 19), ())),
+    "all of one dimension summed": (lambda x, s: mx.exp(x * s), ((1003,), (1,))),
+    "(B, S, D) + (D,)": (lambda x, r: mx.sin(x + r), ((3, 5, 17), (17,))),
+    "(B, S, D) * (B, 1, D)": (lambda x, g: mx.sin(x * g), ((3, 5, 17), (3, 1, 17))),
+    "(B, S, D) * (B, 1, 1)": (lambda x, g: mx.sin(x * g), ((3, 5, 17), (3, 1, 1))),
+    "(B, S, D) * (B, S, 1)": (lambda x, g: mx.sin(x * g), ((3, 5, 17), (3, 5, 1))),
+    "(B, S, D) * (S, D)": (lambda x, g: mx.sin(x * g), ((3, 5, 17), (5, 17))),
+    "(B, S, D) * (S, 1)": (lambda x, g: mx.sin(x * g), ((3, 5, 17), (5, 1))),
+    "(B, 1, D) + (S, 1)": (lambda x, g: mx.sin(x * g), ((3, 1, 17), (5, 1))),
+    "several": (
+        lambda x, r, c, s: mx.sigmoid(x * r + c) * s + r * c,
+        ((2, 9, 40), (40,), (2, 9, 1), ()),
+    ),
+    "bias and gate": (
+        lambda x, r, g: (x + r) * mx.sigmoid(g * x), ((2, 9, 40), (40,), (2, 1, 40)),
+    ),
+    "two rows": (lambda x, r, q: mx.sin(x + r) * mx.cos(x - q), ((12, 35), (35,), (35,))),
+    "four dimensions": (
+        lambda x, r, c: mx.sin(x * r) + c, ((2, 3, 4, 5), (4, 5), (2, 3, 1, 1)),
+    ),
+    "large rows": (gated, ((3, 5000), (5000,), (3, 1))),
+    "many rows": (gated, ((5000, 12), (12,), (5000, 1))),
+    "wide and long": (gated, ((300, 1100), (1100,), (300, 1))),
+}  # fmt: skip
+SPLITS = [n for n in CASES if n != "one element"]  # which broadcasts nothing
+
+
+def inputs(shapes: Sequence[tuple[int, ...]], dtype: mx.Dtype = mx.float32) -> list[mx.array]:
+    return [array(i, *shape, dtype=dtype, scale=0.8) for i, shape in enumerate(shapes)]
+
+
+def pulled(function: Callable, arrays: Sequence[mx.array]) -> list[mx.array]:
+    shape = function(*arrays).shape
+    weight = array(99, *shape, dtype=function(*arrays).dtype)
+    return mx.vjp(function, list(arrays), [weight])[1]
+
+
+def exact(function: Callable, arrays: Sequence[mx.array]) -> list[np.ndarray]:
+    """The same in float64, by MLX on the CPU."""
+    kind = function(*arrays).dtype
+    with mx.stream(mx.cpu):
+        wide = [a.astype(mx.float64) for a in arrays]
+        weight = array(99, *function(*arrays).shape, dtype=kind).astype(mx.float64)
+        found = mx.vjp(function, wide, [weight])[1]
+        mx.eval(found)
+        return [np.array(f) for f in found]
+
+
+def compare(got: Sequence[mx.array], want: Sequence[np.ndarray], arrays: Sequence[mx.array]):
+    for g, w, a in zip(got, want, arrays, strict=True):
+        assert g.dtype == a.dtype and g.shape == a.shape == w.shape
+        unit, scale = UNITS[a.dtype], max(1.0, np.abs(w).max(initial=0.0))
+        np.testing.assert_allclose(numpy(g).astype(np.float64), w, rtol=4 * unit, atol=unit * scale)
+
+
+def absorbs(gradients: Sequence[mx.array]) -> bool:
+    """Whether one kernel makes all gradients: nothing but small arrays is left to MLX."""
+    made = kernels(*gradients)
+    return len(made) == 1 and (made[0] == "CustomKernel" or made[0].startswith("zmlx_sums"))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str, dtype: mx.Dtype) -> None:
+    function, shapes = CASES[name]
+    arrays = inputs(shapes, dtype)
+    got = pulled(zmlx.fuse(function), arrays)
+    assert absorbs(got) == (name in SPLITS)
+    compare(got, exact(function, arrays), arrays)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 31, 64, 65, 129])
+@pytest.mark.parametrize("columns", [0, 1, 3, 4, 15, 16, 127, 128, 129, 513, 1025])
+def test_sizes(rows: int, columns: int) -> None:
+    arrays = inputs(((rows, columns), (columns,), (rows, 1)))
+    compare(pulled(zmlx.fuse(gated), arrays), exact(gated, arrays), arrays)
+
+
+LAYOUTS: dict[str, Callable[[mx.array], mx.array]] = {
+    "transposed": lambda x: mx.contiguous(x.T).T,
+    "every second column": lambda x: mx.concatenate([x, x], 1)[:, ::2][:, : x.shape[1]],
+    "backwards": lambda x: x[::-1, ::-1],
+    "a slice": lambda x: mx.pad(x, ((1, 2), (3, 1)))[1:-2, 3:-1],
+    "one row for all": lambda x: mx.broadcast_to(x[:1], x.shape),
+    "one column for all": lambda x: mx.broadcast_to(x[:, :1], x.shape),
+    "one element for all": lambda x: mx.broadcast_to(x[:1, :1], x.shape),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout: str, dtype: mx.Dtype) -> None:
+    x, row, column = inputs(((38, 150), (150,), (38, 1)), dtype)
+    arrays = [LAYOUTS[layout](x), row, column]
+    compare(pulled(zmlx.fuse(gated), arrays), exact(gated, arrays), arrays)
+
+
+def test_a_broadcast_cotangent() -> None:
+    arrays = inputs(((38, 150), (150,), (38, 1)))
+    got = mx.grad(lambda *a: zmlx.fuse(gated)(*a).sum(), argnums=(0, 1, 2))(*arrays)
+    close(got, mx.grad(lambda *a: gated(*a).sum(), argnums=(0, 1, 2))(*arrays), 1e-5, 1e-6)
+
+
+def test_more_outer_indices_than_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summing, "MAX_GROUPS", 2)
+    function, shapes = CASES["(B, S, D) * (B, 1, D)"]
+    arrays = inputs(shapes)
+    compare(pulled(zmlx.fuse(function), arrays), exact(function, arrays), arrays)
+
+
+def test_long_sums_keep_their_digits() -> None:
+    ones = mx.ones((100_000, 9), mx.bfloat16)
+    fused = zmlx.fuse(lambda x, r, s: x * r * s)
+    got = mx.grad(lambda r, s: fused(ones, r, s).sum().astype(mx.float32), argnums=(0, 1))(
+        mx.ones((9,), mx.bfloat16), mx.ones((), mx.bfloat16)
+    )
+    np.testing.assert_allclose(numpy(got[0]), 100_000, rtol=4e-3)
+    np.testing.assert_allclose(numpy(got[1]), 900_000, rtol=4e-3)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_cpu_leaves_narrow_rows_to_mlx() -> None:
+    for columns in (summed.NARROW - 1, summed.NARROW):
+        arrays = inputs(((33, columns), (columns,), (33, 1)))
+        got = pulled(zmlx.fuse(gated), arrays)
+        assert absorbs(got) == (columns == summed.NARROW)
+        compare(got, exact(gated, arrays), arrays)
+
+
+# -- transformations ------------------------------------------------------------------------------
+def loss(function: Callable) -> Callable[..., mx.array]:
+    return lambda *arrays: (function(*arrays) ** 2).sum()
+
+
+TRANSFORMED = ("row and column", "several", "(B, S, D) * (B, 1, D)", "wide and long")
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_second_order(name: str) -> None:
+    function, shapes = CASES[name]
+    arrays = inputs(shapes)
+    numbers = list(range(len(arrays)))
+
+    def second(f: Callable) -> list[mx.array]:
+        def inner(*a: mx.array) -> mx.array:
+            found = mx.grad(loss(f), argnums=numbers)(*a)
+            return sum((g * g).sum() for g in found)
+
+        return mx.grad(inner, argnums=numbers)(*arrays)
+
+    close(second(zmlx.fuse(function)), second(function), 2e-4, 2e-5)
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_tangents_of_gradients(name: str) -> None:
+    function, shapes = CASES[name]
+    arrays = inputs(shapes)
+    ways = [array(7 + i, *a.shape) for i, a in enumerate(arrays)]
+
+    def pushed(f: Callable) -> Any:
+        gradient = mx.grad(loss(f), argnums=list(range(len(arrays))))
+        return mx.jvp(lambda *a: list(gradient(*a)), arrays, ways)
+
+    close(pushed(zmlx.fuse(function)), pushed(function), 2e-4, 2e-5)
+
+
+@pytest.mark.parametrize(
+    "axes", [(0, None, None), (0, 0, None), (0, 0, 0), (None, 0, 0), (2, 1, 0)]
+)
+def test_vmap_of_gradients(axes: tuple[int | None, ...]) -> None:
+    shapes = ((37, 13), (13,), (37, 1))
+    arrays = []
+    for i, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
+        full = shape if axis is None else (*shape[:axis], 4, *shape[axis:])
+        arrays.append(array(i, *full))
+
+    def mapped(f: Callable) -> Any:
+        gradient = mx.grad(loss(f), argnums=(0, 1, 2))
+        return mx.vmap(gradient, in_axes=axes)(*arrays)
+
+    close(mapped(zmlx.fuse(gated)), mapped(gated), 1e-4, 1e-5)
+
+
+def test_gradients_through_vmap() -> None:
+    x, row, column = inputs(((4, 37, 13), (13,), (37, 1)))
+
+    def mapped(f: Callable) -> Any:
+        function = mx.vmap(f, in_axes=(0, None, None))
+        return mx.grad(loss(function), argnums=(0, 1, 2))(x, row, column)
+
+    close(mapped(zmlx.fuse(gated)), mapped(gated), 1e-4, 1e-5)
+
+
+def test_unused_outputs_do_not_spoil() -> None:
+    """The gradient by x alone, whose own derivative is finite where that of the sum is not."""
+    arrays = [mx.array([[0.0, 1.0], [4.0, 9.0]]), mx.array([1.0, 2.0])]
+    function = lambda x, r: mx.sqrt(x) * 0 + x * x * r  # noqa: E731
+    second = lambda f: mx.grad(  # noqa: E731
+        lambda r: mx.grad(loss(f), argnums=(0, 1))(arrays[0], r)[1].sum()
+    )(arrays[1])
+    close(second(zmlx.fuse(function)), second(function))
+
+
+def test_compile() -> None:
+    arrays = inputs(((37, 130), (130,), (37, 1)))
+    gradient = lambda f: mx.grad(loss(f), argnums=(0, 1, 2))  # noqa: E731
+    compiled = mx.compile(gradient(zmlx.fuse(gated)))
+    for rows in (37, 5, 1, 37):
+        some = [arrays[0][:rows], arrays[1], arrays[2][:rows]]
+        close(compiled(*some), gradient(gated)(*some), 1e-4, 1e-5)
+
+
+@pytest.mark.usefixtures("on_cpu")  # MLX's own custom kernels on GPUs have their shapes built in
+def test_compile_shapeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)  # a watched launch keeps its shapes
+    gradient = lambda f: mx.grad(loss(f), argnums=(0, 1, 2))  # noqa: E731
+    compiled = mx.compile(gradient(zmlx.fuse(gated)), shapeless=True)
+    for rows, columns in ((37, 13), (5, 13), (100, 40), (37, 13)):
+        arrays = inputs(((rows, columns), (columns,), (rows, 1)))
+        close(compiled(*arrays), gradient(gated)(*arrays), 1e-4, 1e-5)
+
+
+# -- plans ----------------------------------------------------------------------------------------
+def derived(function: Callable, *arrays: mx.array) -> Any:
+    """The plan of the gradients of a function of one region."""
+    (own,) = program_of(function, *arrays).functions
+    special = own.specialized([a.shape if a.ndim else () for a in arrays])
+    return plan(simplify(special.vjp.graph), 10)
+
+
+def test_only_sums_of_derivatives_are_absorbed() -> None:
+    def summed(x, row):
+        y = mx.exp(x) * row
+        return y, y.sum(axis=0)
+
+    x, row = inputs(((6, 8), (8,)))
+    program = program_of(summed, x, row)
+    assert [region.sums for region in program.plan.regions] == [()]
+    assert [n.reason for n in program.plan.natives] == ["not elementwise"]
+    (region,) = derived(gated, *inputs(((6, 8), (8,), (6, 1)))).regions
+    assert [(s.axes, s.keepdims) for s in region.sums] == [((1,), True), ((0,), False)]
+
+
+def test_a_value_used_elsewhere_is_written_too() -> None:
+    """The gradient of x is what the row's is a sum of."""
+    (region,) = derived(lambda x, r: mx.tanh(x + r) * 2, *inputs(((6, 8), (8,)))).regions
+    assert len(region.sums) == 1 and region.kept == (region.sums[0].output,)
+
+
+def test_a_lone_op_is_worth_a_kernel_that_sums() -> None:
+    arrays = inputs(((33, 70), (70,)), mx.bfloat16)
+    found = derived(lambda x, r: (x + r) * 2.0, *arrays)
+    assert len(found.regions) == 1 and found.regions[0].sums
+
+
+def test_numerics_mlx_absorbs_nothing() -> None:
+    arrays = inputs(((37, 130), (130,), (37, 1)))
+    got = pulled(zmlx.fuse(gated, numerics="mlx"), arrays)
+    assert not absorbs(got) and len(kernels(*got)) == 1
+    compare(got, exact(gated, arrays), arrays)
+
+
+def test_no_split_for_inputs_that_move_in_a_part_of_a_group() -> None:
+    split = best_split([(2, 3, 4, 5), (2, 1, 4, 1)], [(1, 3)])
+    assert split is None or split.kinds == (COLUMNS,)
+    assert best_split([(2, 3, 4, 5), (1, 3, 1, 5)], [(0, 2)]) is None
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sums", "kinds"),
+    [
+        ([(6, 8), (8,)], [(0,)], (ROWS,)),
+        ([(6, 8), (6, 1)], [(1,)], (COLUMNS,)),
+        ([(6, 80), (80,), (6, 1)], [(0,), (1,)], (ROWS, COLUMNS)),
+        ([(6, 80), (80,), ()], [(0,), (0, 1)], (ROWS, BOTH)),
+        ([(2, 6, 80), (80,), (2, 1, 80)], [(0, 1), (1,)], (ROWS, ROWS)),
+        ([(2, 6, 80), (2, 1, 1)], [(1, 2)], (BOTH,)),
+    ],
+)
+def test_splits(shapes: list, sums: list, kinds: tuple) -> None:
+    split = best_split(shapes, sums)
+    assert split is not None and split.kinds == kinds
+
+
+def test_the_split_that_serves_most_is_chosen() -> None:
+    """(D,) and (B, 1, 1) over (B, S, D): one split serves both."""
+    split = best_split([(3, 5, 70), (70,), (3, 1, 1)], [(0, 1), (1, 2)])
+    assert split is not None and (split.first, split.second) == (1, 2)
+    assert split.kinds == (ROWS, BOTH) and split.sizes == (3, 5, 70)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1, 2), (1, 10_000, 3), (7, 1, 4096), (70_000, 2, 33)])
+def test_the_grid_covers_all_elements_within_the_limits(sizes: tuple, alone: bool) -> None:
+    for itemsize in (1, 2, 4, 8):
+        made = summing.geometry(sizes, itemsize, alone)
+        (x, y), (gx, gy, gz) = made.threads, made.groups
+        assert gx * x * made.lanes >= sizes[2] and x * y <= 128
+        assert made.parts * made.width >= sizes[2]
+        assert max(gy, gz) <= 65535 and (not alone or made.near == 1)
+
+
+def test_explanations_show_the_sums() -> None:
+    arrays = inputs(((37, 130), (130,), (37, 1)))
+    (region,) = zmlx.explain(gated, *arrays).regions
+    assert len(region.vjp_kernels) == 1 and "sums" in region.vjp_kernels[0]
+    assert "sum1[" in region.vjp_msl and "zmlx_region" in region.vjp_msl
+
+
+def test_profiles_count_the_launches() -> None:
+    arrays = inputs(((37, 130), (130,), (37, 1)))
+    fused = zmlx.fuse(gated)
+    with zmlx.profile(show=False) as profile:
+        for _ in range(3):
+            mx.eval(pulled(fused, arrays))
+    launches = {r.name: r.launches for r in profile.kernels if r.name.startswith("zmlx_sums")}
+    assert list(launches.values()) == [3]
+
+
+# -- checking -------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("on_cpu")
+def test_checking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZMLX_CHECK", "1")
+    arrays = inputs(((37, 130), (130,), (37, 1)), mx.bfloat16)
+    got = pulled(zmlx.fuse(gated), arrays)
+    compare(got, exact(gated, arrays), arrays)
+    wrong = lambda *how: [g * 1.01 for g in how[0](how[2], how[1])]  # noqa: E731
+    monkeypatch.setattr(summing, "_launched", lambda run, how, xs: wrong(run, how, xs))
+    with pytest.raises(CheckError, match="part"):
+        mx.eval(pulled(zmlx.fuse(gated), arrays))
+
+
+SANITIZED = ("row and column", "several", "(B, S, D) * (B, 1, 1)", "bias and gate", "x + row")
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("name", SANITIZED)
+def test_the_sanitizer_finds_nothing(
+    name: str, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU runs it, and as a CPU does."""
+    monkeypatch.setenv("ZMLX_SANITIZE", "1")
+    monkeypatch.setattr(summed, "_alone", lambda: alone)
+    function, shapes = CASES[name]
+    for dtype in FLOATS:
+        arrays = inputs(shapes, dtype)
+        got = pulled(zmlx.fuse(function), arrays)
+        assert absorbs(got)
+        compare(got, exact(function, arrays), arrays)
+
+
+@pytest.mark.usefixtures("on_cpu", "host_device", "metal_check")
+def test_metal_accepts_the_text() -> None:
+    with mac() as device:
+        for function, shapes in CASES.values():
+            for dtype in FLOATS:
+                pulled(zmlx.fuse(function), inputs(shapes, dtype))
+        texts = device.texts()
+    assert sum("kk_near_sum(" in text for text in texts) > 2 * len(CASES)
+    found = [diagnostic for text in texts for diagnostic in check_text(text)]
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zmlx.fuse import region
+
+    monkeypatch.setenv("ZMLX_DEVICE", "replay")
+    monkeypatch.setattr(region, "warn_once", lambda problem: None)
+    arrays = inputs(((37, 130), (130,), (37, 1)))
+    got = pulled(zmlx.fuse(gated), arrays)
+    assert kernels(*got) == [] and primitives(*got)
+    compare(got, exact(gated, arrays), arrays)
+
+
+def test_a_function_of_other_sizes_takes_the_same_kernel() -> None:
+    arrays = inputs(((37, 130), (130,), (37, 1)))
+    (region,) = derived(gated, *arrays).regions
+    (own,) = program_of(gated, *arrays).functions
+    made = SummedFunction(region, type(own)(region.graph, own.runtime, "again"))
+    shapes = [region.graph[n]["shape"] for n in region.graph.inputs]
+    first = made.kernel(shapes)
+    assert first is not None
+    assert first == made.kernel([tuple(n if n == 1 else 50 + n for n in s) for s in shapes])
