@@ -1,4 +1,7 @@
-"""Hand-written kernels as CUDA text, on a machine without CUDA: what the rewriting does."""
+"""Kernels as CUDA text, on a machine without CUDA: what MLX gets where ZMLX cannot compile.
+
+tests/cuda compiles such texts.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,19 @@ import mlx.core as mx
 import pytest
 from derive_cases import record
 
+from zmlx.device import cuda_kernel
 from zmlx.device.cuda import CudaDevice
 from zmlx.device.cuda_text import GRID, cuda_text
+from zmlx.errors import DeviceError
+from zmlx.helpers.complaint import complaining
 from zmlx.msl.emit import emit
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.trace.graph import Graph
+
+
+@pytest.fixture(autouse=True)
+def _mlx_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_kernel, "compiler", lambda: None)
 
 
 def spec(source: str, header: str = "", atomic: bool = False) -> MetalKernelSpec:
@@ -39,6 +50,7 @@ def body(source: str) -> str:
         ("v.max(3); p->min(2);", "v.max(3); p->min(2);"),
         ("float exp(float q);", "float exp(float q);"),
         ("float exponent = my_exp(x);", "float exponent = my_exp(x);"),
+        ("y = ldexp(fdim(x, 1.0f), 2);", "y = metal::ldexp(metal::fdim(x, 1.0f), 2);"),
     ],
 )
 def test_calls_that_cuda_would_find_ambiguous_are_qualified(metal: str, cuda: str) -> None:
@@ -81,10 +93,10 @@ def test_atomic_outputs_get_their_type_back() -> None:
 def test_a_launch_passes_the_grid_along(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
-    def cuda_kernel(**made: Any) -> Any:
+    def kept(**made: Any) -> Any:
         return lambda **launch: calls.append({**made, **launch}) or [mx.zeros(3)]
 
-    monkeypatch.setattr(mx.fast, "cuda_kernel", cuda_kernel)
+    monkeypatch.setattr(mx.fast, "cuda_kernel", kept)
     run = CudaDevice().grid_launcher(spec("out[thread_position_in_grid.x] = x[0];"))
     launch = Launch((3, 1, 1), (2, 1, 1), ((3,),), ("float32",), (("T", "float16"), ("N", 4)))
     run([mx.ones(3)], launch)
@@ -171,9 +183,65 @@ def broadcast(dtype: str, shapes: Sequence[tuple[int, ...]]) -> Graph:
         (broadcast("float32", [(64, 64), (64,)]), 8),
         (broadcast("bfloat16", [(64,), (64,)]), 16),
         (broadcast("int64", [(64,), (64,)]), 4),
-        (chain(24), 8),
-        (chain(25), 4),
+        (chain(32), 8),
+        (chain(33), 4),
     ],
 )
 def test_elements_of_a_thread(graph: Graph, elements: int) -> None:
     assert CudaDevice().elements(emit(graph)) == elements
+
+
+# -- what the compiler says -----------------------------------------------------------------------
+WORDS = """\
+[zmlx.device] kernel 'k_0123' does not compile:
+header(2): error: expression must have class type but it has type "float"
+  inline T twice(T v) {  T* p = &v; return v.w; }
+                                           ^
+          detected during instantiation of "T twice(T) [with T=float]" at line 1 of expr
+
+expr(1): error: no instance of overloaded function "metal::exp" matches the argument list
+            argument types are: (float, float)
+  metal::exp(x, x)
+         ^
+k_0123.cu(79): note #3322-D: number of parameters of function "metal::exp(float)" does not match
+  ZM_CALL(exp, expf)
+  ^
+
+after_header(2): error: linkage specification is not allowed
+  extern "C" __global__ void k_0123(const float* inp) {
+  ^
+
+3 errors detected in the compilation of "k_0123.cu".
+"""
+TOLD = """\
+[zmlx.device] kernel 'k_0123' does not compile:
+header(2): error: expression must have class type but it has type "float" detected during \
+instantiation of "T twice(T) [with T=float]" at line 1 of expr
+  inline T twice(T v) { thread T* p = &v; return v.w; }
+expr(1): error: no instance of overloaded function "metal::exp" matches the argument list \
+argument types are: (float, float)
+  exp(x, x)
+after_header(2): error: linkage specification is not allowed
+  Is a bracket, a brace or a comment left open in header?"""
+
+
+def failing(words: str) -> Any:
+    def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+        raise DeviceError(words)
+
+    return run
+
+
+def test_the_words_of_nvidias_compiler_with_the_lines_of_the_user() -> None:
+    header = "template <typename T>\ninline T twice(T v) { thread T* p = &v; return v.w; }\n"
+    with pytest.raises(DeviceError) as caught:
+        complaining(failing(WORDS), {"expr": "exp(x, x)", "header": header})([])
+    assert str(caught.value) == TOLD
+
+
+def test_words_about_none_of_the_users_texts_stay_as_they_are() -> None:
+    words = "[zmlx.device] kernel 'k' does not compile:\nptxas error   : too much shared data\n"
+    for said in (words, WORDS):
+        with pytest.raises(DeviceError) as caught:
+            complaining(failing(said), {"vjp_expr": "g"})([])
+        assert str(caught.value) == said

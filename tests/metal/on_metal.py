@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
-import pytest
 
-from zmlx import registry
-from zmlx.device import base
+from tests.stand_in import blank, current
 from zmlx.device.base import Launcher
-from zmlx.device.host_grid import HostGridLauncher
 from zmlx.device.metal import MetalDevice
 from zmlx.metal_check.source import launched_texts
 from zmlx.msl.kernel import KernelSource
-from zmlx.msl.spec import Launch, MetalKernelSpec
-from zmlx.trace.operands import name_of
+from zmlx.msl.spec import MetalKernelSpec
 
 Shaped = tuple[tuple[int, ...], mx.Dtype]
 
@@ -53,28 +48,13 @@ class Mac(MetalDevice):
             shaped = tuple((tuple(x.shape), x.dtype) for x in inputs)
             key = (name, shaped, str(how))
             self._launched.setdefault(key, lambda: texts_of(launch, shaped, how))
-            return blank()(
-                list(inputs), (1, 1, 1), (1, 1, 1), how["output_shapes"],
-                [name_of(kind) for kind in how["output_dtypes"]], None,
-            )  # fmt: skip
+            return blank(inputs, how["output_shapes"], how["output_dtypes"])
 
         return keep
 
     def texts(self) -> list[str]:
         """The different texts of all launches."""
         return list(dict.fromkeys(t for found in self._launched.values() for t in found()))
-
-
-@cache
-def blank() -> Any:
-    """What stands in for every launch: lazy arrays of any shapes that depend on the inputs.
-
-    MLX refuses to launch on a GPU that is not there; transformations never ask for values.
-    """
-    host: Any = base.device_named("host")
-    launcher = HostGridLauncher(host, MetalKernelSpec("blank", (), ("out",), "out[0] = 0;"))
-    launcher([], Launch((1, 1, 1), (1, 1, 1), ((1,),), ("float32",)))
-    return next(iter(launcher._loaded.values()))
 
 
 def texts_of(launch: Any, shaped: Sequence[Shaped], how: dict[str, Any]) -> list[str]:
@@ -93,9 +73,5 @@ def texts_of(launch: Any, shaped: Sequence[Shaped], how: dict[str, Any]) -> list
 def mac() -> Iterator[Mac]:
     """Metal as the device of the current stream, and no op that was made for another."""
     device = Mac()
-    registry.clear_cache()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "current_name", lambda: device.name)
-        patch.setitem(base._devices, device.name, device)
+    with current(device):
         yield device
-    registry.clear_cache()

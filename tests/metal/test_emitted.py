@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from inspect import Parameter
-from itertools import product
 
 import pytest
-from derive_cases import record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msl_cases import FLOATS, TYPES, row_graph, row_types, rows
+from msl_cases import FLOATS, TYPES
 from test_graphs import Case, cases
-from test_random import SHAPES, random_function
 from test_text import GRAPHS, source
 
-from zmlx.derive.accumulate import derive_jvp, derive_vjp
-from zmlx.errors import DeriveError
-from zmlx.fuse.plan import plan
-from zmlx.fuse.simplify import simplify
+from tests.emitted import (
+    cast_kernels,
+    composite_kernels,
+    constant_kernels,
+    derivatives,
+    kernels_of_orders,
+    row_kernels,
+)
 from zmlx.metal_check import check, metal_text
 from zmlx.msl.emit import emit
 from zmlx.msl.kernel import KernelSource
-from zmlx.ops.composite import COMPOSITES, parameters
-from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph
+from zmlx.ops.composite import COMPOSITES
 
 Tally = Callable[[str, int], None]
 FEW, MANY = 1, 9  # elements of a dimension: `constant` inputs, `device` inputs
@@ -36,11 +34,6 @@ def clean(kernel: KernelSource, *sizes: int) -> None:
     for n in sizes:
         found = check(kernel, *[(n,) * arg.rank for arg in kernel.inputs])
         assert not found, f"{kernel.name} for size {n}\n" + "\n".join(map(str, found))
-
-
-def row_kernels(dtype: str, exact: bool) -> list[KernelSource]:
-    graphs = [row_graph(spec, row_types(spec, dtype)) for spec in rows()]
-    return [emit(graph, exact) for graph in graphs if graph is not None]
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -63,31 +56,20 @@ def test_every_row_in_the_other_address_space(dtype: str) -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_every_cast(exact: bool) -> None:
-    for have, want in product(TYPES, TYPES):
-        if not exact or {have, want} & set(FLOATS):
-            graph = row_graph(OPS["astype"], [have], want)
-            assert graph is not None
-            clean(emit(graph, exact), MANY)
+    for kernel in cast_kernels(exact):
+        clean(kernel, MANY)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_constant_forms(dtype: str) -> None:
-    for spec in rows():
-        for number, _ in spec.msl_const:
-            graph = record(lambda F, x, n=spec.name, c=number: getattr(F, n)(x, c), ((4,), dtype))
-            clean(emit(graph), MANY)
+    for kernel in constant_kernels(dtype):
+        clean(kernel, MANY)
 
 
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_composites(name: str) -> None:
-    """gelu, softplus and the like, with the default values of their parameters; and gradients."""
-    arity = sum(p.default is Parameter.empty for p in parameters(name))
-    for dtype in FLOATS:
-        function = lambda F, *xs: COMPOSITES[name](F, *xs)  # noqa: E731
-        graph = record(function, *[((9,), dtype)] * arity)
-        clean(emit(graph, exact=dtype == "float16"), MANY)
-        for region in derivatives(graph):
-            clean(emit(region), MANY)
+    for kernel in composite_kernels(name):
+        clean(kernel, MANY)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -127,18 +109,6 @@ def test_a_spoilt_kernel_is_found(right: str) -> None:
 
 
 # -- generated graphs and their derivatives -------------------------------------------------------
-def regions_of(graph: Graph) -> list[Graph]:
-    return [region.graph for region in plan(simplify(graph), worth_alone=1).regions]
-
-
-def derivatives(region: Graph) -> list[Graph]:
-    """The regions of the gradient and of the directional derivative; none for integers."""
-    try:
-        return [*regions_of(derive_vjp(region).graph), *regions_of(derive_jvp(region).graph)]
-    except DeriveError:
-        return []
-
-
 def check_case(case: Case, exact: bool) -> None:
     clean(emit(case.graph, exact), FEW, MANY)
     for region in derivatives(case.graph):
@@ -158,15 +128,10 @@ def test_many_generated_graphs(case: Case, exact: bool) -> None:
 
 
 def check_orders(seed: int, dtype: str) -> tuple[int, int]:
-    """First and second derivatives of a random smooth function of three inputs: how many kernels.
-
-    A function may be locally constant (stop_gradient), or linear in what its gradient reads first.
-    """
-    graph = record(random_function(seed), *[(shape, dtype) for shape, _ in SHAPES])
-    first = derivatives(graph)
-    second = [region for one in first[:2] for region in derivatives(one)]
-    for region in (*first, *second):
-        clean(emit(region, exact=dtype == "float16"), MANY)
+    """How many kernels first and second derivatives have, which are all clean."""
+    first, second = kernels_of_orders(seed, dtype)
+    for kernel in (*first, *second):
+        clean(kernel, MANY)
     return len(first), len(second)
 
 

@@ -7,30 +7,19 @@ Mac's device (on_metal.py), up to the text that Apple's compiler would get.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mlx.core as mx
 import pytest
-from generated import BROADCAST, float_function, inputs, int_function, int_inputs, together
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_metal import Mac, mac
 
-import zmlx
+from tests.launched import launch_case, launch_expression, launch_fused
 from tests.sanitized.catalog_cases import NAMES, transformed
 from tests.sanitized.expressions import texts
-from tests.sanitized.helper_cases import (
-    CASES,
-    FLOATS,
-    KEPT,
-    OWN,
-    WHOLE,
-    Case,
-    drawn,
-    mx_dtype,
-    transforms,
-)
-from zmlx import autograd, elementwise
+from tests.sanitized.helper_cases import CASES, FLOATS, WHOLE, drawn, transforms
+from zmlx import autograd
 from zmlx.metal_check import Diagnostic, check_text
 
 pytestmark = pytest.mark.usefixtures("host_device")  # whose blank kernel stands in for launches
@@ -50,18 +39,12 @@ def clean(device: Mac) -> int:
     return count
 
 
-def launch(case: Case, kind: str) -> None:
-    op, arrays = case.make(mx_dtype(kind)), drawn(case, kind)
-    for transform in transforms(case).values():
-        transform(op, arrays)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_kind_of_kernel(name: str, tally: Tally) -> None:
     case = CASES[name]
     with mac() as device:
         for kind in case.kinds:
-            launch(case, kind)
+            launch_case(case, kind)
         count = clean(device)
         own = any(re.search(r"zmlx_\w+_(fwd|bwd)_", text) for text in device.texts())
     assert own == bool(re.search("own kernel|kernels?$|strided|buffers|bodies", name))
@@ -106,23 +89,9 @@ def test_a_function_of_the_catalog(name: str, tally: Tally) -> None:
 
 
 # -- what hypothesis generates --------------------------------------------------------------------
-def pulled(f: Callable[..., list[mx.array]], arrays: Sequence[mx.array]) -> list[mx.array]:
-    return mx.vjp(f, list(arrays), [mx.ones_like(o) for o in f(*arrays)])[1]
-
-
 def check_expression(text: str, kind: str, own: bool) -> int:
-    """An expression over two broadcast inputs, as a graph or as a kernel of its own."""
     with mac() as device:
-        op = elementwise.map(
-            name="drawn", expr=OWN + text if own else text, input_names=("x", "y"),
-            compute_dtype=mx_dtype(kind), header=KEPT,
-        )  # fmt: skip
-        arrays = [mx.zeros((3, 1), mx_dtype(kind)), mx.zeros((4, 3, 12), mx_dtype(kind))]
-        op(*arrays)
-        if not own:
-            pulled(lambda *a: [op(*a)], arrays)
-            mx.jvp(op, arrays, arrays)
-            mx.vmap(op, in_axes=(None, 0))(*arrays)
+        launch_expression(text, kind, own)
         return clean(device)
 
 
@@ -133,17 +102,8 @@ def test_generated_expressions(text: str, kind: str, own: bool) -> None:
 
 
 def check_fused(seed: int, kind: str, numerics: str) -> int:
-    """Generated functions fused into one, with gradients up to the second, tangents, a map."""
     with mac() as device:
-        if kind in WHOLE:
-            f = zmlx.fuse(together([int_function(seed)]), numerics=numerics)
-            f(*int_inputs(seed, [kind] * 3))
-            return clean(device)
-        f = zmlx.fuse(together([float_function(seed)]), numerics=numerics)
-        arrays = inputs(seed, BROADCAST, mx_dtype(kind))
-        pulled(lambda *a: pulled(f, a), arrays)
-        mx.jvp(f, arrays, arrays)
-        mx.vmap(f, in_axes=(1, None, None))(*arrays)
+        launch_fused(seed, kind, numerics)
         return clean(device)
 
 

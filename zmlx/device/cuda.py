@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from zmlx import dtypes
 from zmlx.device.cuda_kernel import cuda_kernel
-from zmlx.device.cuda_text import HEADERS, CudaText, cuda_text
+from zmlx.device.cuda_text import HALVES, HEADERS, CudaText, cuda_text
 from zmlx.device.gpu import LARGEST_GROUP, GpuDevice
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import Extent, MetalKernelSpec
@@ -133,7 +133,7 @@ def _compact(text: str) -> str:
 def _facts(kernel: KernelSource) -> str:
     """What the header of Metal's names must know of a kernel: macros."""
     halves = not kernel.exact and _gives_halves(kernel)
-    return f"#define ZM_WIDEST {_widest(kernel)}\n" + ("#define ZM_HALVES\n" if halves else "")
+    return f"#define ZM_WIDEST {_widest(kernel)}\n" + (HALVES if halves else "")
 
 
 @lru_cache(maxsize=256)

@@ -17,6 +17,7 @@ from zmlx.msl.spec import MetalKernelSpec
 
 HEADERS = Path(__file__).parent / "headers"
 GRID = "zm_grid"
+HALVES = "#define ZM_HALVES\n"  # quick functions, exact enough for results of 16 bits
 _BEYOND = """\
 if (blockIdx.x * blockDim.x + threadIdx.x >= zm_grid[0] ||
     blockIdx.y * blockDim.y + threadIdx.y >= zm_grid[1] ||
@@ -25,8 +26,8 @@ if (blockIdx.x * blockDim.x + threadIdx.x >= zm_grid[0] ||
 # Calls that CUDA's own functions of that name would make ambiguous.
 _CALL = re.compile(
     r"(?P<before>(?:\b\w+|::|\.|->)\s*)?\b(?P<name>exp2?|exp10|log2?|log10|a?sinh?|a?cosh?|a?tanh?|atan2|r?sqrt"
-    r"|floor|ceil|trunc|rint|round|f?abs|f?max|f?min|fmod|pow|fma|copysign|isnan|isinf|isfinite"
-    r"|signbit)(?=\s*\()"
+    r"|floor|ceil|trunc|rint|round|f?abs|f?max|f?min|fmod|pow|fma|fdim|ldexp|nextafter"
+    r"|copysign|isnan|isinf|isfinite|isnormal|signbit)(?=\s*\()"
 )
 _NO_TYPE = ("return", "else", "case", "do")
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<metal\w*>", re.MULTILINE)
@@ -49,11 +50,12 @@ def cuda_text(spec: MetalKernelSpec) -> CudaText:
         outputs = tuple(f"zm_raw_{name}" for name in outputs)
         pairs = zip(spec.output_names, outputs, strict=True)
         atomics = "".join(f"auto* {name} = metal::zm_atomics({raw});\n" for name, raw in pairs)
+    quick = HALVES if spec.halves else ""
     return CudaText(
         (*spec.input_names, GRID),
         outputs,
         f'{_BEYOND}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
-        f'{_names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
+        f'{quick}{_names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
     )
 
 
@@ -71,10 +73,12 @@ def _qualified(call: re.Match[str]) -> str:
 
 @lru_cache(maxsize=1)
 def _names() -> str:
-    vectors = (HEADERS / "msl_vectors.h").read_text("utf-8").replace("#pragma once", "")
+    shared = [(HEADERS / name).read_text("utf-8") for name in ("msl_more.h", "msl_vectors.h")]
+    text = "".join(shared).replace("#pragma once", "")
     groups = (HEADERS / "msl_group_cuda.h").read_text("utf-8")
-    text = re.sub(r"^ZMLX_INCLUDE_VECTORS$", lambda _: vectors, groups, flags=re.MULTILINE)
-    return names_of_metal() + text
+    return names_of_metal() + re.sub(
+        r"^ZMLX_INCLUDE_SHARED$", lambda _: text, groups, flags=re.MULTILINE
+    )
 
 
 @lru_cache(maxsize=1)

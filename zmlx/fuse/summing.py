@@ -13,7 +13,6 @@ from functools import partial
 
 import mlx.core as mx
 
-from zmlx import dtypes
 from zmlx.device.base import GridLauncher
 from zmlx.device.rules import differentiable
 from zmlx.fuse.check import checked_sums
@@ -25,11 +24,10 @@ from zmlx.fuse.shapes import Shape
 from zmlx.fuse.split import BOTH, COLUMNS, ROWS, Split
 from zmlx.msl.spec import Launch
 from zmlx.msl.sums import Partial
-from zmlx.trace.graph import Graph
 
 Arrays = Sequence[mx.array]
 GROUP, SIMDGROUP = 128, 32  # threads
-PACK_BYTES = 16  # what a thread of a GPU reads in one go
+LANES = 8  # columns of a thread of a GPU: 16 or 32 bytes in flight
 HOST_COLUMNS = 1024  # of a thread of the CPU: its sums stay in the first cache
 # Rows that one thread adds up, at most and at least, and groups that are worth fewer rows each.
 BLOCKS, HOST_BLOCKS = (64, 16, 2048), (128, 4, 64)
@@ -75,13 +73,13 @@ class Geometry:
         )  # fmt: skip
 
 
-def geometry(sizes: tuple[int, int, int], itemsize: int, alone: bool) -> Geometry:
-    """How to cut (outer, rows, columns) elements, the widest of which has `itemsize` bytes.
+def geometry(sizes: tuple[int, int, int], alone: bool) -> Geometry:
+    """How to cut (outer, rows, columns) elements.
 
     `alone`: for a device on which the threads of a group take turns.
     """
     outer, rows, columns = sizes
-    lanes = HOST_COLUMNS if alone else max(1, PACK_BYTES // itemsize)
+    lanes = HOST_COLUMNS if alone else LANES
     across = -(-columns // lanes)
     x = 1 if alone else _threads_across(across)
     y = 1 if alone or rows == 1 else GROUP // x
@@ -119,7 +117,7 @@ def summing(
 ) -> Run:
     """The region's outputs kept and its sums, for arrays that are reshaped to `merged`."""
     graph = function.graph
-    made = geometry(split.sizes, _widest(graph, region.kept), alone)
+    made = geometry(split.sizes, alone)
     partials = partials_of(region, split)
     shapes = [split.shape] * len(region.kept) + [_shape(p, split, made) for p in partials]
     kinds = [graph[graph.outputs[k]]["dtype"] for k in region.kept] + ["float32"] * len(partials)
@@ -137,13 +135,6 @@ def summing(
         return [*outputs[: len(region.kept)], *[rest(outputs) for rest in rests]]
 
     return call
-
-
-def _widest(graph: Graph, kept: Sequence[int]) -> int:
-    """Bytes of the widest element that the kernel loads or stores."""
-    nodes = [n for n in graph.inputs if graph.kind(n) == "input"]
-    nodes += [graph.outputs[k] for k in kept]
-    return max(dtypes.itemsize(graph[n]["dtype"]) for n in nodes)
 
 
 def _shape(what: Partial, split: Split, made: Geometry) -> Shape:

@@ -16,7 +16,13 @@ from zmlx.errors import DeviceError
 from zmlx.fuse.runtime import Run
 from zmlx.msl import DEFAULT_HEADER
 
-_PLACE = re.compile(r"([\w.]+):(\d+):(\d+): ")
+# Where a message begins: `expr:2:3: ` of C++ compilers, `expr(2): ` of NVIDIA's. The latter goes on
+# in lines further to the right, and adds the line as ZMLX wrote it, over a caret.
+_PLACE = re.compile(
+    r"(?P<text>[\w.]+)(?::(?P<line>\d+):(?P<column>\d+)|\((?P<row>\d+)\)): (?!note )"
+)
+_ECHO = re.compile(r"^  .*\n *\^$\n?", re.MULTILINE)
+_MORE = re.compile(r"\n {10,}(?=\S)")
 
 
 def counted(text: str, argument: str) -> str:
@@ -53,21 +59,22 @@ def _own(text: str) -> str:
 
 def _told(message: str, texts: Mapping[str, str]) -> str | None:
     """The message without ZMLX's text, with the user's lines; None where it names none of them."""
-    head, *lines = message.splitlines()
+    head, *lines = _MORE.sub(" ", _ECHO.sub("", message)).splitlines()
     told, found = [head], False
     for line in lines:
         place = _PLACE.match(line)
         if place is None:
-            break  # the texts of the kernel follow
+            continue  # the texts of the kernel, a count of the errors
         told.append(line)
-        shown = _shown(place[1], int(place[2]), int(place[3]), texts)
+        column = int(place["column"]) if place["column"] else None
+        shown = _shown(place["text"], int(place["line"] or place["row"]), column, texts)
         found = found or bool(shown)
         told += shown
     return "\n".join(told) if found else None
 
 
-def _shown(place: str, line: int, column: int, texts: Mapping[str, str]) -> list[str]:
-    """The line at fault with a caret, or a hint where the compiler stumbled behind the text."""
+def _shown(place: str, line: int, column: int | None, texts: Mapping[str, str]) -> list[str]:
+    """The line at fault, with a caret at the column, or a hint where it stands behind the text."""
     behind = place.removeprefix("after_")
     if place != behind and behind in texts:
         return [f"  Is a bracket, a brace or a comment left open in {behind}?"]
@@ -79,4 +86,5 @@ def _shown(place: str, line: int, column: int, texts: Mapping[str, str]) -> list
     source = texts.get(place, "").split("\n")
     if place not in texts or line > len(source):
         return []
-    return [f"  {source[line - 1]}", f"  {' ' * (column - 1)}^"]
+    caret = [] if column is None else [f"  {' ' * (column - 1)}^"]
+    return [f"  {source[line - 1]}", *caret]

@@ -23,7 +23,8 @@ class MetalKernelSpec:
 
     The body sees input and output names as pointers, `<input>_shape`, `<input>_strides` and
     `<input>_ndim`, the template's names and Metal's thread attributes. An input of rank 0 arrives
-    as an array of one element, on every device.
+    as an array of one element, on every device. `halves` says that every result will be rounded to
+    a type of 16 bits: a device may take functions that are exact enough for that.
     """
 
     name: str
@@ -33,13 +34,14 @@ class MetalKernelSpec:
     header: str = ""
     ensure_row_contiguous: bool = True
     atomic_outputs: bool = False
+    halves: bool = False
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides what the kernel computes."""
         parts = (
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
-            str(self.ensure_row_contiguous), str(self.atomic_outputs),
+            str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

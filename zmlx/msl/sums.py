@@ -59,7 +59,15 @@ def sums_kernel(
         source=parts.body(),
         header=PACKS_TEXT + SOME_TEXT + text.NEAR_SUM + parts.element.text(),
         ensure_row_contiguous=False,
+        halves=_all_halves(region, kept),
     )
+
+
+def _all_halves(region: Graph, kept: Sequence[int]) -> bool:
+    """Whether what is read and written has 16 bits; sums are the gradients of what is read."""
+    nodes = [n for n in region.inputs if region.kind(n) == "input"]
+    nodes += [region.outputs[k] for k in kept]
+    return all(region[n]["dtype"] in dtypes.HALVES for n in nodes)
 
 
 def sums_slots(region: Graph, outputs: int) -> int:
@@ -83,6 +91,7 @@ class _Text:
         self._still = [i for i in self._read if moves[i] and COLUMN not in moves[i]]
         self._across = [k for k, p in enumerate(partials) if p.columns]
         self._moving = [i for i in self._read if COLUMN in moves[i]]
+        self._steady = [i for i in self._moving if ROW not in moves[i]]  # the same in every row
 
     def body(self) -> str:
         """All of it."""
@@ -93,7 +102,7 @@ class _Text:
     def _walk(self) -> str:
         """The loop over rows."""
         return text.WALK.format(
-            starts=_indent(self._starts(), 2),
+            starts=_indent(self._steady_packs() + self._starts(), 2),
             row_starts=_indent(self._row_starts(), 4),
             per_row=_indent(self._per_row(), 6),
             packs=_indent(self._packs("kk_fetch", ""), 8),
@@ -132,18 +141,38 @@ class _Text:
 
     def _per_row(self) -> list[str]:
         """Where the row begins in each input, and what stands still along it."""
-        lines = []
-        for i in (*self._moving, *self._still):
-            names = {OUTER: "kk_o", ROW: "kk_row"}
-            terms = [f"{names[d]} * kk_step{i}_{d}" for d in self.space.moves[i] if d in names]
-            lines.append(f"const long kk_row{i} = {' + '.join(terms) or '0'};")
+        fresh = [i for i in self._moving if i not in self._steady]
+        lines = [self._begin(i) for i in (*fresh, *self._still)]
         return lines + [self._value(i, f"in{i}[kk_row{i}]") for i in self._still]
+
+    def _begin(self, i: int) -> str:
+        names = {OUTER: "kk_o", ROW: "kk_row"}
+        terms = [f"{names[d]} * kk_step{i}_{d}" for d in self.space.moves[i] if d in names]
+        return f"const long kk_row{i} = {' + '.join(terms) or '0'};"
+
+    def _steady_packs(self) -> list[str]:
+        """Inputs that are the same in every row, once for all of them."""
+        lines = []
+        for i in self._steady:
+            whole = self._fetched(i, "kk_fetch", "")
+            some = self._fetched(i, "kk_fetch_some", ", int(kk_room)")
+            lines += text.STEADY.format(
+                begin=self._begin(i), pack=f"kk_pack<{self._memory(i)}, LANES> w{i}",
+                whole=f"w{i} = {whole}", some=f"w{i} = {some}",
+            ).splitlines()  # fmt: skip
+        return lines
+
+    def _fetched(self, i: int, fetch: str, count: str) -> str:
+        return (
+            f"{fetch}<{self._memory(i)}, LANES>("
+            f"in{i} + (kk_row{i} + kk_left * kk_step{i}_{COLUMN}), kk_step{i}_{COLUMN}{count});"
+        )
 
     def _packs(self, fetch: str, count: str) -> list[str]:
         loads = [
-            f"const kk_pack<{self._memory(i)}, LANES> w{i} = {fetch}<{self._memory(i)}, LANES>("
-            f"in{i} + (kk_row{i} + kk_left * kk_step{i}_{COLUMN}), kk_step{i}_{COLUMN}{count});"
+            f"const kk_pack<{self._memory(i)}, LANES> w{i} = {self._fetched(i, fetch, count)}"
             for i in self._moving
+            if i not in self._steady
         ]
         return [*loads, *[f"kk_pack<{self._kind(k)}, LANES> r{k};" for k in range(len(self.kept))]]
 
@@ -232,6 +261,10 @@ class _Alone(_Text):
     """The same for a thread that runs alone."""
 
     width = "kk_run"
+
+    def __init__(self, region: Graph, kept: Sequence[int], partials: Sequence[Partial]) -> None:
+        super().__init__(region, kept, partials)
+        self._steady = []  # it reads element by element
 
     def _walk(self) -> str:
         unit = " && ".join(f"kk_step{i}_{COLUMN} == 1" for i in self._moving) or "true"

@@ -89,6 +89,14 @@ for (long kk_o = long(thread_position_in_grid.z); kk_o < kk_outer; kk_o += kk_la
 {ends}
 }}
 """
+STEADY = """\
+{begin}
+{pack};
+if (kk_room >= long(LANES)) {{
+  {whole}
+}} else if (kk_room > 0) {{
+  {some}
+}}"""
 ZERO = """\
 float {name}[LANES];
 ZMLX_UNROLL

@@ -1,6 +1,6 @@
 // Metal's groups, atomics and thread attributes in CUDA C++, for hand-written kernels; stands behind
 // msl_on_cuda.h. `zm_grid`, an input that zmlx/device/cuda.py adds, is the grid in threads;
-// ZMLX_INCLUDE_VECTORS stands for msl_vectors.h.
+// ZMLX_INCLUDE_SHARED stands for msl_more.h and msl_vectors.h.
 #define ZM_MEMBER __device__ __forceinline__
 #define METAL_FUNC inline
 #define ZMLX_TYPE(...) __VA_ARGS__
@@ -59,10 +59,6 @@ ZM_INLINE float step(float edge, float x) {
   return x < edge ? 0.0f : 1.0f;
 }
 template <typename T>
-ZM_INLINE T clamp(T x, T low, T high) {
-  return min(max(x, low), high);
-}
-template <typename T>
 ZM_INLINE T select(T a, T b, bool c) {
   return c ? b : a;
 }
@@ -75,14 +71,24 @@ ZM_INLINE bool isinf(float x) {
 ZM_INLINE bool isfinite(float x) {
   return ::fabsf(x) < INFINITY;
 }
+ZM_INLINE bool isnormal(float x) {
+  return isfinite(x) && ::fabsf(x) >= FLT_MIN;
+}
 ZM_INLINE bool signbit(float x) {
   return __float_as_int(x) < 0;
 }
-ZM_INLINE int abs(int x) {
-  return x < 0 ? -x : x;
+ZM_INLINE float powr(float x, float y) {
+  return x < 0.0f ? NAN : ::powf(x, y);
+}
+template <typename T>
+ZM_INLINE T abs(T x) {
+  return x < T(0) ? T(T(0) - x) : x;
 }
 ZM_INLINE int popcount(uint x) {
   return __popc(x);
+}
+ZM_INLINE int popcount(ulong x) {
+  return __popcll(x);
 }
 ZM_INLINE uint clz(uint x) {
   return __clz(x);
@@ -126,7 +132,7 @@ using namespace metal;
 #define float2 zm_float2
 #define float3 zm_float3
 #define float4 zm_float4
-ZMLX_INCLUDE_VECTORS
+ZMLX_INCLUDE_SHARED
 
 #define thread_position_in_threadgroup zm_uint3(threadIdx.x, threadIdx.y, threadIdx.z)
 #define threadgroup_position_in_grid zm_uint3(blockIdx.x, blockIdx.y, blockIdx.z)
@@ -235,10 +241,29 @@ ZM_INLINE T zm_reduce(T x) {
   }
   return all;
 }
+// The same over four neighbours.
+template <typename Op, typename T>
+ZM_INLINE T zm_reduce_quad(T x) {
+  const uint mask = __activemask(), self = zm_flat() % 32u;
+  T all = x;
+  bool started = false;
+  for (uint lane = self & ~3u; lane < (self & ~3u) + 4u; ++lane) {
+    const T other = zm_from(x, lane, mask);
+    if (mask >> lane & 1u) {
+      all = started ? Op::of(all, other) : other;
+      started = true;
+    }
+  }
+  return all;
+}
 #define ZM_REDUCTION(NAME, OP)      \
   template <typename T>             \
   ZM_INLINE T simd_##NAME(T x) {    \
     return zm_reduce<OP>(x);        \
+  }                                 \
+  template <typename T>             \
+  ZM_INLINE T quad_##NAME(T x) {    \
+    return zm_reduce_quad<OP>(x);   \
   }
 ZM_REDUCTION(sum, zm_add)
 ZM_REDUCTION(product, zm_multiply)
@@ -293,6 +318,14 @@ ZM_SHUFFLE(shuffle_up, delta, self - delta)
 ZM_SHUFFLE(shuffle_rotate_down, delta, (self + delta) % 32u)
 ZM_SHUFFLE(shuffle_rotate_up, delta, (self - delta) % 32u)
 #undef ZM_SHUFFLE
+template <typename T>
+ZM_INLINE T quad_shuffle_xor(T x, ushort other) {
+  return simd_shuffle_xor(x, ushort(other & 3u));
+}
+template <typename T>
+ZM_INLINE T quad_broadcast(T x, ushort lane) {
+  return simd_shuffle(x, ushort((zm_flat() % 32u & ~3u) + (lane & 3u)));
+}
 template <typename T>
 ZM_INLINE T simd_broadcast_first(T x) {
   const uint mask = __activemask();

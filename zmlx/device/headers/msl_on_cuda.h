@@ -124,6 +124,9 @@ ZM_INLINE float fma(float a, float b, float c) {
 ZM_INLINE float copysign(float x, float y) {
   return ::copysignf(x, y);
 }
+ZM_INLINE float ldexp(float x, int exponent) {
+  return ::ldexpf(x, exponent);
+}
 template <typename T>
 ZM_INLINE T max(T x, T y) {
   return x < y ? y : x;
@@ -131,6 +134,15 @@ ZM_INLINE T max(T x, T y) {
 template <typename T>
 ZM_INLINE T min(T x, T y) {
   return y < x ? y : x;
+}
+template <typename T>
+ZM_INLINE T clamp(T x, T low, T high) {
+  return min(max(x, low), high);
+}
+// Of a float that is no number, Metal's is `low`.
+template <>
+__device__ __forceinline__ float clamp(float x, float low, float high) {
+  return ::fminf(::fmaxf(x, low), high);
 }
 namespace precise {
 using namespace metal;
@@ -226,6 +238,12 @@ ZM_INLINE zm_pack<N, T> zmlx_fetch(const T* place, long step) {
   zm_pack<N, T> pack;
   if (step == 1 && zm_aligned<N>(place)) {
     pack = *reinterpret_cast<const zm_pack<N, T>*>(place);
+  } else if (step == 0) {
+    const T value = *place;
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      pack[k] = value;
+    }
   } else {
 #pragma unroll
     for (int k = 0; k < N; ++k) {

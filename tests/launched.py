@@ -1,0 +1,61 @@
+"""Whole functions, launched with all their transformations, for what reads the texts that result.
+
+tests/metal and tests/cuda call them on devices that compute nothing (stand_in.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+from generated import BROADCAST, float_function, inputs, int_function, int_inputs, together
+
+import zmlx
+from tests.sanitized.catalog_cases import drawn as drawn_for
+from tests.sanitized.catalog_cases import function
+from tests.sanitized.helper_cases import KEPT, OWN, WHOLE, Case, drawn, mx_dtype, transforms
+from zmlx import elementwise
+
+
+def launch_case(case: Case, kind: str) -> None:
+    """A kind of kernel of the helpers."""
+    op, arrays = case.make(mx_dtype(kind)), drawn(case, kind)
+    for transform in transforms(case).values():
+        transform(op, arrays)
+
+
+def launch_function(name: str, kind: str) -> None:
+    """A function of the catalog with its gradients; catalog_cases.transformed goes further."""
+    run, arrays = function(name), drawn_for(name, kind)
+    _pulled(run, arrays)
+
+
+def launch_expression(text: str, kind: str, own: bool) -> None:
+    """An expression over two broadcast inputs, as a graph or as a kernel of its own."""
+    op = elementwise.map(
+        name="drawn", expr=OWN + text if own else text, input_names=("x", "y"),
+        compute_dtype=mx_dtype(kind), header=KEPT,
+    )  # fmt: skip
+    arrays = [mx.zeros((3, 1), mx_dtype(kind)), mx.zeros((4, 3, 12), mx_dtype(kind))]
+    op(*arrays)
+    if not own:
+        _pulled(lambda *a: [op(*a)], arrays)
+        mx.jvp(op, arrays, arrays)
+        mx.vmap(op, in_axes=(None, 0))(*arrays)
+
+
+def launch_fused(seed: int, kind: str, numerics: str) -> None:
+    """Generated functions fused into one, with gradients up to the second, tangents, a map."""
+    if kind in WHOLE:
+        f = zmlx.fuse(together([int_function(seed)]), numerics=numerics)
+        f(*int_inputs(seed, [kind] * 3))
+        return
+    f = zmlx.fuse(together([float_function(seed)]), numerics=numerics)
+    arrays = inputs(seed, BROADCAST, mx_dtype(kind))
+    _pulled(lambda *a: _pulled(f, a), arrays)
+    mx.jvp(f, arrays, arrays)
+    mx.vmap(f, in_axes=(1, None, None))(*arrays)
+
+
+def _pulled(f: Callable[..., list[mx.array]], arrays: Sequence[mx.array]) -> list[mx.array]:
+    return mx.vjp(f, list(arrays), [mx.ones_like(o) for o in f(*arrays)])[1]
