@@ -92,7 +92,8 @@ def exact(function: Callable, arrays: Sequence[mx.array]) -> list[np.ndarray]:
 def compare(got: Sequence[mx.array], want: Sequence[np.ndarray], arrays: Sequence[mx.array]):
     for g, w, a in zip(got, want, arrays, strict=True):
         assert g.dtype == a.dtype and g.shape == a.shape == w.shape
-        terms = max(1, *[x.size for x in arrays]) / max(1, w.size)  # errors add up like a random walk
+        # Errors of terms add up like a random walk.
+        terms = max(1, *[x.size for x in arrays]) / max(1, w.size)
         unit, scale = UNITS[a.dtype], max(1.0, np.abs(w).max(initial=0.0)) * terms**0.5
         np.testing.assert_allclose(numpy(g).astype(np.float64), w, rtol=4 * unit, atol=unit * scale)
 
