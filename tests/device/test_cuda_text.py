@@ -139,8 +139,9 @@ def test_only_the_wide_text_is_handed_over() -> None:
     assert made["source"].count("zmlx_region(") == 2  # all elements at once, and one after another
     assert not re.search(r"^(\s|//)", source, re.MULTILINE)
     assert len(source) < 4000
-    (path,) = re.findall('#include "(.*)"', source)
-    assert Path(path).read_text("utf-8").startswith("// Metal Shading Language's names in CUDA")
+    names, wide = re.findall('#include "(.*)"', source)
+    assert Path(names).read_text("utf-8").startswith("// Metal Shading Language's names in CUDA")
+    assert "#define ZMLX_WIDE" in Path(wide).read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ LARGE = 5000  # elements; larger cases take seconds each
 
 
 def wide_functions() -> str:
-    """From `#define ZMLX_WIDE` on, the CUDA header is plain C++ but for its markers."""
-    text = (toolchain.HEADERS / "msl_on_cuda.h").read_text("utf-8")
-    found = text[text.index("#define ZMLX_WIDE") :]
+    """The header is plain C++ but for CUDA's markers."""
+    found = (toolchain.HEADERS / "msl_wide_cuda.h").read_text("utf-8")
     assert "asm(" not in found and "::__" not in found
     return "#define ZMLX_UNROLL\n" + found.replace("__device__ ", "")
 

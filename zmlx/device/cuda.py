@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from zmlx import dtypes
 from zmlx.device.cuda_kernel import cuda_kernel
-from zmlx.device.cuda_text import HALVES, HEADERS, CudaText, cuda_text
+from zmlx.device.cuda_text import HALVES, NAMES, CudaText, cuda_text
 from zmlx.device.gpu import LARGEST_GROUP, GpuDevice
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import Extent, MetalKernelSpec
@@ -35,8 +35,8 @@ ACROSS = {4: (8, 1024), 2: (32, 256)}
 # A kernel that computes much gains nothing from more loads in flight, and compiles longer: one
 # instruction for each array. Beyond TOO_MANY_OPS its function is compiled once, and called.
 MANY_OPS, TOO_MANY_OPS = 32, 40
-# The header of Metal's names goes in by its place, as it would be most of the text (see _compact).
-_NAMES = (HEADERS / "msl_on_cuda.h").as_posix()
+# The headers of Metal's names go in by their places: they would be most of the text (see _compact).
+_INCLUDED = "".join(f'#include "{path.as_posix()}"\n' for path in NAMES)
 # What other devices read; of two parts, the one for this device is "wide".
 _FOR_OTHERS = re.compile(
     r"^ *#ifdef ZMLX_WIDE\n(?P<wide>.*?)(?: *#else\n.*?)?^ *#endif\n"
@@ -87,7 +87,7 @@ class CudaDevice(GpuDevice):
             tuple(a.name for a in kernel.inputs),
             tuple(a.name for a in kernel.outputs),
             _compact(kernel.body),
-            f'{_facts(kernel)}#include "{_NAMES}"\n{_compact(_function(kernel))}',
+            _facts(kernel) + _INCLUDED + _compact(_function(kernel)),
         )
         return cuda_kernel(kernel.name, text, ensure_row_contiguous=False)
 

@@ -16,6 +16,7 @@ from zmlx.device.address_spaces import without_address_spaces
 from zmlx.msl.spec import MetalKernelSpec
 
 HEADERS = Path(__file__).parent / "headers"
+NAMES = (HEADERS / "msl_on_cuda.h", HEADERS / "msl_wide_cuda.h")  # of Metal, for every kernel
 GRID = "zm_grid"
 HALVES = "#define ZM_HALVES\n"  # quick functions, exact enough for results of 16 bits
 _BEYOND = """\
@@ -83,5 +84,5 @@ def _names() -> str:
 
 @lru_cache(maxsize=1)
 def names_of_metal() -> str:
-    """The header that stands in front of every kernel."""
-    return (HEADERS / "msl_on_cuda.h").read_text("utf-8")
+    """The headers that stand in front of every kernel."""
+    return "".join(path.read_text("utf-8") for path in NAMES)
