@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.fuse.program import Program
+from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.runtime import Run
 from zmlx.trace.run import Output, Trace, rebuild, write_state
 from zmlx.trace.scalars import Expr, Number, evaluate
@@ -27,13 +28,16 @@ class Entry:
     program: Program
     used: int = 0  # when it was last called, for the cache's bound
     _run: Run = field(init=False)
+    _unsettled: RegionFunction | None = field(init=False)
     _numbers: tuple[Expr | None, ...] = field(init=False)
     _plain: bool = field(init=False)
     _result: Callable[[Sequence[mx.array]], Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
         graph = self.trace.graph
-        self._run = self.program.simple() or self.program
+        simple = self.program.simple()
+        self._run = simple or self.program
+        self._unsettled = simple if isinstance(simple, RegionFunction) else None
         self._numbers = tuple(graph[n].get("expr") for n in graph.inputs)
         self._plain = not any(graph.kind(n) == "scalar" for n in graph.inputs)
         self._result = _shortcut(self.trace.result)
@@ -47,6 +51,9 @@ class Entry:
     def values(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> list[mx.array]:
         """The values of the graph's outputs."""
         if self._plain:
+            unsettled = self._unsettled
+            if unsettled is not None:  # a site holds entries for one signature
+                self._run, self._unsettled = unsettled.settled(arrays), None
             return self._run(arrays)
         given = iter(arrays)
         return self._run(

@@ -43,18 +43,30 @@ class RegionFunction:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         self.graph, self.runtime, self.name = graph, runtime, name
-        self._runners: dict[bytes, Run] = {}
+        self._runs: dict[bytes, Run] = {}
         self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
-        signature = self.runtime.signature(arrays)
-        runner = self._runners.get(signature)
-        if runner is None:
-            runner = self._runners[signature] = self._runner(arrays)
-        try:
-            return runner(arrays)
-        except ValueError:  # inputs of no common shape: MLX says so, unless no op needs one
-            return replay(self.graph, arrays)
+        return self._run(self.runtime.signature(arrays), arrays)(arrays)
+
+    def settled(self, arrays: Arrays) -> Run:
+        """The function for arrays of this signature alone: it does not look again."""
+        return self._run(self.runtime.signature(arrays), arrays)
+
+    def _run(self, signature: bytes, arrays: Arrays) -> Run:
+        run = self._runs.get(signature)
+        if run is None:
+            run = self._runs[signature] = self._guarded(self._runner(arrays))
+        return run
+
+    def _guarded(self, runner: Run) -> Run:
+        def run(arrays: Arrays) -> list[mx.array]:
+            try:
+                return runner(arrays)
+            except ValueError:  # inputs of no common shape: MLX says so, unless no op needs one
+                return replay(self.graph, arrays)
+
+        return run
 
     def specialized(self, shapes: Sequence[Shape]) -> Specialized:
         """The region for inputs of these ranks and sizes of one; other sizes do not matter."""

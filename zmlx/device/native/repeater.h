@@ -7,6 +7,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -29,7 +30,7 @@ inline bool crosses(const mx::array& array) {
     return false;
   }
   if (!array.is_available()) {
-    return array.has_primitive() && std::string(array.primitive().name()) == "Transpose";
+    return array.has_primitive() && std::strcmp(array.primitive().name(), "Transpose") == 0;
   }
   bool along = false;
   for (int d = 0; d + 1 < rank; ++d) {
