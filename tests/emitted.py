@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from inspect import Parameter
 from itertools import product
 
@@ -76,3 +77,11 @@ def kernels_of_orders(seed: int, dtype: str) -> tuple[list[KernelSource], list[K
     second = [region for one in first[:2] for region in derivatives(one)]
     exact = dtype == "float16"
     return [emit(region, exact) for region in first], [emit(region, exact) for region in second]
+
+
+def spoilt(kernel: KernelSource, right: str, wrong: str) -> KernelSource:
+    """`kernel` with `wrong` wherever its text has `right`."""
+    assert right in kernel.header + kernel.body
+    return replace(
+        kernel, header=kernel.header.replace(right, wrong), body=kernel.body.replace(right, wrong)
+    )

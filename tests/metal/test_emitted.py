@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from tests.emitted import (
     derivatives,
     kernels_of_orders,
     row_kernels,
+    spoilt,
 )
 from zmlx.metal_check import check, metal_text
 from zmlx.msl.emit import emit
@@ -100,12 +100,8 @@ SPOILT = {
 @pytest.mark.parametrize("right", SPOILT)
 def test_a_spoilt_kernel_is_found(right: str) -> None:
     wrong, name, words = SPOILT[right]
-    kernel = source(name)
-    assert right in kernel.header + kernel.body
-    spoilt = replace(
-        kernel, header=kernel.header.replace(right, wrong), body=kernel.body.replace(right, wrong)
-    )
-    assert any(words in d.message for d in check(spoilt)), check(spoilt)
+    kernel = spoilt(source(name), right, wrong)
+    assert any(words in d.message for d in check(kernel)), check(kernel)
 
 
 # -- generated graphs and their derivatives -------------------------------------------------------

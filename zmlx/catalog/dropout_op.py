@@ -15,9 +15,9 @@ import mlx.core as mx
 
 from zmlx import metal
 from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, joined_rows, packed_grid
+from zmlx.fuse.function_rules import FunctionRules
 from zmlx.registry import forgets
 from zmlx.rows.launches import Prepared
-from zmlx.rows.rules import FunctionRules
 
 # An expression of the inputs `p` and `seed` (a uint): whether the element is dropped.
 DROPPED = "(kk_uniform01(seed, kk_element) < p)"

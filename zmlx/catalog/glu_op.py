@@ -14,9 +14,9 @@ import mlx.core as mx
 
 from zmlx import metal
 from zmlx.catalog.kernel_op import HEADER, PLACE, Arrays, KernelOp, joined_rows, packed_grid
+from zmlx.fuse.function_rules import FunctionRules
 from zmlx.rows.columns import ColumnSums
 from zmlx.rows.launches import Prepared
-from zmlx.rows.rules import FunctionRules
 
 _HALVES = (
     """\

@@ -13,12 +13,14 @@ from math import prod
 import mlx.core as mx
 
 from zmlx.device.base import Launcher, device_for_current_stream
+from zmlx.fuse.function_rules import FunctionRules
 from zmlx.msl import DEFAULT_HEADER
+from zmlx.msl.packs import PACKS_TEXT
 from zmlx.msl.spec import Extent
 from zmlx.rows import layout
 from zmlx.rows.launches import Launches, Prepared
-from zmlx.rows.rules import FunctionRules, op_of
-from zmlx.rows.text import MAX_GROUPS_Y, PACKS_TEXT
+from zmlx.rows.rules import op_of
+from zmlx.rows.text import MAX_GROUPS_Y
 from zmlx.trace import intercept
 
 Arrays = Sequence[mx.array]

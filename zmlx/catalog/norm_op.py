@@ -14,9 +14,10 @@ from functools import cached_property
 import mlx.core as mx
 
 from zmlx.catalog.dropout_op import DROPPED, dropped
+from zmlx.fuse.function_rules import FunctionRules
 from zmlx.rows.columns import ColumnSums
 from zmlx.rows.op import RowOp
-from zmlx.rows.rules import FunctionRules, RowFunction, RowRules, row_function
+from zmlx.rows.rules import RowFunction, RowRules, row_function
 from zmlx.rows.spec import Fold, Output, RowSpec, add
 
 Arrays = Sequence[mx.array]

@@ -129,9 +129,7 @@ class GpuLauncher:
         if found:
             return found[0], found[1]
         straight = self.elements, self.threadgroup
-        if self.across != straight and self.repeat is not None and crosses(arrays):
-            return self.across
-        return straight
+        return self.across if self.across != straight and crosses(arrays) else straight
 
     def with_setting(self, elements: int, threadgroup: int) -> GpuLauncher:
         """The same kernel launched otherwise, to be compared with this one."""

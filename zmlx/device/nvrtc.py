@@ -1,8 +1,7 @@
 """NVRTC, NVIDIA's compiler for run time: CUDA C++ to machine code.
 
 Comes in: text and options. Goes out: a cubin, or PTX for a GPU that is newer than the compiler.
-MLX's CUDA build links the library, so it is in the process already; zmlx.device.cuda_compiler asks
-for it.
+MLX's CUDA build links the library, so it is in the process already. zmlx.device.cuda_kernel asks.
 """
 
 from __future__ import annotations

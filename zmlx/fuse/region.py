@@ -47,13 +47,11 @@ class RegionFunction:
         self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
-        return self._run(self.runtime.signature(arrays), arrays)(arrays)
+        return self.settled(arrays)(arrays)
 
     def settled(self, arrays: Arrays) -> Run:
         """The function for arrays of this signature alone: it does not look again."""
-        return self._run(self.runtime.signature(arrays), arrays)
-
-    def _run(self, signature: bytes, arrays: Arrays) -> Run:
+        signature = self.runtime.signature(arrays)
         run = self._runs.get(signature)
         if run is None:
             run = self._runs[signature] = self._guarded(self._runner(arrays))

@@ -68,24 +68,23 @@ class SummedFunction:
     def kernel(self, shapes: Sequence[Shape]) -> MetalKernelSpec | None:
         """The kernel for inputs of these shapes; None where `plain` runs."""
         split = self._split(shapes)
-        if split is None:
-            return None
-        merged = [self._merged(split, n, s) for n, s in self._inputs(shapes)]
-        graph = reshaped(self.function.graph, merged)
-        return sums_kernel(graph, self.region.kept, partials_of(self.region, split), _alone())
+        return None if split is None else self._spec(split, self._merged(split, shapes))
 
     def _run(self, shapes: Sequence[Shape]) -> Run:
-        device, split = device_for_current_stream(), self._split(shapes)
-        spec = self.kernel(shapes)
         if any(0 in shape for shape in shapes):
             return self._empty
-        if split is None or spec is None or device.unavailable() is not None:
+        device, split = device_for_current_stream(), self._split(shapes)
+        if split is None or device.unavailable() is not None:
             return self.plain
         if _alone() and split.sizes[2] < NARROW:
             return self.plain
-        merged = [self._merged(split, n, s) for n, s in self._inputs(shapes)]
-        launcher = self._launcher(device, spec)
+        merged = self._merged(split, shapes)
+        launcher = self._launcher(device, self._spec(split, merged))
         return summing(self.region, self.function, split, merged, launcher, _alone())
+
+    def _spec(self, split: Split, merged: Sequence[Shape]) -> MetalKernelSpec:
+        graph = reshaped(self.function.graph, merged)
+        return sums_kernel(graph, self.region.kept, partials_of(self.region, split), _alone())
 
     def _launcher(self, device: Device, spec: MetalKernelSpec) -> GridLauncher:
         key = (device.name, spec)
@@ -112,8 +111,10 @@ class SummedFunction:
     def _is_array(self, node: int) -> bool:
         return self.function.graph.kind(node) == "input"
 
-    def _merged(self, split: Split, node: int, shape: Shape) -> Shape:
-        return split.merged(tuple(shape)) if self._is_array(node) else (1,)
+    def _merged(self, split: Split, shapes: Sequence[Shape]) -> list[Shape]:
+        """The shapes that the kernel takes its inputs in."""
+        pairs = self._inputs(shapes)
+        return [split.merged(tuple(s)) if self._is_array(n) else (1,) for n, s in pairs]
 
 
 def _told(spec: MetalKernelSpec, device: str, launcher: GridLauncher) -> GridLauncher:

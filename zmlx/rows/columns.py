@@ -15,10 +15,11 @@ import mlx.core as mx
 
 from zmlx import elementwise, metal
 from zmlx.device.base import Launcher, device_for_current_stream
+from zmlx.fuse.function_rules import FunctionRules
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.rows import layout
 from zmlx.rows.launches import Launches, Prepared
-from zmlx.rows.rules import FunctionRules, op_of
+from zmlx.rows.rules import op_of
 from zmlx.rows.text import MAX_GROUPS_Y, values
 
 MAX_BLOCK = 128  # rows that one thread adds up: few enough that float32 keeps its digits

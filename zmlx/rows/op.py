@@ -16,11 +16,12 @@ import mlx.core as mx
 from zmlx import config, metal
 from zmlx.device import tuning
 from zmlx.device.base import Launcher, current_name, device_for_current_stream
+from zmlx.fuse.function_rules import FunctionRules
 from zmlx.msl.spec import MAX_THREADS
 from zmlx.rows import layout
 from zmlx.rows.launches import Launches, Prepared
 from zmlx.rows.layout import Setting
-from zmlx.rows.rules import FunctionRules, RowRules, op_of
+from zmlx.rows.rules import RowRules, op_of
 from zmlx.rows.spec import RowSpec
 from zmlx.rows.text import BOTH, header, held_inputs, source, values
 from zmlx.trace import intercept

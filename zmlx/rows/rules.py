@@ -18,8 +18,7 @@ from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
 from zmlx.errors import DeriveError
 from zmlx.expr import Names, Source, Unparsed, parse_all, split_update
-from zmlx.fuse.function_rules import FunctionRules as FunctionRules  # its users import it here
-from zmlx.fuse.function_rules import Pull
+from zmlx.fuse.function_rules import FunctionRules, Pull
 from zmlx.fuse.region import warn_once
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.rows.spec import Fold, RowSpec

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zmlx.msl.packs import PACKS_TEXT as PACKS_TEXT  # its users import it here
+from zmlx.msl.packs import PACKS_TEXT
 from zmlx.rows.spec import ELEMENT, Fold, RowSpec, words
 
 COLUMNS, ROWS, BOTH = 1, 2, 3  # forms
