@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -131,14 +131,12 @@ def test_formula_and_derivative_are_the_functions_own(name: str) -> None:
 
     given: dict[str, Any] = {}
     place: dict[str, int] = {}
-    for port in region.inputs:  # "array 1 of the call", "number 0 of the call"
-        what = port.source.removesuffix(" of the call")
-        if what.startswith("array"):
-            place[port.name] = int(what.split()[1])
-            given[port.name] = arrays[place[port.name]]
-        else:  # "add(number 0, number 1)"
-            text = re.sub(r"number (\d)", r"numbers[\1]", what)
-            given[port.name] = eval(text, {**vars(operator), "numbers": case.numbers})
+    parameters = list(inspect.signature(case.function).parameters)
+    values = dict(zip(parameters, [*arrays, *case.numbers], strict=False))
+    for port in region.inputs:  # "x", "rate", "add(rate, shift)"
+        if port.source in parameters[: len(arrays)]:
+            place[port.name] = parameters.index(port.source)
+        given[port.name] = eval(port.source, {**vars(operator), **values})
     order = [explanation.outputs.index(port.node) for port in region.outputs]
     wide = [mx.array(a, mx.bool_ if a.dtype == bool else mx.float64) for a in arrays]
     varied = list(region.vjp)

@@ -23,7 +23,8 @@ from zmlx.fuse import drawing
 from zmlx.fuse.explain import Explanation
 from zmlx.fuse.mathml import mathml
 from zmlx.fuse.page import html
-from zmlx.fuse.text import formula, ops_text
+from zmlx.fuse.reports import ops_text
+from zmlx.fuse.text import formula
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "br", "hr", "img", "link", "input"}

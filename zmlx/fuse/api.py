@@ -99,8 +99,11 @@ class FusedFunction:
         """What this function becomes for these arguments: see `zmlx.explain`."""
         from zmlx.fuse.explain import Explanation
 
-        entry = self.entry(*args, **kwargs)
-        return Explanation(self._name, entry.trace, entry.program)
+        if self._bound is not None:
+            args = (self._bound, *args)
+        table = self._table() or Table(self._fn, self._name, self._options)
+        entry, names = table.entry(args, kwargs), table.names(args, kwargs)
+        return Explanation(self._name, entry.trace, entry.program, names, self._fn)
 
     def _table(self) -> Table | None:
         """The table for the current switches; None where ZMLX_FUSE turns fusion off."""

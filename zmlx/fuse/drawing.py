@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from zmlx.fuse.reports import ops_text
+
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation
 
@@ -24,6 +26,7 @@ MOST_NODES = 300  # beyond that, a region is one box
 CHARACTER, PADDING = 6.7, 9.0  # of the page's monospaced text
 HEIGHT, LAYER, GAP, MARGIN = 34.0, 62.0, 14.0, 12.0
 WAYPOINT = 6.0
+LONGEST = 28  # characters of an input's name
 SWEEPS = 8
 Key = Any
 
@@ -97,8 +100,9 @@ def _box(explanation: Explanation, graph: nx.DiGraph, node: int, whole: bool) ->
     colour = hue(names.index(region)) if region else 0
     if whole:
         ops = explanation.regions[names.index(region)].ops
-        return Box(region, f"{len(ops)} ops", " ".join(ops), "fused", colour)
-    tip = f"{_label(graph, data)}\n{data['dtype']}{list(data['shape'])}"
+        return Box(region, f"{len(ops)} ops", ops_text(ops), "fused", colour)
+    label = _label(graph, data)
+    tip = f"{label}\n{data['dtype']}{list(data['shape'])}"
     tip += f"\n{data['loc']}" if data["loc"] else ""
     if data["kind"] == "opaque" and data["call"].outputs:
         detail = f"{data['call'].outputs} arrays"
@@ -106,7 +110,7 @@ def _box(explanation: Explanation, graph: nx.DiGraph, node: int, whole: bool) ->
     kind = {"op": "native", "opaque": "native"}.get(data["kind"], "input")
     why = {u.node: u.reason for u in explanation.unfused}.get(node, "")
     tip += f"\n{region}" if region else (f"\nrun by MLX: {why}" if why else "")
-    return Box(_label(graph, data), detail, tip, "fused" if region else kind, colour)
+    return Box(label, detail, tip, "fused" if region else kind, colour)
 
 
 def _label(graph: nx.DiGraph, data: dict[str, Any]) -> str:
@@ -118,7 +122,12 @@ def _label(graph: nx.DiGraph, data: dict[str, Any]) -> str:
         return f"{data['op']}({', '.join(given)})"
     if data["kind"] == "opaque":
         return data["call"].label or "call"
-    return {"array": "captured", "scalar": "number"}.get(data["kind"]) or f"array {data['index']}"
+    return "captured" if data["kind"] == "array" else _cut(data["name"])
+
+
+def _cut(name: str) -> str:
+    """A long name's end, which tells it from others."""
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 def _shape(data: dict[str, Any]) -> str:

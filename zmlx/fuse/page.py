@@ -6,7 +6,7 @@ templates/explain.html. zmlx.fuse.explain calls it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ import sympy as sp
 
 from zmlx.fuse.drawing import HEIGHT, draw, hue
 from zmlx.fuse.mathml import mathml, symbol
-from zmlx.fuse.text import bytes_text, formula, ops_text, ratio, static_facts
+from zmlx.fuse.reports import alike, ops_text
+from zmlx.fuse.text import bytes_text, formula, ratio, static_facts
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation, RegionReport
@@ -24,36 +25,50 @@ if TYPE_CHECKING:
 
 def html(explanation: Explanation, whole: bool = True) -> str:
     """The page, or with `whole=False` its content alone."""
-    return _template().render(
-        report=explanation,
-        whole=whole,
-        drawing=draw(explanation),
-        box_height=HEIGHT,
-        regions=[_region(region, i) for i, region in enumerate(explanation.regions)],
-        before=bytes_text(explanation.bytes_before),
-        after=bytes_text(explanation.bytes_after),
-        ratio=ratio(explanation),
-        static_facts=static_facts(explanation),
+    numbers = {region.name: i for i, region in enumerate(explanation.regions)}
+    return str(
+        _templates()
+        .get_template("explain.html")
+        .render(
+            report=explanation,
+            whole=whole,
+            drawing=draw(explanation),
+            box_height=HEIGHT,
+            regions=[_regions(same, numbers[same[0].name]) for same in alike(explanation.regions)],
+            before=bytes_text(explanation.bytes_before),
+            after=bytes_text(explanation.bytes_after),
+            ratio=ratio(explanation),
+            static_facts=static_facts(explanation),
+        )
     )
 
 
+def svg(explanation: Explanation) -> str:
+    """The graph alone, as a picture."""
+    module: Any = _templates().get_template("drawing.svg").module
+    return str(module.whole(draw(explanation), HEIGHT)).strip() + "\n"
+
+
 @cache
-def _template() -> jinja2.Template:
+def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8")
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=loader,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("explain.html")
 
 
-def _region(region: RegionReport, index: int) -> dict[str, Any]:
-    """What the template shows of a region beside its own fields."""
+def _regions(same: Sequence[RegionReport], index: int) -> dict[str, Any]:
+    """What the template shows of regions that run one kernel, beside the first one's fields."""
+    region, *more = same
+    names = region.name + (f" and {len(more)} more like it" if more else "")
     return {
         "report": region,
+        "names": names,
+        "more": more,
         "hue": hue(index),
         "ops": ops_text(region.ops),
         "moved": bytes_text(region.bytes),

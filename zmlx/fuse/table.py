@@ -21,6 +21,7 @@ from zmlx.fuse.entry import Entry, Site
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
 from zmlx.trace import intercept
+from zmlx.trace.paths import Names, names
 from zmlx.trace.run import Call, trace
 from zmlx.trace.tracer import name_of
 from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
@@ -77,6 +78,11 @@ class Table:
         """The entry that a call with these arguments uses, made if need be."""
         call, key = self._call(args, kwargs)
         return self._entry(call, key)
+
+    def names(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Names:
+        """What the arrays and numbers of a call are called in the function."""
+        leaves = self._call(args, kwargs)[0].leaves
+        return names(self.fn, args, kwargs, leaves.arrays, leaves.numbers, self.options.inputs)
 
     # -- the general way --------------------------------------------------------------------------
     def _flattened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

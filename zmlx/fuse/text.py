@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sympy as sp
 from rich.console import Console, Group, RenderableType
@@ -16,11 +16,14 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from zmlx.fuse.reports import alike, ops_text, short_ops
+
 if TYPE_CHECKING:
-    from zmlx.fuse.explain import Explanation, RegionReport
+    from zmlx.fuse.explain import Explanation, RegionReport, Unfused
 
 WIDTH = 100
 MSL_LINES = 40  # of a kernel's text; the whole is in `.msl` and on the page
+MOST_REGIONS, MOST_SHOWN = 8, 120  # regions, ops of which a report prints all
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 COUNTED = (
     "Plain MLX runs each elementwise op as a kernel that reads its operands and writes its result. "
@@ -41,28 +44,19 @@ def bytes_text(count: int) -> str:
     return f"{number} {UNITS[power]}"
 
 
-def ops_text(ops: tuple[str, ...]) -> str:
-    """The ops in order; repeats as "multiply x3"."""
-    runs: list[list[Any]] = []
-    for op in ops:
-        if runs and runs[-1][0] == op:
-            runs[-1][1] += 1
-        else:
-            runs.append([op, 1])
-    return " ".join(op if count == 1 else f"{op} x{count}" for op, count in runs)
-
-
 def facts(explanation: Explanation) -> dict[str, str]:
     """The numbers at the top, in words."""
     e = explanation
-    return {
+    now = "as it runs here" if e.no_kernels else "fused"
+    found = {
         "regions": f"{len(e.regions)} ({sum(len(r.ops) for r in e.regions)} elementwise ops)",
-        "kernels": f"{e.kernels_before} as plain MLX, {e.kernels_after} fused",
+        "kernels": f"{e.kernels_before} as plain MLX, {e.kernels_after} {now}",
         "bytes moved": f"{bytes_text(e.bytes_before)} as plain MLX, "
-        f"{bytes_text(e.bytes_after)} fused{ratio(e)}",
+        f"{bytes_text(e.bytes_after)} {now}{ratio(e)}",
         "run by MLX": plural(len(e.unfused), "call"),
         "numerics": e.numerics,
     }
+    return {**found, "no kernel runs": e.no_kernels} if e.no_kernels else found
 
 
 def plural(count: int, noun: str) -> str:
@@ -82,36 +76,64 @@ def static_facts(explanation: Explanation) -> list[str]:
     if e.shape_reads:
         found.append(f"Reads a size, so holds for these sizes only: {', '.join(e.shape_reads)}")
     if e.static_numbers:
-        numbers = ", ".join(f"number {i}" for i in e.static_numbers)
+        numbers = ", ".join(map(e.names.number, e.static_numbers))
         found.append(f"Reads the value, so is traced anew for each value of: {numbers}")
+    if e.frozen:
+        values = ", ".join(f"{f.name} = {f.value}" for f in e.frozen)
+        found.append(
+            f"Read by name and fixed when traced; pass as arguments what changes: {values}"
+        )
     return found
 
 
-def plain(explanation: Explanation) -> str:
+def plain(explanation: Explanation, full: bool = False) -> str:
     """The explanation as text without colours."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(explanation)
+        console.print(Group(*parts(explanation, full)))
     return capture.get()
 
 
-def parts(explanation: Explanation) -> Iterator[RenderableType]:
+def is_large(explanation: Explanation) -> bool:
+    """Whether the whole report is more than people read: it is summed up then."""
+    regions = explanation.regions
+    return len(regions) > MOST_REGIONS or sum(len(r.ops) for r in regions) > MOST_SHOWN
+
+
+def parts(explanation: Explanation, full: bool = False) -> Iterator[RenderableType]:
     """What rich prints for an explanation, from top to bottom."""
     table = Table(title=Text(f"zmlx.explain: {explanation.name}"), show_header=False)
     for name, fact in facts(explanation).items():
         table.add_row(name, Text(fact))
     table.caption = COUNTED
     yield table
-    for region in explanation.regions:
-        yield _region(region)
+    summed_up = not full and is_large(explanation)
+    if summed_up:
+        yield _summary(explanation)
+    else:
+        yield from map(_region, explanation.regions)
     if explanation.unfused:
-        yield _unfused(explanation)
+        yield _unfused(explanation, summed_up)
     if explanation.captures:
         yield _captures(explanation)
     for sentence in static_facts(explanation):
         yield Text(sentence)
     if not explanation.regions:
         yield Text("Nothing here is fused.")
+    if summed_up:
+        yield Text("This is a summary: .text(full=True) prints all, .save('report.html') draws it.")
+
+
+def _summary(explanation: Explanation) -> Table:
+    """A row for each region."""
+    table = Table()
+    for column in ("region", "ops", "which", "line", "bytes", "kernels of its gradient"):
+        table.add_column(column, overflow="fold", no_wrap=column == "region")
+    for r, *more in alike(explanation.regions):
+        name = f"{r.name}, +{len(more)} alike" if more else r.name
+        row = (name, str(len(r.ops)), short_ops(r.ops), r.line, bytes_text(r.bytes))
+        table.add_row(*map(Text, (*row, str(len(r.vjp_kernels)))))
+    return table
 
 
 def _region(region: RegionReport) -> Panel:
@@ -156,21 +178,29 @@ def _kernel(region: RegionReport) -> RenderableType:
     )
 
 
-def _unfused(explanation: Explanation) -> RenderableType:
+def _unfused(explanation: Explanation, summed_up: bool) -> RenderableType:
     table = Table()
     for column in ("call", "why", "line", "result"):
         table.add_column(column, overflow="fold")
-    for item in explanation.unfused:
-        cells = (item.label, item.reason, item.loc, ", ".join(map(str, item.results)))
+    groups: dict[tuple[str, ...], list[Unfused]] = {}
+    for i, item in enumerate(explanation.unfused):
+        key = (item.label, item.reason) if summed_up else (str(i),)
+        groups.setdefault(key, []).append(item)
+    for same in groups.values():
+        first = same[0]
+        label = first.label if len(same) == 1 else f"{first.label} x{len(same)}"
+        places = list(dict.fromkeys(item.loc for item in same))
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        cells = (label, first.reason, places[0] + more, ", ".join(map(str, first.results)))
         table.add_row(*map(Text, cells))
     return Group(Text("run by MLX", style="bold"), table)
 
 
 def _captures(explanation: Explanation) -> RenderableType:
     table = Table()
-    table.add_column("array")
-    table.add_column("line", overflow="fold")
+    for column in ("name", "array", "line"):
+        table.add_column(column, overflow="fold")
     for capture in explanation.captures:
-        table.add_row(Text(str(capture.value)), Text(capture.loc))
+        table.add_row(Text(capture.name), Text(str(capture.value)), Text(capture.loc))
     head = "captured arrays: reached through a closure, fixed when the function was traced"
     return Group(Text(head, style="bold"), table)

@@ -1,0 +1,302 @@
+"""Reports: what one region, one call, one captured value of a fused function is, as data.
+
+Comes in: a planned graph and its regions. Goes out: RegionReport, Unfused, Captured, which
+zmlx.fuse.explain puts together and the files beside it show.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from zmlx.device.base import device_for_current_stream
+from zmlx.fuse.extract import Region
+from zmlx.fuse.formulas import Formulas
+from zmlx.fuse.plan import plan
+from zmlx.fuse.region import RegionFunction
+from zmlx.fuse.replay import dtype_of
+from zmlx.fuse.simplify import simplify
+from zmlx.fuse.summed import SummedFunction
+from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import MetalKernelSpec
+from zmlx.trace.graph import Graph
+from zmlx.trace.paths import Names
+
+if TYPE_CHECKING:
+    from zmlx.fuse.region import Specialized
+    from zmlx.trace.scalars import Expr
+
+
+@dataclass(frozen=True)
+class Value:
+    """An array of the example call."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        size = dtype_of(self.dtype).size
+        for length in self.shape:
+            size *= length
+        return size
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a region: its name in the formulas and in the kernel."""
+
+    name: str
+    value: Value
+    source: str  # what it is in the function, e.g. "params['w']", "matmul at model.py:12"
+    node: int  # in the explanation's graph
+
+
+@dataclass(frozen=True, eq=False)
+class RegionReport:
+    """One region: what it computes, its derivative and its kernel.
+
+    Expressions are over the names of `inputs` (in0, …, s0, … for Python numbers), over g0, … for
+    the cotangents of the outputs, and over the temporaries, each of which uses only those before
+    it. All symbols are real. `sum(value, axes)` sums over broadcast dimensions.
+    """
+
+    name: str
+    ops: tuple[str, ...]  # in the order in which they are computed
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    formulas: dict[str, sp.Expr]  # by output
+    vjp: dict[str, sp.Expr]  # by input: the gradient that flows to it
+    temporaries: dict[sp.Symbol, sp.Expr]
+    nodes: tuple[int, ...]  # in the explanation's graph
+    kernel: str  # its name; "" where the example's shapes allow none and MLX runs the ops
+    msl: str
+    vjp_kernels: tuple[str, ...]
+    vjp_msl: str
+    line: str = ""  # of its first op
+
+    def __repr__(self) -> str:
+        ways = f"{len(self.inputs)} read, {len(self.outputs)} written, {self.bytes} bytes"
+        return f"<{self.name}: {len(self.ops)} ops ({short_ops(self.ops)}), {ways}>"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the kernel reads and writes in the example call."""
+        return sum(port.value.bytes for port in (*self.inputs, *self.outputs))
+
+    @property
+    def formula_lines(self) -> dict[str, sp.Expr]:
+        """The formulas, after the temporaries that they use."""
+        return {**_behind(self.temporaries, self.formulas.values()), **self.formulas}
+
+    @property
+    def vjp_lines(self) -> dict[str, sp.Expr]:
+        """The derivatives, after the temporaries that they use and `formula_lines` has not."""
+        lines = {**_behind(self.temporaries, self.vjp.values()), **self.vjp}
+        return {n: v for n, v in lines.items() if n in self.vjp or n not in self.formula_lines}
+
+
+@dataclass(frozen=True)
+class Unfused:
+    """Something that MLX runs, and why."""
+
+    label: str
+    reason: str
+    loc: str
+    results: tuple[Value, ...]
+    node: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.results[0].shape if self.results else ()
+
+    @property
+    def dtype(self) -> str:
+        return self.results[0].dtype if self.results else ""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An array that the function reached through a closure: fixed when it was traced."""
+
+    value: Value
+    loc: str
+    name: str = ""  # by which the function reaches it; "" where that is not known
+
+
+def value_of(graph: Graph, node: int) -> Value:
+    return Value(graph[node]["dtype"], graph[node]["shape"])
+
+
+def _behind(
+    temporaries: dict[sp.Symbol, sp.Expr], expressions: Iterable[sp.Expr]
+) -> dict[str, sp.Expr]:
+    """The `temporaries` that `expressions` are made of, by name and in order."""
+    wanted = set().union(*[e.free_symbols for e in expressions])
+    for symbol, value in reversed(temporaries.items()):
+        if symbol in wanted:
+            wanted |= value.free_symbols
+    return {str(s): v for s, v in temporaries.items() if s in wanted}
+
+
+# -- regions --------------------------------------------------------------------------------------
+def region_report(
+    graph: Graph, region: Region, function: RegionFunction, name: str, called: Names
+) -> RegionReport:
+    """What a region computes, its derivative and its kernel; `called` names the call's inputs."""
+    inner = region.graph
+    special = function.specialized(_shapes(inner))
+    arrays, scalars = len(region.ends.inputs), len(region.ends.scalars)
+    names = [f"in{i}" for i in range(arrays)] + [f"s{i}" for i in range(scalars)]
+    results = [f"out{i}" for i in range(len(inner.outputs))]
+    formulas = Formulas()
+    values = formulas.of(special.graph, names)
+    vjp = simplify(special.vjp.graph)
+    seeds = [f"g{i}" for i in range(len(results))]
+    gradients = formulas.of(vjp, names + seeds)
+    pulls = _kernels(vjp, special, f"{function.name}.vjp")
+    return RegionReport(
+        name,
+        tuple(graph[node]["op"] for node in region.nodes),
+        _ports(graph, names, (*region.ends.inputs, *region.ends.scalars), called),
+        _ports(graph, results, region.ends.outputs, called),
+        dict(zip(results, values, strict=True)),
+        {names[t]: g for t, g in zip(special.vjp.targets, gradients, strict=True)},
+        formulas.temporaries,
+        region.nodes,
+        special.kernel.name if special.kernel else "",
+        _text_of(special.kernel) if special.kernel else "",
+        tuple(name for name, _ in pulls),
+        "\n".join(msl for _, msl in pulls),
+        next((graph[n]["loc"] for n in region.nodes if graph[n]["loc"]), ""),
+    )
+
+
+def _ports(
+    graph: Graph, names: Sequence[str], nodes: Sequence[int], called: Names
+) -> tuple[Port, ...]:
+    return tuple(
+        Port(name, value_of(graph, node), source(graph, node, called), node)
+        for name, node in zip(names, nodes, strict=True)
+    )
+
+
+def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, str]]:
+    """Name and text of the kernels that a derivative's graph becomes; none is compiled.
+
+    They are those for the example's shapes.
+    """
+    found = []
+    exact = special.runtime.exact
+    for region in plan(graph, device_for_current_stream().worth_alone, sums=not exact).regions:
+        function = RegionFunction(region.graph, special.runtime, name)
+        shapes = _shapes(region.graph)
+        spec = SummedFunction(region, function).kernel(shapes) if region.sums else None
+        if spec is not None:
+            found.append((spec.unique_name, _text_of_sums(spec)))
+        elif kernel := function.specialized(shapes).kernel:
+            found.append((kernel.name, _text_of(kernel)))
+    return found
+
+
+def _shapes(region: Graph) -> list[tuple[int, ...]]:
+    """The example's shapes; a Python number reaches a kernel as an array of one element."""
+    return [(1,) if region.kind(n) == "scalar" else region[n]["shape"] for n in region.inputs]
+
+
+def _text_of(kernel: KernelSource) -> str:
+    arguments = ", ".join(arg.name for arg in (*kernel.inputs, *kernel.outputs))
+    line = f"// Body of kernel {kernel.name}({arguments}); its signature is added on launch.\n"
+    return f"{kernel.header}{line}{kernel.body}"
+
+
+def _text_of_sums(spec: MetalKernelSpec) -> str:
+    arguments = ", ".join((*spec.input_names, *spec.output_names))
+    line = f"// Body of kernel {spec.unique_name}({arguments}); sum0, ... are partial sums.\n"
+    return f"{spec.header}{line}{spec.source}"
+
+
+def source(graph: Graph, node: int, called: Names) -> str:
+    """What `node` is in the function, in words."""
+    data = graph[node]
+    if data["kind"] in ("input", "scalar"):
+        return input_name(data, called)
+    if data["kind"] == "array":
+        what = "captured array"
+    elif data["kind"] == "item":
+        what = f"{graph[data['operands'][0]]['call'].label}[{data['index']}]"
+    else:
+        what = data["op"] if data["kind"] == "op" else data["call"].label
+    return f"{what} at {data['loc']}" if data["loc"] else what
+
+
+def input_name(data: Mapping[str, Any], called: Names) -> str:
+    """What the caller passes at an input or scalar node, by the parameter that takes it."""
+    if data["kind"] == "input":
+        return called.array(data["index"])
+    return _number(data["expr"], called)
+
+
+def _number(expr: Expr | None, called: Names) -> str:
+    if not isinstance(expr, tuple):
+        return "number" if expr is None else repr(expr)
+    head, *rest = expr
+    if head == "arg":
+        return called.number(rest[0])
+    inner = ", ".join(_number(part, called) for part in rest) if head != "value" else ""
+    return repr(rest[0]) if head == "value" else f"{head}({inner})"
+
+
+def alike(regions: Sequence[RegionReport]) -> list[list[RegionReport]]:
+    """The regions, those together that come from one line and run one kernel."""
+    found: dict[Any, list[RegionReport]] = {}
+    for region in regions:
+        key = (region.line, region.kernel, region.ops) if region.kernel else region.name
+        found.setdefault(key, []).append(region)
+    return list(found.values())
+
+
+# -- ops in words ---------------------------------------------------------------------------------
+MOST_OPS = 12  # kinds that a short list names
+
+
+def ops_text(ops: Sequence[str]) -> str:
+    """The ops in order; repeats, of one op or of a pattern, as "add x3", "(multiply tanh) x33"."""
+    found, at = list[str](), 0
+    while at < len(ops):
+        length, count = _repeated(ops[at:])
+        text = " ".join(ops[at : at + length])
+        if count > 1:
+            text = f"({text}) x{count}" if length > 1 else f"{text} x{count}"
+        found.append(text)
+        at += length * count
+    return " ".join(found)
+
+
+def _repeated(ops: Sequence[str]) -> tuple[int, int]:
+    """The pattern that `ops` begins with: its length, and how often it follows itself."""
+    best = (1, 1)
+    for length in range(1, min(MOST_OPS, len(ops) // 2) + 1):
+        pattern, count = ops[:length], 1
+        while ops[length * count : length * (count + 1)] == pattern:
+            count += 1
+        if count > 1 and length * count > best[0] * best[1]:
+            best = (length, count)
+    return best
+
+
+def short_ops(ops: Sequence[str]) -> str:
+    """`ops_text` where that is short, else how often which op, the commonest first."""
+    text = ops_text(ops)
+    if len(text) <= 80:
+        return text
+    counts = Counter(ops).most_common()
+    shown = ", ".join(f"{op} x{n}" if n > 1 else op for op, n in counts[:MOST_OPS])
+    return shown + (f", {len(counts) - MOST_OPS} more" if len(counts) > MOST_OPS else "")
