@@ -21,6 +21,12 @@ from zmlx.ops.spec import OPERANDS
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 
 _KINDS = ("input", "scalar", "const", "op")
+# A long sum in a half type would lose most of its digits; MLX's sums widen small integers.
+_SUMMED_IN = {
+    **dict.fromkeys(dtypes.HALVES, "float32"),
+    **dict.fromkeys(("bool", "int8", "int16"), "int32"),
+    **dict.fromkeys(("uint8", "uint16"), "uint32"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,8 @@ class Derivative:
     VJP: inputs are the region's inputs, then one cotangent per region output; outputs are the
     gradients of `targets`. JVP: inputs are the region's inputs, then one tangent per target;
     outputs are the tangents of `outputs`. All other inputs have gradient zero, all other outputs
-    tangent zero.
+    tangent zero. Integers and bool count as float types do: MLX passes gradients through them, in
+    their types.
     """
 
     graph: Graph
@@ -39,7 +46,7 @@ class Derivative:
 
 
 def derive_vjp(region: Graph) -> Derivative:
-    """Reverse mode: the gradients of the region's float inputs."""
+    """Reverse mode: the gradients of the region's inputs."""
     active = _active(region)
     targets, outputs = _ends(region, active)
     copy = _Copy(region)
@@ -62,10 +69,13 @@ def derive_vjp(region: Graph) -> Derivative:
     return Derivative(copy.graph, targets, outputs)
 
 
-def derive_jvp(region: Graph, moving: Collection[int] | None = None) -> Derivative:
-    """Forward mode: the tangents of the region's float outputs.
+def derive_jvp(
+    region: Graph, moving: Collection[int] | None = None, kinds: Mapping[int, str] | None = None
+) -> Derivative:
+    """Forward mode: the tangents of the region's outputs.
 
-    `moving` are the positions of the inputs that have tangents, all by default.
+    `moving` are the positions of the inputs that have tangents, all by default; `kinds` the types
+    of those tangents that are not of their input's type (a float tangent of an integer).
     """
     active = _active(region, moving)
     targets, outputs = _ends(region, active)
@@ -73,7 +83,8 @@ def derive_jvp(region: Graph, moving: Collection[int] | None = None) -> Derivati
     tangents: dict[int, int] = {}
     for target in targets:
         node = region.inputs[target]
-        tangents[node] = copy.input(region[node]["shape"], region[node]["dtype"])
+        dtype = (kinds or {}).get(target, region[node]["dtype"])
+        tangents[node] = copy.input(region[node]["shape"], dtype)
     for node in sorted(active):
         if region.kind(node) == "op":
             pushed = _push_forward(copy, tangents, node)
@@ -85,7 +96,7 @@ def derive_jvp(region: Graph, moving: Collection[int] | None = None) -> Derivati
 
 # -- what depends on what -------------------------------------------------------------------------
 def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
-    """Nodes on a differentiable path from a float input (of those `moving`) to a float output."""
+    """Nodes on a differentiable path from an input (of those `moving`) to an output."""
     reached: set[int] = set()
     edges: list[tuple[int, int]] = []
     for node in region:
@@ -94,14 +105,14 @@ def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
             raise DeriveError(
                 f"[zmlx.derive] node {node} is {data['kind']}; a region has {_KINDS}."
             )
-        if data["kind"] == "input" and dtypes.is_float(data["dtype"]):
+        if data["kind"] == "input":
             if moving is None or data["index"] in moving:
                 reached.add(node)
         elif data["kind"] == "op":
             sources = [o for o, _ in _differentiable(region, node) if o in reached]
             edges += [(source, node) for source in sources]
             reached.update([node] if sources else [])
-    useful = {n for n in region.outputs if dtypes.is_float(region[n]["dtype"])}
+    useful = set(region.outputs)
     for source, node in reversed(edges):
         if node in useful:
             useful.add(source)
@@ -116,12 +127,7 @@ def _differentiable(region: Graph, node: int) -> Iterable[tuple[int, int]]:
 
 def _ends(region: Graph, active: set[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     targets = tuple(i for i, n in enumerate(region.inputs) if n in active)
-    outputs = tuple(
-        i
-        for i, n in enumerate(region.outputs)
-        if n in active and dtypes.is_float(region[n]["dtype"])
-    )
-    return targets, outputs
+    return targets, tuple(i for i, n in enumerate(region.outputs) if n in active)
 
 
 # -- the region's own values inside the derivative ------------------------------------------------
@@ -192,12 +198,6 @@ def _chained(copy: _Copy, node: int, position: int, factor: int) -> int:
     return copy.builder.plant(rule, _Values(copy, node, factor), data["at"], data["loc"])
 
 
-def _through_cast(copy: _Copy, node: int, value: int) -> int:
-    """MLX casts what flows through a node of an integer type to that type."""
-    dtype = copy.region[node]["dtype"]
-    return value if dtypes.is_float(dtype) else copy.builder.astype(value, dtype, "")
-
-
 # -- reverse mode ---------------------------------------------------------------------------------
 def _pull_back(
     copy: _Copy,
@@ -209,7 +209,11 @@ def _pull_back(
     for operand, position in _differentiable(copy.region, node):
         if operand in active:
             value = _chained(copy, node, position, cotangent)
-            _contribute(copy, pending, operand, _through_cast(copy, operand, value))
+            data = copy.region[operand]
+            if not dtypes.is_float(data["dtype"]):  # MLX casts what flows to it, sums first
+                value = _summed(copy, value, data["shape"])
+                value = copy.builder.astype(value, data["dtype"], "")
+            _contribute(copy, pending, operand, value)
 
 
 def _contribute(
@@ -240,8 +244,8 @@ def _summed(copy: _Copy, value: int, shape: tuple[int, ...]) -> int:
     lead = len(have) - len(shape)
     inner = tuple(d for d in range(lead, len(have)) if shape[d - lead] == 1 and have[d] != 1)
     dtype = copy.graph[value]["dtype"]
-    if dtype in dtypes.HALVES:  # a long sum in a half type would lose most of its digits
-        value = copy.builder.astype(value, "float32", "")
+    if dtype in _SUMMED_IN:
+        value = copy.builder.astype(value, _SUMMED_IN[dtype], "")
     axes = (*range(lead), *inner)
     kept = tuple(1 if d in axes else size for d, size in enumerate(have))
     if inner:
@@ -263,15 +267,31 @@ def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int | 
     total: int | None = None
     for operand, position in _differentiable(copy.region, node):
         if operand in tangents:
-            part = _chained(copy, node, position, tangents[operand])
+            part = _chained(copy, node, position, _converted(copy, node, position, tangents))
             total = part if total is None else copy.builder.op("add", (total, part), "")
-    return None if total is None else _through_cast(copy, node, total)
+    if total is not None and copy.region[node]["op"] == "astype":
+        total = copy.builder.astype(total, copy.region[node]["dtype"], "")
+    return total
+
+
+def _converted(copy: _Copy, node: int, position: int, tangents: Mapping[int, int]) -> int:
+    """The tangent of an operand that is cast before `node` computes is cast as well."""
+    data = copy.region[node]
+    operand = data["operands"][position]
+    if copy.region[operand]["dtype"] == data["at"]:
+        return tangents[operand]
+    return copy.builder.astype(tangents[operand], data["at"], data["loc"])
 
 
 def _spread(copy: _Copy, node: int, tangents: Mapping[int, int]) -> int:
-    """The tangent of output `node` in its type and at its full shape."""
+    """The tangent of output `node` in its type and at its full shape.
+
+    That of an integer may be of a float type: MLX leaves it so.
+    """
     data, tangent = copy.region[node], tangents[node]
     if copy.graph[tangent]["shape"] != data["shape"]:
         ones = copy.builder.op("ones_like", (copy.node(node),), "")
         tangent = copy.builder.op("multiply", (ones, tangent), "")
+    if not dtypes.is_float(data["dtype"]):
+        return tangent
     return copy.builder.astype(tangent, data["dtype"], "")

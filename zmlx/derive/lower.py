@@ -221,6 +221,8 @@ class Builder:
         folded = self._folded(name, operands, loc)
         if folded is not None:
             return folded
+        if name == "negative" and self.graph[operands[0]]["dtype"] == "bool":
+            return operands[0]  # -1 is true
         at, dtype = infer(name, [self.graph[o]["dtype"] for o in operands])
         return self.raw(name, operands, at, dtype, loc)
 

@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
+from zmlx import dtypes
 from zmlx.derive.factor import factored
 from zmlx.device import watch
 from zmlx.device.base import Launcher, device_for_current_stream
@@ -29,11 +30,13 @@ from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
 from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.operands import name_of
 
 if TYPE_CHECKING:
     from zmlx.derive.accumulate import Derivative
 
 Arrays = Sequence[mx.array]
+T = TypeVar("T")
 _log = logging.getLogger("zmlx.fuse")
 _warned: set[str] = set()
 
@@ -43,6 +46,7 @@ class RegionFunction:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         self.graph, self.runtime, self.name = graph, runtime, name
+        self._arrays = [i for i, n in enumerate(graph.inputs) if graph.kind(n) == "input"]
         self._runs: dict[bytes, Run] = {}
         self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
@@ -65,6 +69,10 @@ class RegionFunction:
                 return replay(self.graph, arrays)
 
         return run
+
+    def arrays(self, inputs: Sequence[T]) -> list[T]:
+        """Those of `inputs` that are arrays: a number comes in shape (1,) but has no dimension."""
+        return [inputs[i] for i in self._arrays]
 
     def specialized(self, shapes: Sequence[Shape]) -> Specialized:
         """The region for inputs of these ranks and sizes of one; other sizes do not matter."""
@@ -144,7 +152,7 @@ class RegionRules:
     def __init__(self, function: RegionFunction, special: Specialized) -> None:
         self._function, self._special = function, special
         self._pulls: dict[tuple[tuple[int, ...], ...], tuple[Run, tuple[int, ...]]] = {}
-        self._pushes: dict[tuple[int, ...], tuple[Run, Derivative]] = {}
+        self._pushes: dict[tuple[tuple[int, str], ...], tuple[Run, Derivative]] = {}
 
     def vjp(
         self,
@@ -166,15 +174,18 @@ class RegionRules:
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
         """The tangents of all outputs, for inputs that move along with the tangents given."""
-        moving = tuple(argnums)
+        known = {
+            i: _like(t, primals[i], _moves_as(t, primals[i]))
+            for i, t in zip(argnums, tangents, strict=True)
+        }
+        moving = tuple((i, name_of(t.dtype)) for i, t in known.items())
         if moving not in self._pushes:
-            self._pushes[moving] = self._push(moving)
+            self._pushes[moving] = self._push(dict(moving))
         run, derivative = self._pushes[moving]
-        known = dict(zip(moving, tangents, strict=True))
-        given = [_like(known[t], primals[t]) for t in derivative.targets]
+        given = [known[t] for t in derivative.targets]
         places = derivative.outputs
         pushed = dict(zip(places, run([*primals, *given]), strict=True)) if places else {}
-        shape = broadcast([p.shape for p in primals])
+        shape = broadcast([p.shape for p in self._function.arrays(primals)])
         nodes = self._special.graph.outputs
         kinds = [dtype_of(self._special.graph[n]["dtype"]) for n in nodes]
         return [pushed[i] if i in pushed else mx.zeros(shape, kind) for i, kind in enumerate(kinds)]
@@ -182,7 +193,7 @@ class RegionRules:
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
         """The region itself, over inputs of one rank more."""
         pairs = list(zip(inputs, axes, strict=True))
-        rank = max(x.ndim - (axis >= 0) for x, axis in pairs)
+        rank = max(x.ndim - (axis >= 0) for x, axis in self._function.arrays(pairs))
         size = next(x.shape[axis] for x, axis in pairs if axis >= 0)
         outputs = self._function([batch_first(x, a, rank) if a >= 0 else x for x, a in pairs])
         return [o if o.ndim > rank else mx.broadcast_to(o, (size, *o.shape)) for o in outputs]
@@ -199,12 +210,12 @@ class RegionRules:
         graph = _with_outputs(derivative.graph, kept)
         return self._program(graph, "vjp"), tuple(derivative.targets[i] for i in kept)
 
-    def _push(self, moving: tuple[int, ...]) -> tuple[Run, Derivative]:
-        """The program for the tangents when these inputs move."""
+    def _push(self, moving: dict[int, str]) -> tuple[Run, Derivative]:
+        """The program for the tangents when these inputs move, in tangents of these types."""
         from zmlx.derive.accumulate import derive_jvp
 
         exact = self._special.runtime.exact
-        derivative = shortened(derive_jvp(self._special.graph, moving), exact)
+        derivative = shortened(derive_jvp(self._special.graph, moving, moving), exact)
         return self._program(derivative.graph, "jvp"), derivative
 
     def _program(self, graph: Graph, what: str) -> Run:
@@ -225,11 +236,18 @@ def warn_once(problem: str) -> None:
         )
 
 
-def _like(value: mx.array, pattern: mx.array) -> mx.array:
-    """`value` in type and shape of `pattern`: MLX does not check what a user's rule returned."""
-    if value.dtype != pattern.dtype:
-        value = value.astype(pattern.dtype)
+def _like(value: mx.array, pattern: mx.array, kind: mx.Dtype | None = None) -> mx.array:
+    """`value` in type (or `kind`) and shape of `pattern`: MLX does not check what a user gave."""
+    kind = kind or pattern.dtype
+    if value.dtype != kind:
+        value = value.astype(kind)
     return value if value.shape == pattern.shape else mx.broadcast_to(value, pattern.shape)
+
+
+def _moves_as(tangent: mx.array, primal: mx.array) -> mx.Dtype:
+    """The type of a tangent: its own where an integer moves by a number that is none, as in MLX."""
+    free = not dtypes.is_float(name_of(primal.dtype)) and dtypes.has_msl(name_of(tangent.dtype))
+    return tangent.dtype if free else primal.dtype
 
 
 def _with_outputs(graph: Graph, positions: Sequence[int]) -> Graph:

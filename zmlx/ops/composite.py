@@ -59,28 +59,34 @@ def clip(F: Any, a: Any, a_min: Any, a_max: Any) -> Any:
 
 @_core
 def isnan(F: Any, a: Any) -> Any:
-    return F.not_equal(a, a)
+    return F.not_equal(a, a) if _inexact(a) else _never(F, a)
+
+
+def _never(F: Any, a: Any) -> Any:
+    """False for every integer: in MLX it depends on no value, so that no gradient flows."""
+    still = F.stop_gradient(a) if hasattr(a, "dtype") else a
+    return F.not_equal(still, still)
 
 
 @_core
 def isposinf(F: Any, a: Any) -> Any:
-    return F.equal(a, math.inf) if _inexact(a) else F.not_equal(a, a)
+    return F.equal(a, math.inf) if _inexact(a) else _never(F, a)
 
 
 @_core
 def isneginf(F: Any, a: Any) -> Any:
-    return F.equal(a, -math.inf) if _inexact(a) else F.not_equal(a, a)
+    return F.equal(a, -math.inf) if _inexact(a) else _never(F, a)
 
 
 @_core
 def isinf(F: Any, a: Any) -> Any:
-    return F.logical_or(isposinf(F, a), isneginf(F, a)) if _inexact(a) else F.not_equal(a, a)
+    return F.logical_or(isposinf(F, a), isneginf(F, a)) if _inexact(a) else _never(F, a)
 
 
 @_core
 def isfinite(F: Any, a: Any) -> Any:
     if not _inexact(a):
-        return F.equal(a, a)
+        return F.logical_not(_never(F, a))
     return F.logical_not(F.logical_or(isinf(F, a), isnan(F, a)))
 
 
