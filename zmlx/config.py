@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,19 @@ class Switch:
 
     def on(self) -> bool:
         return self.text().strip().lower() not in ("", "0", "false", "off", "no")
+
+    @contextmanager
+    def set_to(self, text: str) -> Iterator[None]:
+        """Within the block the variable holds `text`, for all threads."""
+        before = os.environ.get(self.name)
+        os.environ[self.name] = text
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[self.name]
+            else:
+                os.environ[self.name] = before
 
 
 FUSE = Switch("ZMLX_FUSE", "1", "0 turns fusion off everywhere: functions run as plain MLX")

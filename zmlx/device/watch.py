@@ -34,6 +34,7 @@ class Event:
     outputs: tuple[mx.array, ...]
     again: Callable[[], list[mx.array]]  # builds the same launch once more, unwatched
     launcher: Any  # what launched it
+    function: str = ""  # of which fused function, and which region: "gelu.region0.vjp"
 
 
 class Watcher(Protocol):
@@ -74,8 +75,8 @@ def build(device: Device, kernels: Sequence[KernelSource]) -> list[Launcher]:
     return launchers
 
 
-def watched(kernel: KernelSource, device: str, launch: Launcher) -> Launcher:
-    """`launch`, which tells the watchers of the moment."""
+def watched(kernel: KernelSource, device: str, launch: Launcher, function: str) -> Launcher:
+    """`launch`, which tells the watchers of the moment; `function` is whose kernel it is."""
 
     def run(arrays: Sequence[mx.array]) -> list[mx.array]:
         outputs = launch(arrays)
@@ -84,7 +85,7 @@ def watched(kernel: KernelSource, device: str, launch: Launcher) -> Launcher:
             _tell(
                 Event(
                     kernel.name, kernel.digest, device, True, kernel.ops, inputs, tuple(outputs),
-                    lambda: launch(inputs), launch,
+                    lambda: launch(inputs), launch, function,
                 )
             )  # fmt: skip
         return outputs
@@ -92,8 +93,15 @@ def watched(kernel: KernelSource, device: str, launch: Launcher) -> Launcher:
     return run
 
 
-def watched_grid(spec: MetalKernelSpec, device: str, run: GridLauncher, stats: Any) -> GridLauncher:
-    """The same for a kernel written by hand."""
+def watched_grid(
+    spec: MetalKernelSpec,
+    device: str,
+    run: GridLauncher,
+    stats: Any,
+    function: str = "",
+    ops: tuple[str, ...] = (),
+) -> GridLauncher:
+    """The same for a kernel written by hand, or one with sums of a fused function."""
 
     def told(arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         started = time.perf_counter()
@@ -104,8 +112,8 @@ def watched_grid(spec: MetalKernelSpec, device: str, run: GridLauncher, stats: A
         inputs = tuple(arrays)
         _tell(
             Event(
-                spec.name, spec.digest, device, False, (), inputs, tuple(outputs),
-                lambda: run(inputs, launch), run,
+                spec.name, spec.digest, device, bool(function), ops, inputs, tuple(outputs),
+                lambda: run(inputs, launch), run, function,
             )
         )  # fmt: skip
         return outputs

@@ -97,13 +97,12 @@ class FusedFunction:
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """What this function becomes for these arguments: see `zmlx.explain`."""
-        from zmlx.fuse.explain import Explanation
+        from zmlx.fuse.explain import explained
 
         if self._bound is not None:
             args = (self._bound, *args)
         table = self._table() or Table(self._fn, self._name, self._options)
-        entry, names = table.entry(args, kwargs), table.names(args, kwargs)
-        return Explanation(self._name, entry.trace, entry.program, names, self._fn)
+        return explained(table, args, kwargs)
 
     def _table(self) -> Table | None:
         """The table for the current switches; None where ZMLX_FUSE turns fusion off."""
@@ -217,7 +216,8 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     """What `zmlx.fuse` makes of `fn` for these arguments: regions, kernels, derivatives, bytes.
 
     Args:
-        fn: a fused function, or one that is fused for this.
+        fn: a fused function, one that is fused for this, or a gradient (`mx.grad(f)`): the report
+            then shows the kernels inside it, forward and backward, of what is fused in `f`.
         args, kwargs: arguments as for a call; their values do not matter.
 
     Returns:
@@ -226,5 +226,7 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     Raises:
         TraceError: where the function cannot be traced.
     """
-    fused = fn if isinstance(fn, FusedFunction) else fuse(fn)
-    return fused.explain(*args, **kwargs)
+    # mx.grad(fused) says that it is of its function's class; its type is MLX's.
+    fused: Any = fn if issubclass(type(fn), FusedFunction) else fuse(fn)
+    report: Explanation = fused.explain(*args, **kwargs)
+    return report

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from zmlx.fuse.reports import ops_text
+from zmlx.fuse.reports import alike, ops_text
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation
+    from zmlx.fuse.reports import RegionReport
 
 MOST_NODES = 300  # beyond that, a region is one box
 CHARACTER, PADDING = 6.7, 9.0  # of the page's monospaced text
@@ -65,9 +66,10 @@ class Drawing:
     lines: list[Line] = field(default_factory=list)
 
 
-def hue(region: int) -> int:
-    """The colour of a region: neighbours differ by the golden angle."""
-    return round(210 + 137.5 * region) % 360
+def hues(regions: Sequence[RegionReport]) -> dict[str, int]:
+    """The colour of each region, one for those alike: neighbours differ by the golden angle."""
+    groups = enumerate(alike(regions))
+    return {r.name: round(210 + 137.5 * i) % 360 for i, same in groups for r in same}
 
 
 def draw(explanation: Explanation) -> Drawing:
@@ -97,7 +99,7 @@ def _box(explanation: Explanation, graph: nx.DiGraph, node: int, whole: bool) ->
     data = graph.nodes[node]
     detail, region = _shape(data), data["region"]
     names = [r.name for r in explanation.regions]
-    colour = hue(names.index(region)) if region else 0
+    colour = hues(explanation.regions)[region] if region else 0
     if whole:
         ops = explanation.regions[names.index(region)].ops
         return Box(region, f"{len(ops)} ops", ops_text(ops), "fused", colour)

@@ -8,7 +8,7 @@ shows itself in a notebook and saves as a page, text, JSON or a drawing (zmlx.fu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from zmlx import config
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse.export import PlannedGraph, written
 from zmlx.fuse.frozen import Frozen, frozen, names_of_arrays
+from zmlx.fuse.inside import Inside, looking, runs_python, why_whole
 from zmlx.fuse.page import html
 from zmlx.fuse.program import Program
 from zmlx.fuse.reports import (
@@ -32,6 +33,7 @@ from zmlx.fuse.reports import (
     value_of,
 )
 from zmlx.fuse.simplify import cost
+from zmlx.fuse.table import Table
 from zmlx.fuse.text import parts, plain
 from zmlx.trace.graph import Graph
 from zmlx.trace.paths import Names
@@ -49,7 +51,8 @@ class Explanation:
     that reads its inputs and writes its outputs; ops that stay with MLX count as before, as do all
     where no kernel can run: `no_kernels` then says why, else it is "". Calls that are not
     elementwise cost the same either way and are in neither, nor are ops that compute nothing
-    (stop_gradient, zeros_like).
+    (stop_gradient, zeros_like). Kernels inside a call that runs Python (`unfused[i].inside`, a
+    gradient, say) count as kernels; their bytes stand there.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Explanation:
         program: Program,
         names: Names | None = None,
         fn: Callable[..., Any] | None = None,
+        insides: Mapping[int, Inside] | None = None,
     ) -> None:
         planned = program.plan
         self.name, self.no_kernels = name, no_kernels()
@@ -72,7 +76,7 @@ class Explanation:
         ]
         why = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
         self.unfused = [
-            _unfused(planned.graph, native.node, native.reason, why)
+            _unfused(planned.graph, native.node, native.reason, why, insides or {})
             for native in planned.natives
             if planned.graph.kind(native.node) != "item"
         ]
@@ -98,8 +102,10 @@ class Explanation:
         left = {u.node for u in self.unfused}
         left.update(n for r in self.regions if r not in fused for n in r.nodes)
         after = before if not config.FUSE.on() else _op_costs(planned, sorted(left))
+        insides = [u.inside for u in self.unfused if u.inside]
         self.kernels_before, self.bytes_before = len(before), sum(before)
-        self.kernels_after = len(after) + len(fused)
+        self.kernels_before += sum(i.kernels if i.plain is None else i.plain for i in insides)
+        self.kernels_after = len(after) + len(fused) + sum(i.kernels for i in insides)
         self.bytes_after = sum(after) + sum(r.bytes for r in fused)
 
     @property
@@ -154,6 +160,18 @@ class Explanation:
         )
 
 
+def explained(table: Table, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
+    """The explanation of a call; a function that MLX calls back is traced again, and looked at."""
+    entry, insides = table.entry(args, kwargs), dict[int, Inside]()
+    graph = entry.trace.graph
+    if any(graph.kind(n) == "opaque" and runs_python(graph[n]["call"].fn) for n in graph):
+        with looking() as look:
+            again = Table(table.fn, table.name, table.options, watched=True)
+            entry, insides = again.entry(args, kwargs), look.found
+    names = table.names(args, kwargs)
+    return Explanation(table.name, entry.trace, entry.program, names, table.fn, insides)
+
+
 def no_kernels() -> str:
     """Why no region runs as a kernel here and now; "" where they do."""
     if not config.FUSE.on():
@@ -163,17 +181,20 @@ def no_kernels() -> str:
 
 
 # -- what is not fused, and what it all costs -----------------------------------------------------
-def _unfused(graph: Graph, node: int, reason: str, why: dict[int, str]) -> Unfused:
+def _unfused(
+    graph: Graph, node: int, given: str, why: dict[int, str], insides: Mapping[int, Inside]
+) -> Unfused:
     data = graph[node]
     if data["kind"] == "op":
-        return Unfused(data["op"], reason, data["loc"], (value_of(graph, node),), node)
+        return Unfused(data["op"], given, data["loc"], (value_of(graph, node),), node)
     call = data["call"]
-    reason = why.get(id(call), reason)
+    inside = insides.get(id(call))
+    reason = why.get(id(call), given if inside is None else why_whole(call.fn, inside))
     if not data["pure"]:
         reason += "; runs at every call (it draws random numbers or has effects)"
     items = [user for user in graph.users(node) if graph.kind(user) == "item"]
     results = tuple(value_of(graph, n) for n in (items if call.outputs else (node,)))
-    return Unfused(call.label, reason, data["loc"], results, node)
+    return Unfused(call.label, reason, data["loc"], results, node, inside)
 
 
 def _live(graph: Graph) -> set[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
         "regions": [_region(region) for region in e.regions],
         "run_by_mlx": [
             {
+                "inside": None if u.inside is None else asdict(u.inside),
                 "call": u.label, "why": u.reason, "line": u.loc, "node": u.node,
                 "results": list(map(str, u.results)),
             }

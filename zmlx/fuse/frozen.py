@@ -71,9 +71,11 @@ def _functions(fn: Any, seen: dict[int, FunctionType]) -> Iterator[FunctionType]
 def _plain(fn: Any) -> FunctionType | None:
     """The Python function of a method, a partial, a fused function, a module, a gradient."""
     for _ in range(8):
-        if isinstance(fn, FunctionType):
+        if type(fn) is _TRANSFORMED:  # first: it says that it is of its function's class
+            fn = next((f for f in gc.get_referents(fn)[1:] if callable(f)), None)
+        elif isinstance(fn, FunctionType):
             return fn
-        if isinstance(fn, MethodType):
+        elif isinstance(fn, MethodType):
             fn = fn.__func__
         elif isinstance(fn, functools.partial):
             fn = fn.func
@@ -81,15 +83,6 @@ def _plain(fn: Any) -> FunctionType | None:
             fn = fn.__wrapped__
         elif isinstance(fn, nn.Module):
             fn = type(fn).__call__
-        elif type(fn) is _TRANSFORMED:
-            fn = next(
-                (
-                    item
-                    for item in gc.get_referents(fn)
-                    if callable(item) and not isinstance(item, type)
-                ),
-                None,
-            )
         else:
             return None
     return None

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import sympy as sp
 
-from zmlx.fuse.drawing import HEIGHT, draw, hue
+from zmlx.fuse.drawing import HEIGHT, draw, hues
 from zmlx.fuse.mathml import mathml, symbol
-from zmlx.fuse.reports import alike, ops_text
-from zmlx.fuse.text import bytes_text, formula, ratio, static_facts
+from zmlx.fuse.reports import alike, ops_text, short_ops
+from zmlx.fuse.text import bytes_text, formula, inside_facts, insides, ratio, static_facts
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation, RegionReport
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def html(explanation: Explanation, whole: bool = True) -> str:
     """The page, or with `whole=False` its content alone."""
-    numbers = {region.name: i for i, region in enumerate(explanation.regions)}
+    colours = hues(explanation.regions)
     return str(
         _templates()
         .get_template("explain.html")
@@ -34,11 +34,15 @@ def html(explanation: Explanation, whole: bool = True) -> str:
             whole=whole,
             drawing=draw(explanation),
             box_height=HEIGHT,
-            regions=[_regions(same, numbers[same[0].name]) for same in alike(explanation.regions)],
+            regions=[_regions(same, colours[same[0].name]) for same in alike(explanation.regions)],
             before=bytes_text(explanation.bytes_before),
             after=bytes_text(explanation.bytes_after),
             ratio=ratio(explanation),
             static_facts=static_facts(explanation),
+            inside_facts=inside_facts,
+            short_ops=short_ops,
+            bytes_text=bytes_text,
+            fused_inside=any(i.launches or i.unseen for i in insides(explanation)),
         )
     )
 
@@ -61,7 +65,7 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _regions(same: Sequence[RegionReport], index: int) -> dict[str, Any]:
+def _regions(same: Sequence[RegionReport], hue: int) -> dict[str, Any]:
     """What the template shows of regions that run one kernel, beside the first one's fields."""
     region, *more = same
     names = region.name + (f" and {len(more)} more like it" if more else "")
@@ -69,7 +73,7 @@ def _regions(same: Sequence[RegionReport], index: int) -> dict[str, Any]:
         "report": region,
         "names": names,
         "more": more,
-        "hue": hue(index),
+        "hue": hue,
         "ops": ops_text(region.ops),
         "moved": bytes_text(region.bytes),
         "formulas": _lines(region.formula_lines, ()),

@@ -92,7 +92,8 @@ class RegionFunction:
         if launch is None:
             return special.replayed
         if self.runtime.watched:
-            launch = watch.watched(special.kernel, device_for_current_stream().name, launch)
+            device = device_for_current_stream().name
+            launch = watch.watched(special.kernel, device, launch, self.name)
         if self.runtime.check:
             launch = checked(special.graph, launch, self.runtime.exact, self.name)
         return differentiable(launch, RegionRules(self, special))

@@ -27,6 +27,7 @@ from zmlx.trace.graph import Graph
 from zmlx.trace.paths import Names
 
 if TYPE_CHECKING:
+    from zmlx.fuse.inside import Inside
     from zmlx.fuse.region import Specialized
     from zmlx.trace.scalars import Expr
 
@@ -112,6 +113,7 @@ class Unfused:
     loc: str
     results: tuple[Value, ...]
     node: int
+    inside: Inside | None = None  # what runs in a call that runs Python, such as a gradient
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ class SummedFunction:
         if key not in self._launchers:
             launcher = device.grid_launcher(spec)
             if self.function.runtime.watched:
-                launcher = _told(spec, device.name, launcher)
+                launcher = _told(spec, device.name, launcher, self.function)
             self._launchers[key] = launcher
         return self._launchers[key]
 
@@ -117,10 +117,14 @@ class SummedFunction:
         return [split.merged(tuple(s)) if self._is_array(n) else (1,) for n, s in pairs]
 
 
-def _told(spec: MetalKernelSpec, device: str, launcher: GridLauncher) -> GridLauncher:
+def _told(
+    spec: MetalKernelSpec, device: str, launcher: GridLauncher, function: RegionFunction
+) -> GridLauncher:
     """`launcher`, whose launches are told to zmlx.device.watch."""
     stats = SimpleNamespace(run_count=0, compile_time_ms=0.0)
-    told = watch.watched_grid(spec, device, launcher, stats)
+    graph = function.graph
+    ops = tuple([graph[n]["op"] for n in graph if graph.kind(n) == "op"])
+    told = watch.watched_grid(spec, device, launcher, stats, function.name, ops)
 
     def run(arrays: Arrays, launch: Launch) -> list[mx.array]:
         stats.run_count += 1

@@ -20,6 +20,7 @@ from zmlx.fuse.reports import alike, ops_text, short_ops
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation, RegionReport, Unfused
+    from zmlx.fuse.inside import Inside
 
 WIDTH = 100
 MSL_LINES = 40  # of a kernel's text; the whole is in `.msl` and on the page
@@ -56,6 +57,10 @@ def facts(explanation: Explanation) -> dict[str, str]:
         "run by MLX": plural(len(e.unfused), "call"),
         "numerics": e.numerics,
     }
+    if inner := insides(e):
+        launches = sum(len(i.launches) for i in inner)
+        moved = bytes_text(sum(i.bytes for i in inner))
+        found["inside calls"] = f"{plural(launches, 'fused kernel')}, moving {moved} of their own"
     return {**found, "no kernel runs": e.no_kernels} if e.no_kernels else found
 
 
@@ -114,11 +119,14 @@ def parts(explanation: Explanation, full: bool = False) -> Iterator[RenderableTy
         yield from map(_region, explanation.regions)
     if explanation.unfused:
         yield _unfused(explanation, summed_up)
+    for item in explanation.unfused:
+        if item.inside is not None:
+            yield _inside(item, item.inside)
     if explanation.captures:
         yield _captures(explanation)
     for sentence in static_facts(explanation):
         yield Text(sentence)
-    if not explanation.regions:
+    if not explanation.regions and not any(i.launches or i.unseen for i in insides(explanation)):
         yield Text("Nothing here is fused.")
     if summed_up:
         yield Text("This is a summary: .text(full=True) prints all, .save('report.html') draws it.")
@@ -194,6 +202,46 @@ def _unfused(explanation: Explanation, summed_up: bool) -> RenderableType:
         cells = (label, first.reason, places[0] + more, ", ".join(map(str, first.results)))
         table.add_row(*map(Text, cells))
     return Group(Text("run by MLX", style="bold"), table)
+
+
+def insides(explanation: Explanation) -> list[Inside]:
+    """What runs inside the calls that run Python."""
+    return [item.inside for item in explanation.unfused if item.inside is not None]
+
+
+def inside_facts(inside: Inside) -> list[str]:
+    """What runs inside one call beside its fused kernels, one sentence each."""
+    fused = plural(len(inside.launches), "fused kernel")
+    plain = "" if inside.plain is None else f"; as plain MLX {inside.plain}"
+    found = [
+        f"elementwise kernels: {inside.kernels}, of them {fused} that move "
+        f"{bytes_text(inside.bytes)}{plain}"
+    ]
+    if inside.unseen:
+        found.append(f"fused kernels in graphs that mx.compile keeps: {inside.unseen}")
+    if inside.elementwise:
+        found.append(f"elementwise kernels of MLX's own: {_counts(inside.elementwise)}")
+    if inside.others:
+        found.append(f"what else MLX runs: {_counts(inside.others)}")
+    return found
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+
+
+def _inside(item: Unfused, inside: Inside) -> RenderableType:
+    table = Table()
+    for column in ("region", "ops", "reads", "writes", "bytes"):
+        table.add_column(column, overflow="fold")
+    for launch in inside.launches:
+        ends = (", ".join(map(str, values)) for values in (launch.reads, launch.writes))
+        row = (launch.function or launch.kernel, short_ops(launch.ops), *ends)
+        table.add_row(*map(Text, (*row, bytes_text(launch.bytes))))
+    place = f"{item.label} at {item.loc}" if item.loc else item.label
+    rows: list[RenderableType] = [Text(f"inside {place}", style="bold")]
+    rows += [table] if inside.launches else []
+    return Group(*rows, *map(Text, inside_facts(inside)))
 
 
 def _captures(explanation: Explanation) -> RenderableType:

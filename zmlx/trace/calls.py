@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,36 @@ class OnStream:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with mx.stream(self.stream):
             return self.fn(*args, **kwargs)
+
+
+def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What the caller called, of an opaque call's `fn`."""
+    while isinstance(fn, (Flat, OnStream)):
+        fn = fn.fn
+    return fn
+
+
+_observers = threading.local()
+
+
+@contextmanager
+def observed_by(called: Callable[..., None]) -> Iterator[None]:
+    """Within the block `called` is told of each opaque call that a trace of this thread records."""
+    before = getattr(_observers, "called", None)
+    _observers.called = called
+    try:
+        yield
+    finally:
+        _observers.called = before
+
+
+def tell(call: Any, fn: Callable[..., Any], given: tuple[Any, dict[str, Any]], result: Any) -> None:
+    """Tell the observer, if any, that `fn`, of the opaque `call`, gave `result` for `given`."""
+    called = getattr(_observers, "called", None)
+    if called is not None:
+        args, kwargs = given
+        with intercept.recording(None), keeping_random_state():
+            called(call, lambda: fn(*args, **kwargs), list(arrays_in(given)), result)
 
 
 def default_stream() -> mx.Stream:

@@ -16,7 +16,7 @@ from zmlx import dtypes
 from zmlx.errors import TraceError
 from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
-from zmlx.trace import intercept, locate, namespace, placeholders
+from zmlx.trace import calls, intercept, locate, namespace, placeholders
 from zmlx.trace.calls import Flat, OnStream, default_stream, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.operands import (
@@ -235,6 +235,7 @@ class Tracer:
         count = 0 if isinstance(result, mx.array) else len(found)
         call = OpaqueCall(fn, template_args, template_kwargs, label, count)
         node, proxies = self._results(call, operands, found, pure)
+        calls.tell(call, example or fn, (base_args, base_kwargs), result)
         if why:
             self.notes.append((node, why))
         return mapped(result, lambda leaf: next(proxies) if isinstance(leaf, mx.array) else leaf)

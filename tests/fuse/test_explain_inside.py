@@ -1,0 +1,172 @@
+"""Explanations of gradients: which kernels run inside a call that MLX makes, forward and back."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+
+import zmlx
+from zmlx.fuse.explain import Explanation
+from zmlx.fuse.inside import Inside
+from zmlx.trace import intercept
+
+# What plain MLX runs of these for one element each; all else here moves or adds up.
+ELEMENTWISE = {"Tanh", "Multiply", "Add", "Divide", "Cosh", "Square", "Exp", "Subtract", "Negative"}
+x, w = mx.ones((5, 4)), mx.ones((4, 3))
+
+
+@zmlx.fuse
+def act(x: Any) -> Any:
+    return mx.tanh(x) * x + 1
+
+
+def loss(w: Any, x: Any) -> Any:
+    return act(x @ w).sum()
+
+
+def plain_loss(w: Any, x: Any) -> Any:
+    h = x @ w
+    return (mx.tanh(h) * h + 1).sum()
+
+
+def inside_of(e: Explanation) -> Inside:
+    (inside,) = (u.inside for u in e.unfused if u.inside is not None)
+    return inside
+
+
+def exported(function: Any, *arrays: mx.array) -> int:
+    """Elementwise primitives of a function of plain MLX, by MLX's own export."""
+    names = []
+
+    def note(entry: dict[str, Any]) -> None:
+        if entry["type"] == "primitive":
+            names.append(entry["name"])
+
+    mx.export_function(note, function, *arrays)
+    return sum(name in ELEMENTWISE for name in names)
+
+
+def test_a_gradient_shows_its_kernels_forward_and_backward() -> None:
+    e = zmlx.explain(mx.value_and_grad(loss), w, x)
+    inside = inside_of(e)
+    forward, backward = inside.launches
+    assert (forward.function, forward.ops) == ("act.region0", ("tanh", "multiply", "add"))
+    assert backward.function == "act.region0.vjp.region0"
+    assert forward.bytes == 2 * 5 * 3 * 4
+    assert backward.bytes == 3 * 5 * 3 * 4  # the array, the cotangent, the gradient
+    assert inside.elementwise == {}
+    assert inside.others["Matmul"] == 2
+    assert inside.plain == exported(mx.value_and_grad(plain_loss), w, x)
+    assert (e.kernels_before, e.kernels_after) == (inside.plain, 2)
+    assert e.unfused[0].reason.startswith("mx.grad inside")
+    for text in (str(e), e._repr_html_()):
+        assert "Nothing" not in text
+        assert "act.region0" in text
+
+
+def test_a_gradient_of_the_fused_function_itself_is_no_forward_report() -> None:
+    summed = zmlx.fuse(lambda x: (mx.tanh(x) * x).sum())
+    e = zmlx.explain(mx.grad(summed), x)
+    assert [launch.function for launch in inside_of(e).launches] == ["<lambda>.region0.vjp.region0"]
+
+
+def test_what_a_gradient_does_not_need_is_no_kernel() -> None:
+    (launch,) = inside_of(zmlx.explain(mx.grad(loss), w, x)).launches
+    assert launch.function == "act.region0.vjp.region0"
+
+
+def test_a_gradient_of_plain_code_says_what_to_fuse() -> None:
+    e = zmlx.explain(mx.grad(plain_loss), w, x)
+    inside = inside_of(e)
+    assert not inside.launches
+    assert sum(inside.elementwise.values()) == inside.plain == e.kernels_after
+    assert e.unfused[0].reason == "mx.grad inside; nothing in it is fused: fuse its function"
+    assert "Nothing here is fused" in str(e)
+
+
+@pytest.mark.filterwarnings("ignore:.*ZMLX_DEVICE=replay:RuntimeWarning")
+@pytest.mark.parametrize(("name", "value"), [("ZMLX_FUSE", "0"), ("ZMLX_DEVICE", "replay")])
+def test_without_kernels_mlx_s_are_shown(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    e = zmlx.explain(mx.value_and_grad(loss), w, x)
+    inside = inside_of(e)
+    assert inside.launches == ()
+    assert inside.elementwise["Tanh"] >= 1
+    assert e.kernels_after == inside.kernels == sum(inside.elementwise.values())
+    assert name in str(e)
+
+
+def test_only_what_runs_inside_the_call_is_counted_there() -> None:
+    def step(w: Any, x: Any) -> Any:
+        scaled = mx.exp(x) * x - x  # before the call
+        return mx.grad(plain_loss)(w, scaled) * 2 + w  # and after it
+
+    e = zmlx.explain(step, w, x)
+    inside = inside_of(e)
+    assert "Exp" not in inside.elementwise
+    assert inside.plain == exported(mx.grad(plain_loss), w, x)
+    assert len(e.regions) == 2
+    assert e.kernels_before == 3 + inside.plain + 2
+
+
+def test_a_training_step_is_explained_and_left_as_it_was() -> None:
+    net, adam = nn.Sequential(nn.Linear(4, 3), nn.SiLU()), optim.Adam(1e-3)
+    fused = zmlx.fuse(net)
+    gradient = nn.value_and_grad(net, lambda x: fused(x).sum())
+    state = [net.state, adam.state, mx.random.state]
+
+    @zmlx.fuse(inputs=state, outputs=state)
+    def train(x: Any) -> Any:
+        value, gradients = gradient(x)
+        adam.update(net, gradients)
+        return value
+
+    mx.eval(train(x), state)
+    weight, step, key = net.layers[0].weight + 0, adam.step.item(), mx.random.state[0] + 0
+    e = train.explain(x)
+    functions = [launch.function for launch in inside_of(e).launches]
+    assert functions == ["Sequential.region0", "Sequential.region0.vjp.region0"]
+    assert any("sqrt" in region.ops for region in e.regions)  # the optimizer, outside
+    assert mx.array_equal(net.layers[0].weight, weight).item()
+    assert (adam.step.item(), mx.array_equal(mx.random.state[0], key).item()) == (step, True)
+    mx.eval(train(x), state)
+    assert adam.step.item() == step + 1
+
+
+def test_other_transformations_show_their_kernels_too() -> None:
+    functions = {
+        "mx.vmap": mx.vmap(act),
+        "mx.vjp": lambda x: mx.vjp(act, [x], [x])[1][0],
+        "mx.jvp": lambda x: mx.jvp(act, [x], [x])[1][0],
+    }
+    for name, function in functions.items():
+        e = zmlx.explain(function, x)
+        assert inside_of(e).launches, name
+        assert name in e.unfused[0].reason
+
+
+def test_the_switch_is_as_it_was_even_if_the_function_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ZMLX_FUSE", raising=False)
+    runs = []
+
+    def fails_later(w: Any) -> Any:
+        runs.append(os.environ.get("ZMLX_FUSE"))
+        if os.environ.get("ZMLX_FUSE") == "0":
+            raise ZeroDivisionError
+        return mx.exp(w).sum()
+
+    with pytest.raises(ZeroDivisionError):
+        zmlx.explain(mx.grad(fails_later), w)
+    assert "0" in runs
+    assert "ZMLX_FUSE" not in os.environ
+    assert intercept.current() is None
+    assert not zmlx.explain(mx.grad(plain_loss), w, x).regions
