@@ -51,6 +51,8 @@ ARITHMETIC = {
     "in place": lambda x, r: twice(x, r),
     "opaque": lambda x, r: mx.addmm(x, x[None], mx.eye(3), alpha=r)[0],
     "written": lambda x, r: written(x * 1, r),
+    "array": lambda x, r: x * mx.array(r) + mx.array(r, mx.float16),
+    "array of a list": lambda x, r: x * mx.array([r, 1.0, 2]),
     "full": lambda x, r: mx.full((3,), r) * x,
     "returned": lambda x, r: (x * 1, r, {"twice": 2 * r}),
     "exp of a number": lambda x, r: mx.exp(r) * x,
@@ -130,7 +132,6 @@ READS = {
     "percent": lambda x, r: x * len("%g" % r),  # noqa: UP031
     "max": lambda x, r: x * max(r, 1),
     "method": lambda x, r: x * r.is_integer() if isinstance(r, float) else x * r.bit_length(),
-    "array": lambda x, r: x * mx.array(r),
     "numpy": lambda x, r: x * mx.array(np.array([r, r, r])),
     "numpy number": lambda x, r: x * (np.float64(2) * r),
     "complex": lambda x, r: x * (r * 1j),

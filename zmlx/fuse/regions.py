@@ -7,6 +7,10 @@ An op's stage is the number of calls run by MLX that its value must wait for. Op
 one iteration space (symbolic shape) can always share a kernel: a path from one through a call back
 to another would raise the stage. What is used in one place only moves to the stage of its use, also
 into larger iteration spaces, where it is computed again for every element.
+
+What depends on no input (an arange, and what is computed from it) is ready before everything else:
+it has stages of its own, below zero, so that waiting for it splits no region. It is not computed
+again in a larger space, as it costs least where it is made.
 """
 
 from __future__ import annotations
@@ -52,7 +56,9 @@ def _homes(graph: Graph, shapes: dict[int, Shape]) -> dict[int, Home]:
     homes: dict[int, Home] = {}
     for node in reversed(range(len(graph))):
         if node in fused:
-            homes[node] = _home(graph, node, homes, earliest, shapes[node], node in outputs)
+            home = _home(graph, node, homes, earliest, shapes[node], node in outputs)
+            stays = earliest[node] < 0 and home[1] != shapes[node]
+            homes[node] = (earliest[node], shapes[node]) if stays else home
     return homes
 
 
@@ -91,16 +97,31 @@ def _fusable(graph: Graph) -> set[int]:
 def _earliest(graph: Graph, fused: set[int]) -> dict[int, int]:
     """For each node the first stage in which it can run; effects keep their order."""
     stages: dict[int, int] = {}
+    fixed = _fixed(graph)
     effects = 0
     for node in graph:
         effect = not graph[node].get("pure", True)
         waits = effects if effect else 0
         for operand in graph.operands(node):
+            if operand in fixed and node not in fixed:
+                continue
             called = operand not in fused and graph.kind(operand) in ("op", "opaque", "item")
             waits = max(waits, stages[operand] + (called and node in fused))
         stages[node] = waits
         effects = max(effects, waits) if effect else effects
-    return stages
+    first = 1 + max((stages[node] for node in fixed), default=0)
+    return {n: stage - first if n in fixed else stage for n, stage in stages.items()}
+
+
+def _fixed(graph: Graph) -> set[int]:
+    """Calls and ops that depend on no input, and have no effect."""
+    fixed: set[int] = set()
+    for node in graph:
+        operands = [o for o in graph.operands(node) if graph.kind(o) not in ("const", "array")]
+        varies = graph.kind(node) in ("input", "scalar", "const", "array")
+        if not varies and graph[node].get("pure", True) and fixed.issuperset(operands):
+            fixed.add(node)
+    return fixed
 
 
 def _depth_first(graph: Graph, nodes: Iterable[int]) -> list[int]:

@@ -9,6 +9,7 @@ ends; one lock lets one thread trace at a time.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.ops.table import OPS
+from zmlx.trace import array_name
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -46,6 +48,12 @@ _REFUSED = {
 _EFFECTS = {"random.seed", "set_default_device", "set_default_stream"}
 _CALLS_BACK = {"vjp", "jvp"}
 _DRAWS_NOTHING = {"random.key", "random.split", "random.seed"}
+# Functions that make arrays: recorded without traced arguments too, so that each call has its own.
+_CREATES = {
+    "array", "asarray", "zeros", "ones", "full", "empty", "arange", "eye", "tri", "linspace",
+    "identity", "zeros_like", "ones_like", "full_like", "empty_like", "hanning", "hamming",
+    "blackman", "bartlett", "fft.fftfreq", "fft.rfftfreq", "random.key",
+}  # fmt: skip
 _IN_PLACE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
              "lshift", "rshift")  # fmt: skip
 
@@ -110,6 +118,7 @@ def _install() -> None:
     _replace(mx.array, "__getitem__", _wrap_get_item)
     _replace(mx.array, "__setitem__", _wrap_set_item)
     _replace(mx.array, "at", _wrap_at)
+    array_name.show(current)
 
 
 def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -124,6 +133,7 @@ def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
 
 
 def _restore() -> None:
+    array_name.hide()
     while _installed:
         owner, name, value = _installed[-1]
         setattr(owner, name, value)
@@ -134,6 +144,7 @@ def _restore() -> None:
 def _wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     draws = name.startswith("random.") and name not in _DRAWS_NOTHING
     always = draws or name in _EFFECTS
+    creates = name in _CREATES
 
     @wraps(function, assigned=("__name__", "__doc__"), updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -141,10 +152,13 @@ def _wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if tracer is None:
             _refuse_closures((args, kwargs))
             return function(*args, **kwargs)
-        if not always and not tracer.sees((args, kwargs)):
+        made = creates and not array_name.by_zmlx(sys._getframe(1))
+        if not (always or made) and not tracer.sees((args, kwargs)):
             with recording(None) if name in _CALLS_BACK else nullcontext():
                 return function(*args, **kwargs)
         if name in _REFUSED:
+            if not tracer.varies((args, kwargs)):
+                return tracer.plainly(function, args, kwargs)
             raise tracer.refuse(
                 f"mx.{name} needs values, which a trace has not.", "Call it outside."
             )

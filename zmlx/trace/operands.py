@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from zmlx import dtypes
+from zmlx.ops.table import OPS
 
 NAMES: dict[mx.Dtype, str] = {getattr(mx, dtypes.attribute(n)): n for n in dtypes.ALL}
 
@@ -47,6 +48,23 @@ def from_numpy(value: Any, strong: Sequence[mx.Dtype]) -> Any:
         return value.item()  # type: ignore[union-attr]
     array = mx.array(value, strong[0]) if strong else mx.array(value)
     return array if value.shape else array.item() if strong else array
+
+
+def without_numpy(op: str, operands: Sequence[Any]) -> list[Any]:
+    """The operands of row `op` with NumPy's values replaced as MLX takes them."""
+    if not any(map(is_numpy, operands)):
+        return list(operands)
+    strong = [o.dtype for o in _adopting(op, operands) if isinstance(o, mx.array)]
+    return [from_numpy(o, strong) if is_numpy(o) else o for o in operands]
+
+
+def strong_types(op: str, operands: Sequence[Any]) -> list[str]:
+    """The types of the arrays among row `op`'s operands that Python numbers adopt."""
+    return [name_of(o.dtype) for o in _adopting(op, operands) if isinstance(o, mx.array)]
+
+
+def _adopting(op: str, operands: Sequence[Any]) -> Sequence[Any]:
+    return operands[1:] if OPS[op].operands == "select" else operands
 
 
 # -- trees ----------------------------------------------------------------------------------------

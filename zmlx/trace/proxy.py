@@ -2,19 +2,21 @@
 
 A Proxy is a subclass of mx.array, so that Python asks it first in `array * proxy` and so that
 `isinstance(x, mx.array)` holds. Its base is a placeholder that has shape and dtype but no value:
-MLX infers every result from it, and evaluating it raises. Every method of mx.array is overridden;
+MLX infers every result from it, and evaluating it raises. (An array made of constants alone has its
+value there, which may be read.) Every method of mx.array is overridden;
 what is elementwise goes to its row of the op table, the rest is recorded for MLX to run.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from zmlx.ops.table import OPS
-from zmlx.trace import intercept
+from zmlx.trace import array_name, intercept, writes
 from zmlx.trace.scalars import ScalarProxy
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ READS = {
     "tolist": ("array.tolist()", "Return the array and read it outside."),
     "__contains__": ("`in` on an array's values", "Use mx.any(x == value)."),
 }
+_CONVERSIONS: dict[str, Callable[..., Any]] = {
+    "__complex__": complex, "__index__": operator.index, "__bytes__": bytes,
+    "__contains__": operator.contains,
+}  # fmt: skip
 _INHERITED = {
     "__class__", "__delattr__", "__dir__", "__doc__", "__getattribute__", "__init__", "__new__",
     "__init_subclass__", "__module__", "__setattr__", "__sizeof__", "__subclasshook__", "__hash__",
@@ -53,9 +59,14 @@ class Proxy(mx.array):
     __array_ufunc__ = None  # NumPy operands then leave the operator to the proxy
 
     # Made by Tracer.proxy only; `mx.array.__init__` must run, or MLX aborts on the empty base.
-    def __init__(self, base: mx.array, tracer: Tracer, node: int) -> None:
-        super().__init__(base)
+    def __init__(self, base: mx.array, tracer: Tracer, node: int, known: bool = False) -> None:
+        mx.array.__init__(self, base)
         self.tracer, self.node = tracer, node
+        self.known = known  # the same at every call: its base has the value
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return mx.array
 
     def __repr__(self) -> str:
         return f"Proxy(shape={mx.array.shape.fget(self)}, dtype={self.dtype}, node={self.node})"
@@ -84,11 +95,11 @@ class Proxy(mx.array):
         return self.tracer.opaque("matmul", mx.array.__matmul__, (other, self), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.set_item(self, index, value)
+        writes.set_item(self, index, value)
 
     @property
-    def at(self) -> At:
-        return At(self, self.tracer)
+    def at(self) -> writes.At:
+        return writes.At(self, self.tracer)
 
 
 def foreign(operand: Any) -> BaseException:
@@ -107,37 +118,17 @@ def foreign(operand: Any) -> BaseException:
     )
 
 
-class At:
-    """`x.at[index].add(value)` and its siblings, on an array that meets traced values."""
-
-    def __init__(self, array: mx.array, tracer: Tracer, index: Any = None) -> None:
-        self.array, self.tracer, self.index = array, tracer, index
-
-    def __getitem__(self, index: Any) -> At:
-        return At(self.array, self.tracer, index)
-
-    def __getattr__(self, name: str) -> Callable[[Any], Any]:
-        if name not in ("add", "subtract", "multiply", "divide", "maximum", "minimum"):
-            raise AttributeError(name)
-
-        def update(x: mx.array, index: Any, value: Any) -> Any:
-            return getattr(x.at[index], name)(value)
-
-        def method(value: Any) -> Any:
-            operands = (self.array, self.index, value)
-            if not self.tracer.sees(operands):
-                with intercept.recording(None):
-                    return update(*operands)
-            return self.tracer.opaque(f"at.{name}", update, operands, {})
-
-        return method
-
-
-def _read(name: str) -> Callable[..., NoReturn]:
+def _read(name: str) -> Callable[..., Any]:
     what, way_out = READS[name]
 
-    def method(self: Proxy, *_: Any, **__: Any) -> NoReturn:
-        raise self.tracer.refuse(f"{what} needs a value, which a trace has not.", way_out)
+    def method(self: Proxy, *args: Any, **kwargs: Any) -> Any:
+        if not self.known:
+            raise self.tracer.refuse(f"{what} needs a value, which a trace has not.", way_out)
+        with intercept.recording(None):
+            value = mx.array(self)
+            if name in _CONVERSIONS:
+                return _CONVERSIONS[name](value, *args)
+            return getattr(value, name)(*args, **kwargs)
 
     return method
 
@@ -168,7 +159,7 @@ def _in_place(op: str, name: str) -> Callable[[Proxy, Any], Any]:
             result = self.tracer.opaque(op, mx.array.__matmul__, (self, other), {})
         else:
             result = self.tracer.elementwise(op, (self, other))
-        return self.tracer.rebind(self, result, lambda: own(self, self.tracer.base(other)))
+        return writes.rebind(self, result, lambda: own(self, self.tracer.base(other)))
 
     return method
 
@@ -213,3 +204,4 @@ def _install() -> None:
 
 
 _install()
+array_name.CLASSES.add(Proxy)

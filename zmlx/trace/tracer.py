@@ -15,7 +15,6 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.errors import TraceError
 from zmlx.ops.infer import infer
-from zmlx.ops.table import OPS
 from zmlx.trace import calls, intercept, locate, namespace, placeholders
 from zmlx.trace.calls import Flat, OnStream, default_stream, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
@@ -23,14 +22,16 @@ from zmlx.trace.operands import (
     arrays_in,
     children,
     fits,
-    from_numpy,
     is_numpy,
     mapped,
     name_of,
+    strong_types,
+    without_numpy,
 )
-from zmlx.trace.proxy import At, Proxy, foreign
+from zmlx.trace.proxy import Proxy, foreign
 from zmlx.trace.scalars import Expr, ScalarProxy, Specialize
 from zmlx.trace.state import State
+from zmlx.trace.writes import At
 
 __all__ = ["Capture", "Tracer", "arrays_in", "name_of"]
 
@@ -76,28 +77,45 @@ class Tracer:
         operands: Sequence[int] = (),
         tie: bool = True,
         loc: str | None = None,
+        known: bool = False,
         **attributes: Any,
     ) -> Proxy:
         """A new node and the traced array that stands for it.
 
-        Every base depends on the placeholders' root, or else a function that zmlx cannot see
-        would compute with it unnoticed.
+        Unless its value is known, its base depends on the placeholders' root, or else a function
+        that zmlx cannot see would compute with it unnoticed.
         """
         shape, dtype = mx.array.shape.fget(base), name_of(base.dtype)
         loc = locate.here() if loc is None else loc
         node = self.graph.add(kind, operands, shape=shape, dtype=dtype, loc=loc, **attributes)
-        return Proxy(placeholders.tied(base) if tie else base, self, node)
+        base = placeholders.tied(base) if tie and not known else base
+        return Proxy(base, self, node, known)
 
     def alias(self, proxy: Proxy) -> Proxy:
         """A second array object of the same value; in-place changes do not reach the first."""
         self.check(proxy)
-        return Proxy(mx.array(proxy), self, proxy.node)
+        return Proxy(mx.array(proxy), self, proxy.node, proxy.known)
 
     # -- what intercepted calls do ----------------------------------------------------------------
     def sees(self, tree: Any) -> bool:
         """Whether a traced value is anywhere in `tree`."""
         kind = type(tree)
         return kind is Proxy or kind is ScalarProxy or any(map(self.sees, children(tree)))
+
+    def varies(self, tree: Any) -> bool:
+        """Whether a traced value in `tree` may differ from call to call."""
+        kind = type(tree)
+        if kind is Proxy:
+            return not tree.known
+        return kind is ScalarProxy or any(map(self.varies, children(tree)))
+
+    def plainly(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """What `function` returns for known arrays; nothing is recorded."""
+        base_args, base_kwargs = mapped((tuple(args), kwargs), self.base)
+        with intercept.recording(None):
+            return function(*base_args, **base_kwargs)
 
     def call(
         self,
@@ -129,7 +147,7 @@ class Tracer:
         label = getattr(target, "__name__", type(target).__name__)
         self.state.check(self, (args, kwargs))
         with self.state.shown(self):
-            return self.opaque(label, target, args, kwargs)
+            return self.opaque(label, target, args, kwargs, closed=False)
 
     def untraced(
         self, fn: Callable[..., Any], target: Any, args: Sequence[Any], kwargs: dict[str, Any]
@@ -156,6 +174,11 @@ class Tracer:
 
         return self.opaque(name, function, args, kwargs, example=example)
 
+    def constant(self, array: mx.array) -> Proxy:
+        """An array made of Python's data: made once, and no capture."""
+        intercept.original("eval")(array)  # a cast of it waits on this thread's stream
+        return self.proxy(array, "array", known=True, value=array)
+
     def at(self, array: mx.array) -> At:
         return At(array, self)
 
@@ -169,11 +192,11 @@ class Tracer:
         """Record row `op` of the table on `operands` (proxies, arrays, numbers)."""
         for operand in operands:
             self.check(operand)
-        operands = self._without_numpy(op, operands)
+        operands = without_numpy(op, operands)
         bases = [self.base(operand) for operand in operands]
         function = namespace.function(op, param)
         result = function(*bases)
-        strong = self._strong(op, bases)
+        strong = strong_types(op, bases)
         types = [
             name_of(b.dtype) if isinstance(b, mx.array) else dtypes.weak(b, strong) for b in bases
         ]
@@ -182,8 +205,9 @@ class Tracer:
         if why:
             return self.opaque(op, function, operands, {}, why=why)
         nodes = [self._operand(o, t) for o, t in zip(operands, types, strict=True)]
+        varies = self.varies(operands)
         tied = op not in _UNTIED and any(isinstance(operand, Proxy) for operand in operands)
-        return self.proxy(result, "op", nodes, not tied, op=op, at=at)
+        return self.proxy(result, "op", nodes, not tied, known=not varies, op=op, at=at)
 
     def _misfit(
         self,
@@ -213,10 +237,12 @@ class Tracer:
         kwargs: dict[str, Any],
         example: Callable[..., Any] | None = None,
         why: str = "",
+        closed: bool = True,
     ) -> Any:
         """Record a call that MLX runs, with the traced values inside `args` and `kwargs`.
 
-        `example` stands in for `fn` while tracing, where `fn` would draw random numbers.
+        `example` stands in for `fn` while tracing, where `fn` would draw random numbers. Where
+        `fn` is not `closed`, it may compute with more than its arguments.
         """
         operands: list[int] = []
         sizes = label in _SIZED_BY_VALUE
@@ -234,42 +260,29 @@ class Tracer:
             fn, why = OnStream(fn, default_stream()), why or "it runs on another stream"
         count = 0 if isinstance(result, mx.array) else len(found)
         call = OpaqueCall(fn, template_args, template_kwargs, label, count)
-        node, proxies = self._results(call, operands, found, pure)
+        known = pure and closed and not self.varies((args, kwargs))
+        node, proxies = self._results(call, operands, found, pure, known)
         calls.tell(call, example or fn, (base_args, base_kwargs), result)
         if why:
             self.notes.append((node, why))
         return mapped(result, lambda leaf: next(proxies) if isinstance(leaf, mx.array) else leaf)
 
     def _results(
-        self, call: OpaqueCall, operands: Sequence[int], found: Sequence[mx.array], pure: bool
+        self,
+        call: OpaqueCall,
+        operands: Sequence[int],
+        found: Sequence[mx.array],
+        pure: bool,
+        known: bool,
     ) -> tuple[int, Iterator[Proxy]]:
         """The opaque node and a proxy for each array that it returns."""
         if call.outputs == 0:
-            proxy = self.proxy(found[0], "opaque", operands, call=call, pure=pure)
+            proxy = self.proxy(found[0], "opaque", operands, known=known, call=call, pure=pure)
             return proxy.node, iter([proxy])
         node = self.graph.add("opaque", operands, loc=locate.here(), call=call, pure=pure)
-        return node, (self.proxy(a, "item", (node,), index=i) for i, a in enumerate(found))
-
-    def set_item(self, target: Proxy, index: Any, value: Any) -> None:
-        """`target[index] = value`: the proxy from now on stands for the updated array."""
-
-        def update(array: mx.array, index: Any, value: Any) -> mx.array:
-            copy = array[...]
-            copy[index] = value
-            return copy
-
-        result = self.opaque("setitem", update, (target, index, value), {})
-        self.rebind(target, result)
-
-    def rebind(
-        self, target: Proxy, result: Proxy, update_base: Callable[[], Any] | None = None
-    ) -> Proxy:
-        """Make `target` stand for `result`, as MLX's in-place operators do."""
-        target.node = result.node
-        if update_base is not None:
-            with intercept.recording(None):
-                update_base()
-        return target
+        return node, (
+            self.proxy(a, "item", (node,), known=known, index=i) for i, a in enumerate(found)
+        )
 
     def read_shape(self, value: Any) -> Any:
         """A size becomes a Python number: the trace then holds for these sizes only."""
@@ -305,18 +318,6 @@ class Tracer:
             raise foreign(tree)
         for item in children(tree):
             self.refuse_closures(item)
-
-    def _without_numpy(self, op: str, operands: Sequence[Any]) -> list[Any]:
-        if not any(map(is_numpy, operands)):
-            return list(operands)
-        others = operands[1:] if OPS[op].operands == "select" else operands
-        strong = [o.dtype for o in others if isinstance(o, mx.array)]
-        return [from_numpy(o, strong) if is_numpy(o) else o for o in operands]
-
-    def _strong(self, op: str, bases: Sequence[Any]) -> list[str]:
-        """The types of the arrays that Python numbers adopt."""
-        others = bases[1:] if OPS[op].operands == "select" else bases
-        return [name_of(b.dtype) for b in others if isinstance(b, mx.array)]
 
     def _operand(self, operand: Any, dtype: str) -> int:
         if isinstance(operand, Proxy):

@@ -1,0 +1,127 @@
+"""The name mx.array while a trace runs: what a user's code on the tracing thread finds there.
+
+`mx.array` is a class that cannot be told to record its calls, so that the name gives a stand-in
+for it, Array: it answers isinstance, issubclass and == as mx.array does, has its attributes, and
+records when it is called. Other threads, MLX's own transformations and ZMLX itself go on finding
+the class. zmlx.trace.intercept shows and hides it.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+import types
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx.trace.operands import arrays_in
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
+
+ARRAY = mx.array
+_IS = dis.opmap["IS_OP"]
+CLASSES: set[type] = {ARRAY}  # of arrays, plain and traced
+_current: list[Callable[[], Tracer | None]] = []
+
+
+def show(current: Callable[[], Tracer | None]) -> None:
+    """From now on the name gives Array where `current` knows a tracer."""
+    _current[:] = [current]
+    mx.__class__ = _Module
+
+
+def hide() -> None:
+    mx.__class__ = types.ModuleType
+
+
+def by_zmlx(frame: FrameType) -> bool:
+    """Whether ZMLX's own code runs in `frame`: what it makes for itself is no part of a trace."""
+    name = frame.f_globals.get("__name__") or ""
+    return name.startswith("zmlx.") and not name.startswith("zmlx.demo")
+
+
+class _Module(types.ModuleType):
+    """mlx.core, whose name `array` depends on who asks."""
+
+    @property
+    def array(self) -> type:
+        caller = sys._getframe(1)
+        tracer = _current[0]()
+        if tracer is None or by_zmlx(caller):
+            return ARRAY
+        if _tested_by_is(caller):
+            if _of_class_attribute(caller):
+                return ARRAY
+            raise tracer.refuse(
+                "`type(x) is mx.array` is False for a traced array.",
+                "Write isinstance(x, mx.array).",
+            )
+        return Array
+
+
+def _tested_by_is(frame: FrameType) -> bool:
+    """Whether the value that `frame` asks for is the right side of `is` or `is not`."""
+    after = frame.f_code.co_code[frame.f_lasti + 2 :: 2]
+    return next((code for code in after if code != 0), 0) == _IS
+
+
+def _of_class_attribute(frame: FrameType) -> bool:
+    """Whether its left side is `x.__class__`, which is mx.array for a traced array too."""
+    steps = [s for s in dis.get_instructions(frame.f_code) if s.offset < frame.f_lasti]
+    return any(step.argval == "__class__" for step in steps[-3:])
+
+
+class _Kind(type):
+    """The class of Array."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        if not bases:
+            return super().__new__(cls, name, bases, namespace)
+        real = tuple(ARRAY if base is Array else base for base in bases)
+        return types.new_class(name, real, exec_body=lambda ns: ns.update(namespace))
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        tracer = _current[0]()
+        return ARRAY(*args, **kwargs) if tracer is None else _made(tracer, args, kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, ARRAY)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return subclass is Array or issubclass(subclass, ARRAY)
+
+    def __getattribute__(cls, name: str) -> Any:
+        return getattr(ARRAY, name)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is Array or (isinstance(other, type) and any(other is c for c in CLASSES))
+
+    def __hash__(cls) -> int:
+        return hash(ARRAY)
+
+    def __or__(cls, other: Any) -> Any:
+        return ARRAY | other
+
+    def __ror__(cls, other: Any) -> Any:
+        return other | ARRAY
+
+    def __repr__(cls) -> str:
+        return repr(ARRAY)
+
+
+def _made(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `mx.array(*args, **kwargs)` records."""
+    value = args[0] if args else kwargs.get("val")
+    if not tracer.sees((args, kwargs)) and next(arrays_in(value), None) is None:
+        return tracer.constant(ARRAY(*args, **kwargs))
+    if len(args) + len(kwargs) == 1 and tracer.sees(value) and isinstance(value, ARRAY):
+        return tracer.alias(value)
+    return tracer.opaque("array", ARRAY, args, kwargs)
+
+
+class Array(metaclass=_Kind):
+    """What the name mx.array gives to a traced function."""
