@@ -65,6 +65,8 @@ def doctor() -> None:
     console.print(doctor_table(report))
     for number, missing in enumerate(report.missing, 1):
         console.print(f"missing {number}: {missing}", soft_wrap=True, markup=False)
+    for fault in report.cache_faults:
+        console.print(f"not trusted in the cache: {fault}", soft_wrap=True, markup=False)
     if not _a_fused_function_runs():
         console.print("A fused function gave a wrong value: nothing here can be trusted to run.")
         raise typer.Exit(1)

@@ -53,6 +53,11 @@ CACHE = Switch(
 COMPILER = Switch(
     "ZMLX_CXX", "", "C++ compiler of the host device; default: $CXX, c++, g++, clang++"
 )
+PATIENCE = Switch(
+    "ZMLX_CXX_TIMEOUT",
+    "300",
+    "seconds that a run of the C++ compiler may take; then it is stopped and MLX ops run instead",
+)
 THREADS = Switch(
     "ZMLX_THREADS", "", "threads of the host device; default: all cores this process may use"
 )
@@ -62,16 +67,19 @@ SANITIZE = Switch(
     "1 watches every access of every kernel on the CPU and raises where one breaks Metal's rules",
 )
 
-SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, THREADS, SANITIZE)
+SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, PATIENCE, THREADS, SANITIZE)
 
 # The mapping under os.environ, where there is one: a name costs 0.05 us there instead of 0.8, and
 # every call of a fused function asks for four.
 _RAW: Any = getattr(os.environ, "_data", os.environ)
-_KEYS = tuple(
-    os.fsencode(s.name) if isinstance(next(iter(_RAW), b""), bytes) else s.name
-    for s in (FUSE, CHECK, DEVICE, SANITIZE)
-)
 
+
+def _raw(name: str) -> Any:
+    return os.fsencode(name) if isinstance(next(iter(_RAW), b""), bytes) else name
+
+
+_KEYS = tuple(_raw(s.name) for s in (FUSE, CHECK, DEVICE, SANITIZE))
+_COMPILER_KEYS = tuple(_raw(name) for name in (COMPILER.name, "CXX", "PATH"))
 
 watched = False  # whether launches are told to anyone: set by zmlx.device.watch
 
@@ -83,3 +91,9 @@ def mode() -> tuple[Any, ...]:
     """
     get = _RAW.get
     return get(_KEYS[0]), get(_KEYS[1]), get(_KEYS[2]), get(_KEYS[3]), watched
+
+
+def compiler() -> tuple[Any, ...]:
+    """What decides which C++ compiler is used, as raw texts: a dictionary key."""
+    get = _RAW.get
+    return get(_COMPILER_KEYS[0]), get(_COMPILER_KEYS[1]), get(_COMPILER_KEYS[2])

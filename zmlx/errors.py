@@ -32,6 +32,17 @@ class DeviceError(ZmlxError):
     """A device cannot compile or launch a kernel; the message carries the compiler's words."""
 
 
+class CompilerError(DeviceError):
+    """The compiler of this machine cannot be used, whatever the kernel; MLX ops run instead.
+
+    `problem` says why; the message begins with `what` cannot be made for it.
+    """
+
+    def __init__(self, problem: str, what: str = "") -> None:
+        super().__init__(f"[zmlx.device] {what}{problem}")
+        self.problem = problem
+
+
 class CheckError(ZmlxError):
     """`ZMLX_CHECK=1` found a region whose kernel and whose MLX ops disagree."""
 

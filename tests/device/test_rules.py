@@ -8,7 +8,7 @@ from handwritten import kernel
 
 from zmlx.device.base import Launcher
 from zmlx.device.host import HostDevice
-from zmlx.device.rules import Rules, _custom_function, differentiable, native_or_none
+from zmlx.device.rules import Rules, differentiable, differentiable_ops, native_or_none
 
 X = mx.array([[0.5, -1.0, 2.0]])
 
@@ -43,7 +43,7 @@ def native_way(device: HostDevice, rules: Rules) -> Launcher:
 
 
 def mlx_way(device: HostDevice, rules: Rules) -> Launcher:
-    return _custom_function(or_zeros(lambda xs: [xs[0] * 3 + xs[1]]), rules)
+    return differentiable_ops(or_zeros(lambda xs: [xs[0] * 3 + xs[1]]), rules)
 
 
 class OnStream(Tripled):

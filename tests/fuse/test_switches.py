@@ -14,6 +14,7 @@ import pytest
 from fuse_cases import array, close, equal, kernels
 
 import zmlx
+from zmlx.device import warned
 from zmlx.errors import CheckError
 from zmlx.fuse import check, region
 
@@ -115,7 +116,7 @@ def test_checking_finds_a_wrong_integer_and_a_wrong_bit(monkeypatch):
 # -- no kernels -----------------------------------------------------------------------------------
 @pytest.fixture
 def unwarned(monkeypatch):
-    monkeypatch.setattr(region, "_warned", set())
+    monkeypatch.setattr(warned, "_told", set())
 
 
 def test_replay_gives_the_bits_of_mlx_after_one_warning(monkeypatch, unwarned):

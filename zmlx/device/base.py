@@ -28,7 +28,8 @@ class Device(Protocol):
     worth_alone: int  # an op of at least this cost (see zmlx.ops.spec) deserves its own kernel
 
     def unavailable(self) -> str | None:
-        """Why kernels cannot run here, and the command that mends it; None when they can."""
+        """Why MLX ops run here in place of kernels, and the command that mends it; None when
+        kernels do, as far as is known: a compiler is not run to find out."""
         ...
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
@@ -58,6 +59,7 @@ class DeviceReport:
     cache_directory: str = ""
     cache_bytes: int = 0
     cache_kernels: int = 0
+    cache_faults: tuple[str, ...] = ()  # files there, or the directory, that are not trusted
     missing: tuple[str, ...] = ()  # each with the command that mends it
 
 

@@ -3,7 +3,7 @@
 A library `lib_<sha256>.so` (`.cubin` for CUDA) may hold many kernels; an entry file per key names
 the library and its SHA-256. The directory is private (0700). Faults fall back, never fail: a
 directory that cannot be trusted or written is replaced by a temporary one for this process, with
-one warning; an entry or library that does not check is built again.
+one warning; an entry or library that does not check, or is not the user's own, is built again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import os
 import stat
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zmlx import config
-from zmlx.errors import DeviceError
+from zmlx.device import owned, toolchain
+from zmlx.device.warned import warn
+from zmlx.errors import CompilerError
 
 STALE_SECONDS = 3600.0  # build folders older than this were left by a process that died
 ENTRY_SUFFIX = ".entry"
@@ -48,7 +49,7 @@ class KernelCache:
         """The checked library that holds `key`, or None."""
         directory = self.directory()
         try:
-            name, digest = (directory / (key + ENTRY_SUFFIX)).read_text("ascii").split()
+            name, digest = owned.read(directory / (key + ENTRY_SUFFIX)).decode("ascii").split()
         except (OSError, ValueError):
             return None
         library = directory / name
@@ -67,20 +68,45 @@ class KernelCache:
         try:
             return self._make(self.directory(), keys, build)
         except OSError as error:
-            raise DeviceError(_nowhere(error)) from error
+            raise CompilerError(_nowhere(error)) from error
+
+    def drop(self, library: Path) -> None:
+        """Forget a library that does not load: what it held is built again."""
+        self._verified.discard(str(library))
+        with contextlib.suppress(OSError):
+            os.unlink(library)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the directory asked for and with the files in the one in use."""
+        asked = Path(asked_directory())
+        problem = _problem(asked) if asked.exists() else None
+        found = [f"{asked} is not used: {problem}"] if problem else []
+        return [*found, *owned.strangers(self.directory())]
+
+    def probe(self) -> None:
+        """CompilerError where the compiler cannot make a library in the directory in use."""
+        import tempfile
+
+        try:
+            with tempfile.TemporaryDirectory(prefix="build-", dir=self.directory()) as folder:
+                toolchain.probe(Path(folder))
+        except OSError as error:
+            raise CompilerError(_nowhere(error)) from error
 
     def statistics(self) -> tuple[int, int]:
         """Bytes in the directory, and number of keys."""
-        entries = list(os.scandir(self.directory()))
-        size = sum(e.stat().st_size for e in entries if e.is_file())
-        return size, sum(e.name.endswith(ENTRY_SUFFIX) for e in entries)
+        size = count = 0
+        for entry in os.scandir(self.directory()):
+            with contextlib.suppress(FileNotFoundError):  # another process may remove it just now
+                if entry.is_file(follow_symlinks=False):
+                    size += entry.stat(follow_symlinks=False).st_size
+                    count += entry.name.endswith(ENTRY_SUFFIX)
+        return size, count
 
     def _make(self, directory: Path, keys: Sequence[str], build: Build) -> Path:
         import tempfile
 
-        from filelock import FileLock
-
-        with self._lock, FileLock(directory / f"{keys[0][:1]}.lock"):
+        with self._lock, self._turn(directory, keys[0]):
             found = {self.find(key) for key in keys}
             if len(found) == 1 and None not in found:
                 return next(iter(path for path in found if path))
@@ -88,10 +114,14 @@ class KernelCache:
             with tempfile.TemporaryDirectory(prefix="build-", dir=directory) as folder:
                 return self._keep(directory, keys, build(Path(folder)))
 
+    @staticmethod
+    def _turn(directory: Path, key: str) -> contextlib.AbstractContextManager[None]:
+        return owned.turn(directory / f"{key[:1]}.lock", toolchain.patience())
+
     def _keep(self, directory: Path, keys: Sequence[str], built: Path) -> Path:
         digest = _sha256(built)
         library = directory / _library_name(digest, built.suffix)
-        os.replace(built, library)
+        owned.replace(built, library)
         self._verified.add(str(library))
         for key in keys:
             _write(directory / (key + ENTRY_SUFFIX), f"{library.name} {digest}\n")
@@ -101,7 +131,7 @@ class KernelCache:
         if str(library) in self._verified:
             return True
         try:
-            good = _sha256(library) == digest
+            good = hashlib.sha256(owned.read(library)).hexdigest() == digest
         except OSError:
             return False
         if good:
@@ -128,15 +158,26 @@ def _prepare(directory: Path) -> str | None:
     """Make the directory; why it cannot be used, or None."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
+    except OSError as error:
+        return str(error)
+    return _problem(directory)
+
+
+def _problem(directory: Path) -> str | None:
+    """Why a directory that is there cannot be trusted, or None."""
+    try:
+        status, link = directory.stat(), directory.lstat()
     except OSError as error:
         return str(error)
     if not stat.S_ISDIR(status.st_mode):
         return "it is not a directory"
-    if status.st_uid != os.getuid():
+    if status.st_uid != os.getuid() or link.st_uid not in (os.getuid(), 0):
         return "it belongs to another user"
     if status.st_mode & 0o022:
-        return f"others may write to it (chmod 700 {directory})"
+        return (
+            "others may write to it, and what lies there may be theirs "
+            f"(empty it, then chmod 700 {directory})"
+        )
     return None
 
 
@@ -148,20 +189,18 @@ def _temporary(asked: str, problem: str) -> Path:
     try:
         folder = tempfile.mkdtemp(prefix="zmlx-")
     except OSError as error:
-        raise DeviceError(_nowhere(error)) from error
+        raise CompilerError(_nowhere(error)) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    warnings.warn(
+    warn(
         f"[zmlx.device] compiled kernels cannot be kept in {asked}: {problem}. They go to {folder} "
-        "and are lost when this process ends; set ZMLX_CACHE_DIR to a private, writable directory.",
-        RuntimeWarning,
-        stacklevel=2,
+        "and are lost when this process ends; set ZMLX_CACHE_DIR to a private, writable directory."
     )
     return Path(folder)
 
 
 def _nowhere(error: OSError) -> str:
     return (
-        f"[zmlx.device] compiled kernels can be kept nowhere: {error}. Free some disk space, or "
+        f"compiled kernels can be kept nowhere: {error}. Free some disk space, or "
         "set ZMLX_CACHE_DIR to a private, writable directory."
     )
 
@@ -177,8 +216,9 @@ def _sha256(path: Path) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a small file so that readers see the old one or the new one, never a part."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    owned.remove_unless_own(draft)
     draft.write_text(text, "ascii")
-    os.replace(draft, path)
+    owned.replace(draft, path)
 
 
 def _remove_stale(directory: Path) -> None:

@@ -24,7 +24,8 @@ from zmlx.device.base import DeviceReport, GridLauncher, Launcher
 from zmlx.device.cache import KernelCache
 from zmlx.device.host_grid import HostGridLauncher, watched_launcher
 from zmlx.device.host_text import translation_unit
-from zmlx.errors import DeviceError
+from zmlx.device.warned import problem_of
+from zmlx.errors import CompilerError, DeviceError
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import MetalKernelSpec
 
@@ -59,11 +60,20 @@ class HostDevice:
     def unavailable(self) -> str | None:
         if config.DEVICE.text() == "replay":
             return "ZMLX_DEVICE=replay asks for MLX ops in place of kernels"
+        return self._without_native() or toolchain.problem()
+
+    def native_or_none(self) -> Any:
+        """The native module where it can be had, with or without a compiler for kernels."""
+        replays = config.DEVICE.text() == "replay"
+        return None if replays or self._without_native() else self._native
+
+    def _without_native(self) -> str | None:
+        """Why the native module cannot be had, found out once; None when it is there."""
         if self._native is None and self._problem is None:
             try:
                 self.native  # noqa: B018 - loads it
             except DeviceError as error:
-                self._problem = str(error).removeprefix("[zmlx.device] ")
+                self._problem = problem_of(error)
         return self._problem
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
@@ -72,12 +82,24 @@ class HostDevice:
         native = self.native
         with self._lock:
             wanted = {k.digest: k for k in kernels if k.digest not in self._launchers}
-            for kernel, library in self._libraries(list(wanted.values())):
+            spoilt = self._load(native, list(wanted.values()))
+            if spoilt and (again := self._load(native, list(spoilt))):
+                toolchain.give_up(f"makes libraries that do not load: {next(iter(again.values()))}")
+            return [self._launchers[kernel.digest] for kernel in kernels]
+
+    def _load(self, native: Any, kernels: list[KernelSource]) -> dict[KernelSource, RuntimeError]:
+        """Make launchers; the kernels whose libraries do not load, and are forgotten."""
+        failed = {}
+        for kernel, library in self._libraries(kernels):
+            try:
                 self._launchers[kernel.digest] = native.load(
                     str(library), kernel.name, kernel.name,
                     _triples(kernel.inputs), _triples(kernel.outputs), kernel.rank,
                 )  # fmt: skip
-            return [self._launchers[kernel.digest] for kernel in kernels]
+            except RuntimeError as error:
+                self.cache.drop(library)
+                failed[kernel] = error
+        return failed
 
     def grid_launcher(self, spec: MetalKernelSpec) -> GridLauncher:
         """Compiles, for each combination of types and template, when a call first needs it."""
@@ -85,11 +107,18 @@ class HostDevice:
 
     def report(self) -> DeviceReport:
         missing = [problem] if (problem := native_module.missing()) else []
-        if not missing and (problem := self.unavailable()):
-            missing = [problem]
         compiler = toolchain.find_compiler()
-        built = native_module.built_path(self.cache)
-        size, count = self.cache.statistics()
+        directory, faults, size, count, built = "", [], 0, 0, None
+        try:
+            directory, faults = str(self.cache.directory()), self.cache.faults()
+            if not missing:
+                self.cache.probe()
+            if not missing and (problem := self.unavailable()):
+                missing = [problem]
+            built = native_module.built_path(self.cache)
+            size, count = self.cache.statistics()
+        except DeviceError as error:
+            missing = missing or [problem_of(error)]
         return DeviceReport(
             device=self.name,
             mlx_version=mx.__version__,
@@ -98,9 +127,10 @@ class HostDevice:
             compiler_version=toolchain.version(),
             abi_found=native_module.abi_of(native_module.mlx_core_path()),
             abi_built=native_module.abi_of(built) if built else "",
-            cache_directory=str(self.cache.directory()),
+            cache_directory=directory,
             cache_bytes=size,
             cache_kernels=count,
+            cache_faults=tuple(faults),
             missing=tuple(missing),
         )
 
@@ -172,6 +202,8 @@ def _compile(kernels: Sequence[KernelSource], folder: Path) -> Path:
     flags = [*toolchain.kernel_flags(), f"-I{toolchain.HEADERS}"]
     try:
         toolchain.compile_shared(sources, output, flags, toolchain.kernel_libraries())
+    except CompilerError:
+        raise
     except DeviceError as error:
         raise DeviceError(f"{error}\n{_guilty(kernels, str(error))}") from None
     return output

@@ -22,10 +22,11 @@ import mlx.core as mx
 from zmlx import config
 from zmlx.device import toolchain
 from zmlx.device.base import Launcher
+from zmlx.device.cache import Build
 from zmlx.device.grid_text import needs_fibers, translation_unit
 from zmlx.device.operands import output_shape
 from zmlx.dtypes import attribute
-from zmlx.errors import DeviceError
+from zmlx.errors import CompilerError, DeviceError
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import Launch, MetalKernelSpec
 
@@ -66,7 +67,7 @@ class HostGridLauncher:
         run = self._loaded.get(key)
         if run is None:
             with self._lock:
-                run = self._loaded.get(key) or self._load(kinds, launch, watched)
+                run = self._loaded.get(key) or self._named(kinds, launch, watched)
                 self._loaded[key] = run
         if self._spec.ensure_row_contiguous:
             arrays = [mx.contiguous(a) for a in arrays]
@@ -76,6 +77,14 @@ class HostGridLauncher:
         )  # fmt: skip
         return made
 
+    def _named(self, kinds: tuple[str, ...], launch: Launch, watched: bool) -> Any:
+        """What `_load` gives; an error says for which kernel the compiler is needed."""
+        try:
+            return self._load(kinds, launch, watched)
+        except CompilerError as error:
+            what = f"kernel {self._spec.name!r} cannot be compiled here: "
+            raise CompilerError(error.problem, what) from None
+
     def _load(self, kinds: tuple[str, ...], launch: Launch, watched: bool) -> Any:
         native = self._device.native
         spec = self._spec
@@ -83,14 +92,24 @@ class HostGridLauncher:
             spec, kinds, launch.output_dtypes, launch.template, watched, self._exact
         )
         key = _key(text)
+        names = (spec.input_names, spec.output_names) if watched else (None, None)
+        build = partial(_compile_watched if watched else _compile, spec, text)
+        for last in (False, True):
+            library = self._library(key, build)
+            try:
+                return native.load_written(str(library), spec.name, needs_fibers(spec), *names)
+            except RuntimeError as error:
+                self._device.cache.drop(library)
+                if last:
+                    toolchain.give_up(f"makes libraries that do not load: {error}")
+
+    def _library(self, key: str, build: Build) -> Path:
         library = self._device.cache.find(key)
         if library is None:
             started = time.perf_counter()
-            build = _compile_watched if watched else _compile
-            library = self._device.cache.make([key], partial(build, spec, text))
-            _log.info("compiled %s in %.2f s", spec.name, time.perf_counter() - started)
-        names = (spec.input_names, spec.output_names) if watched else (None, None)
-        return native.load_written(str(library), spec.name, needs_fibers(spec), *names)
+            library = self._device.cache.make([key], build)
+            _log.info("compiled %s in %.2f s", self._spec.name, time.perf_counter() - started)
+        return library
 
 
 def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
@@ -166,6 +185,8 @@ def _compile_watched(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
 def _run(spec: MetalKernelSpec, sources: list[Path], output: Path, flags: list[str]) -> None:
     try:
         toolchain.compile_shared(sources, output, flags, toolchain.kernel_libraries())
+    except CompilerError:
+        raise
     except DeviceError as error:
         raise DeviceError(_explained(spec, str(error))) from None
 

@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from zmlx.device import toolchain
 from zmlx.device.cache import KernelCache
-from zmlx.errors import DeviceError
+from zmlx.errors import CompilerError, DeviceError
 
 MODULE = "zmlx_native"
 _ABI = re.compile(rb"nanobind_[0-9A-Za-z_]*_v[0-9]+[0-9A-Za-z_]*")
@@ -40,19 +40,37 @@ def load(cache: KernelCache) -> Any:
     key = _key()
     with _lock:
         if key not in _loaded:
-            path = cache.find(key)
-            if path is None:
-                if problem := missing():
-                    raise DeviceError(f"[zmlx.device] {problem}")
-                path = cache.make([key], _build)
-            _loaded[key] = _import(path)
+            _loaded[key] = _kept(cache, key) or _made(cache, key)
         return _loaded[key]
+
+
+def _kept(cache: KernelCache, key: str) -> Any:
+    """The module from the cache; None where it is not there, or does not load."""
+    path = cache.find(key)
+    if path is None:
+        return None
+    try:
+        return _import(path)
+    except ImportError:
+        cache.drop(path)
+        return None
+
+
+def _made(cache: KernelCache, key: str) -> Any:
+    if problem := missing():
+        raise CompilerError(problem)
+    path = cache.make([key], _build)
+    try:
+        return _import(path)
+    except ImportError as error:
+        cache.drop(path)
+        toolchain.give_up(f"makes a native module that does not load: {error}")
 
 
 def missing() -> str | None:
     """What keeps the module from being built, with the command that mends it; None when nothing."""
-    if toolchain.find_compiler() is None:
-        return toolchain.missing_compiler()
+    if problem := toolchain.problem():
+        return problem
     nanobind = _nanobind()
     if nanobind is None:
         return f"nanobind is not installed, which links kernels to mlx; {_NEEDED}"
@@ -94,15 +112,13 @@ def built_path(cache: KernelCache) -> Path | None:
 
 
 def _import(path: Path) -> Any:
+    """ImportError where it does not load; DeviceError where it does not fit."""
     loader = ExtensionFileLoader(MODULE, str(path))
     spec = spec_from_file_location(MODULE, path, loader=loader)
     if spec is None:
         raise DeviceError(f"[zmlx.device] {path} is no extension module.")
-    try:
-        module = module_from_spec(spec)
-        loader.exec_module(module)
-    except ImportError as error:
-        raise DeviceError(f"[zmlx.device] the native module does not load: {error}") from error
+    module = module_from_spec(spec)
+    loader.exec_module(module)
     if not module.linked():
         raise DeviceError(_differ(abi_of(path)))
     return module
@@ -167,8 +183,11 @@ def _build(folder: Path) -> Path:
         libraries += ["-ldl", "-Wl,--gc-sections"]
     sources = [toolchain.NATIVE / "primitive.cpp", nanobind / "src" / "nb_combined.cpp"]
     toolchain.compile_shared(sources, output, flags, libraries)
-    if abi_of(output) != abi_of(mlx_core_path()):
-        raise DeviceError(_differ(abi_of(output)))
+    found = abi_of(output)
+    if not found:
+        toolchain.give_up("makes a native module that does not load: nanobind is not in it")
+    if found != abi_of(mlx_core_path()):
+        raise DeviceError(_differ(found))
     return output
 
 

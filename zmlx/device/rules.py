@@ -12,7 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
 
-from zmlx.device.base import Launcher, device_named
+from zmlx.device.base import Launcher, device_for_current_stream, device_named
+from zmlx.device.warned import run_as_ops
+from zmlx.errors import CompilerError, DeriveError
 
 Arrays = Sequence[mx.array]
 
@@ -52,7 +54,7 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     """`launch` with `rules` attached."""
     native = native_or_none()
     if native is None:
-        return _custom_function(launch, rules)
+        return differentiable_ops(launch, rules)
     ruled = native.ruled
     if isinstance(launch, AttachesRules):
         return launch.with_rules(rules, ruled)
@@ -66,6 +68,28 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
         return ruled(launch(arrays), fitted[count])
 
     return run
+
+
+def or_ops(run: Launcher, ops: Launcher) -> Launcher:
+    """`run`, a kernel's; where the device cannot have the kernel, `ops`, after one warning."""
+
+    def instead(problem: str, arrays: Arrays) -> list[mx.array]:
+        try:
+            results = ops(arrays)
+        except DeriveError as error:
+            raise CompilerError(f"{problem}\nNor can MLX ops do it: {error}") from None
+        run_as_ops(problem)
+        return results
+
+    def call(arrays: Arrays) -> list[mx.array]:
+        if problem := device_for_current_stream().unavailable():
+            return instead(problem, arrays)
+        try:
+            return run(arrays)
+        except CompilerError as error:
+            return instead(error.problem, arrays)
+
+    return call
 
 
 class Fitted:
@@ -115,10 +139,11 @@ def any_traced(arrays: Arrays) -> bool:
 def native_or_none() -> Any:
     """The native module, where this machine has it or can build it."""
     host: Any = device_named("host")
-    return host.native if host.unavailable() is None else None
+    return host.native_or_none()
 
 
-def _custom_function(launch: Launcher, rules: Rules) -> Launcher:
+def differentiable_ops(launch: Launcher, rules: Rules) -> Launcher:
+    """The same for what gives the results of several ops: a primitive's rule holds one op only."""
     call = mx.custom_function(lambda *arrays: tuple(launch(arrays)))
 
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:

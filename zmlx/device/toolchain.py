@@ -6,16 +6,24 @@ its native module. Nothing runs the compiler merely to look at it: path, size an
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
 from zmlx import config
-from zmlx.errors import DeviceError
+from zmlx.device import processes
+from zmlx.device.programs import behind, which
+from zmlx.errors import CompilerError, DeviceError
 
 HEADERS = Path(__file__).parent / "headers"
 NATIVE = Path(__file__).parent / "native"
@@ -24,44 +32,96 @@ INSTALL = {
     "linux": "sudo apt-get install g++ (or your distribution's GCC package)",
     "darwin": "xcode-select --install",
 }
+_SIGNALS = {int(s) for s in signal.Signals}
+# ELF; Mach-O of 64 and 32 bits in both byte orders, and of several architectures.
+_MAGIC = {
+    b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa\xcf",
+    b"\xfe\xed\xfa\xce", b"\xca\xfe\xba\xbe",
+}  # fmt: skip
+_DIED = re.compile(
+    "internal compiler error|terminated program|out of memory|memory exhausted"
+    "|cannot allocate memory|bad_alloc",
+    re.IGNORECASE,
+)
+_broken: dict[tuple[object, ...], str] = {}  # by what names the compiler: why it is not run again
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler: the command (with arguments such as a launcher's) and the file it runs."""
+    """A C++ compiler: the command (with arguments such as a launcher's) and the files it runs."""
 
     command: tuple[str, ...]
-    path: str
+    files: tuple[str, ...]  # the first is the command's; then those behind a launcher or script
+
+    @property
+    def path(self) -> str:
+        return self.files[0]
 
     @property
     def identity(self) -> str:
         """Changes when the compiler changes, without running it."""
-        status = os.stat(self.path)
-        return f"{self.path}:{status.st_size}:{status.st_mtime_ns}"
+        return "|".join(_stamp(file) for file in self.files)
+
+
+def _stamp(file: str) -> str:
+    try:
+        status = os.stat(file)
+    except OSError:  # gone since it was found: running it will say so
+        return f"{file}:gone"
+    return f"{file}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def find_compiler() -> Compiler | None:
     """$ZMLX_CXX, $CXX, c++, g++ or clang++, whichever is first there."""
-    asked = config.COMPILER.text() or os.environ.get("CXX", "")
-    return _find(asked, os.environ.get("PATH", ""))
+    return _find(config.compiler())[0]
+
+
+def problem() -> str | None:
+    """Why the compiler cannot be used, with what mends it; None while nothing is known against it.
+
+    It is not run for that: `probe` does so, and what a run found out is remembered.
+    """
+    key = config.compiler()
+    return _broken.get(key) or _find(key)[1]
 
 
 @lru_cache(maxsize=8)
-def _find(asked: str, path: str) -> Compiler | None:
-    for text in [asked] if asked else ["c++", "g++", "clang++"]:
-        command = shlex.split(text)
-        for folder in [""] if os.path.dirname(command[0]) else path.split(os.pathsep):
-            found = os.path.join(folder, command[0])
-            if os.path.isfile(found) and os.access(found, os.X_OK):
-                return Compiler((found, *command[1:]), os.path.realpath(found))
-    return None
+def _find(key: tuple[object, ...]) -> tuple[Compiler | None, str | None]:
+    """For these texts of the environment: the compiler, or what is wrong."""
+    named, asked = _asked()
+    path = os.environ.get("PATH", os.defpath)
+    try:
+        commands = [shlex.split(asked)] if asked else [["c++"], ["g++"], ["clang++"]]
+    except ValueError as error:
+        return None, f"{named} is {asked!r}, which is no command: {error}; set it again or unset it"
+    if commands == [[]]:
+        return None, f"{named} is {asked!r}, which names no compiler; set it again or unset it"
+    for command in commands:
+        found = which(command[0], path)
+        if found is not None:
+            return Compiler((found, *command[1:]), (found, *behind(found, command[1:], path))), None
+    said = f" ({asked!r}, named by {named}, is not there)" if asked else ""
+    return None, f"no C++ compiler found{said}; install one: {INSTALL.get(sys.platform, 'g++')}"
 
 
-def missing_compiler() -> str:
-    """The sentence for a machine without a compiler."""
-    asked = config.COMPILER.text() or os.environ.get("CXX", "")
-    named = f" ({asked!r}, named by ZMLX_CXX or CXX, is not there)" if asked else ""
-    return f"no C++ compiler found{named}; install one: {INSTALL.get(sys.platform, 'g++')}"
+def _asked() -> tuple[str, str]:
+    """The variable that names the compiler, and its text; empty where none does."""
+    for name in (config.COMPILER.name, "CXX"):
+        if text := os.environ.get(name):
+            return name, text
+    return "", ""
+
+
+def patience() -> float:
+    """The seconds that a run of the compiler may take."""
+    text = config.PATIENCE.text()
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise CompilerError(f"{config.PATIENCE.name} is {text!r}; give a number of seconds above 0")
+    return seconds
 
 
 def kernel_flags() -> tuple[str, ...]:
@@ -110,33 +170,93 @@ def cpu_features() -> str:
 def compile_shared(
     sources: Sequence[Path], output: Path, flags: Sequence[str], libraries: Sequence[str]
 ) -> None:
-    """Compile `sources` into a shared library; DeviceError carries the compiler's words."""
-    import subprocess
+    """Compile `sources` into a shared library.
 
+    Raises:
+        CompilerError: the compiler cannot be used: it is not there, does not start, hangs, dies,
+            writes no library, or fails on an empty text as well.
+        DeviceError: it refuses this text, in its own words.
+        OSError: there is no room.
+    """
     compiler = find_compiler()
-    if compiler is None:
-        raise DeviceError(f"[zmlx.device] {missing_compiler()}.")
-    command = [*compiler.command, *flags, *map(str, sources), "-o", str(output), *libraries]
+    if compiler is None or problem():
+        raise CompilerError(str(problem()))
+    said = _run(compiler, [*flags, *map(str, sources), "-o", str(output), *libraries], output)
+    if said is None:
+        return
+    if "No space left on device" in said or "Disk quota exceeded" in said:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
+    probe(output.parent)
+    raise DeviceError(f"[zmlx.device] {shlex.join(compiler.command)} failed:\n{said}")
+
+
+def probe(folder: Path) -> None:
+    """CompilerError where the compiler cannot make a library of an empty text in `folder`."""
+    compiler = find_compiler()
+    if compiler is None or problem():
+        raise CompilerError(str(problem()))
+    source, output = folder / "probe.cpp", folder / "probe.so"
+    source.write_text("int zmlx_probe;\n", "ascii")
+    said = _run(compiler, ["-shared", "-fPIC", str(source), "-o", str(output)], output)
+    if said is not None:
+        _give_up(compiler, f"failed: {said}")
+
+
+def _run(compiler: Compiler, arguments: Sequence[str], output: Path) -> str | None:
+    """Run the compiler: None where `output` is written, else its words about the text."""
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(output.parent)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        ended = processes.run([*compiler.command, *arguments], environment, patience())
     except OSError as error:
-        raise DeviceError(f"[zmlx.device] {compiler.path} cannot be run: {error}.") from error
-    if done.returncode:
-        words = done.stderr.strip() or f"exit status {done.returncode}"
-        if "No space left on device" in words:
-            raise OSError(28, "No space left on device", str(output))
-        raise DeviceError(f"[zmlx.device] {shlex.join(compiler.command)} failed:\n{words}")
+        _give_up(compiler, f"cannot be run: {error}")
+    if ended.late:
+        limit = f"{config.PATIENCE.name} ({patience():g} s)"
+        _give_up(compiler, f"was stopped, because it ran for longer than {limit} allows")
+    if ended.status < 0:
+        name = signal.Signals(-ended.status).name if -ended.status in _SIGNALS else ended.status
+        raise CompilerError(f"{_named(compiler)} was killed by {name}")
+    if ended.status and _DIED.search(ended.words):  # under this text, perhaps for memory
+        raise CompilerError(f"{_named(compiler)} died: {ended.words[-500:]}")
+    if ended.status:
+        return ended.words or f"exit status {ended.status}"
+    if not _is_binary(output):
+        said = f" It said: {ended.words[:500]}" if ended.words else ""
+        _give_up(compiler, f"ended well, but wrote no library.{said}")
+    return None
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether `path` begins as what compilers write."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(4) in _MAGIC
+    return False
+
+
+def give_up(words: str) -> NoReturn:
+    """Remember that the compiler cannot be used, for this process, and raise CompilerError."""
+    compiler = find_compiler()
+    _give_up(compiler, words) if compiler is not None else None
+    raise CompilerError(str(problem()))
+
+
+def _give_up(compiler: Compiler, words: str) -> NoReturn:
+    found = f"{_named(compiler)} {words}"
+    _broken[config.compiler()] = found
+    raise CompilerError(found)
+
+
+def _named(compiler: Compiler) -> str:
+    name = _asked()[0]
+    return f"the C++ compiler {shlex.join(compiler.command)}" + (f" (from {name})" if name else "")
 
 
 def version() -> str:
-    """The first line of `c++ --version`, for reports."""
-    import subprocess
-
+    """The first line of `c++ --version`, for reports; empty where it cannot be asked."""
     compiler = find_compiler()
     if compiler is None:
         return ""
-    done = subprocess.run(
-        [*compiler.command, "--version"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.partition("\n")[0]
+    try:
+        ended = processes.run([*compiler.command, "--version"], os.environ, min(10.0, patience()))
+    except OSError:
+        return ""
+    return "" if ended.status else ended.words.partition("\n")[0]

@@ -11,14 +11,15 @@ import hashlib
 import json
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from zmlx.device import owned
 from zmlx.device.base import device_named
+from zmlx.device.warned import warn
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
 
@@ -50,19 +51,17 @@ class TuningStore:
 
     def keep(self, device: str, kernel: str, size: int, setting: Sequence[int]) -> None:
         """Keep a setting; where the disk refuses, after one warning, it is not kept."""
-        from filelock import FileLock
-
         path = Path(FILE)
         try:
             directory = self._directory()
             path = directory / FILE
-            with self._lock, FileLock(directory / f"{FILE}.lock"):
+            with self._lock, owned.turn(directory / f"{FILE}.lock", 10.0):
                 everything = self._load(path)
                 kernels = everything.setdefault(device, {})
                 kernels.setdefault(kernel, {})[str(size)] = list(setting)
                 draft = directory / f"{FILE}.{os.getpid()}.{threading.get_ident()}.draft"
                 draft.write_text(json.dumps(everything, indent=1, sort_keys=True), "utf-8")
-                os.replace(draft, path)
+                owned.replace(draft, path)
                 self._read = None
         except (OSError, DeviceError) as error:
             self._warn(f"tuned settings cannot be kept in {path}: {error}")
@@ -72,7 +71,7 @@ class TuningStore:
             status = path.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
             if self._read is None or self._read[:2] != (path, stamp):
-                self._read = (path, stamp, _checked(json.loads(path.read_text("utf-8"))))
+                self._read = (path, stamp, _checked(json.loads(owned.read(path))))
             return self._read[2]
         except FileNotFoundError:
             return {}
@@ -83,11 +82,9 @@ class TuningStore:
     def _warn(self, problem: str) -> None:
         if problem not in self._warned:
             self._warned.add(problem)
-            warnings.warn(
+            warn(
                 f"[zmlx.autotune] {problem}. Delete the file, or set ZMLX_CACHE_DIR to a private, "
-                "writable directory.",
-                RuntimeWarning,
-                stacklevel=4,
+                "writable directory."
             )
 
 

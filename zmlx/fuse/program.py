@@ -13,11 +13,10 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device import watch
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse.extract import Region
 from zmlx.fuse.plan import Native, Plan, plan
-from zmlx.fuse.region import RegionFunction
+from zmlx.fuse.region import RegionFunction, launchers
 from zmlx.fuse.replay import constant, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
@@ -90,7 +89,7 @@ class Program:
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             kernel = function.specialized(shapes).kernel
             kernels += [] if kernel is None else [kernel]
-        watch.build(device, kernels)
+        launchers(device, kernels)
 
 
 def make_program(graph: Graph, runtime: Runtime, name: str) -> Run:

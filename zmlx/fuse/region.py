@@ -9,7 +9,6 @@ are RegionFunctions again, so that gradients of gradients come for free. zmlx.fu
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,8 +19,10 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.derive.factor import factored
 from zmlx.device import watch
-from zmlx.device.base import Launcher, device_for_current_stream
+from zmlx.device.base import Device, Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
+from zmlx.device.warned import problem_of, run_as_ops
+from zmlx.errors import CompilerError, DeviceError
 from zmlx.fuse.check import checked
 from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.runtime import Run, Runtime
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 Arrays = Sequence[mx.array]
 T = TypeVar("T")
 _log = logging.getLogger("zmlx.fuse")
-_warned: set[str] = set()
 
 
 class RegionFunction:
@@ -66,6 +66,9 @@ class RegionFunction:
             try:
                 return runner(arrays)
             except ValueError:  # inputs of no common shape: MLX says so, unless no op needs one
+                return replay(self.graph, arrays)
+            except CompilerError as error:  # watched kernels are compiled when first launched
+                run_as_ops(error.problem)
                 return replay(self.graph, arrays)
 
         return run
@@ -132,10 +135,8 @@ class Specialized:
         device = device_for_current_stream()
         if self.kernel is None:
             return None
-        if problem := device.unavailable():
-            warn_once(problem)
-            return None
-        return watch.build(device, [self.kernel])[0]
+        built = launchers(device, [self.kernel])
+        return built[0] if built else None
 
     def replayed(self, arrays: Arrays) -> list[mx.array]:
         return replay(self.graph, arrays)
@@ -223,18 +224,21 @@ class RegionRules:
         return self._function.runtime.program(graph, f"{self._function.name}.{what}")
 
 
+def launchers(device: Device, kernels: Sequence[KernelSource]) -> list[Launcher] | None:
+    """Launchers for kernels that were generated; None, after one warning, where none can be had."""
+    if problem := device.unavailable():
+        run_as_ops(problem)
+        return None
+    try:
+        return watch.build(device, kernels)
+    except DeviceError as error:
+        run_as_ops(problem_of(error))
+        return None
+
+
 def shortened(derivative: Derivative, exact: bool) -> Derivative:
     """`derivative` in fewer operations; where `exact`, each op keeps the rounding it would have."""
     return derivative if exact else replace(derivative, graph=factored(derivative.graph))
-
-
-def warn_once(problem: str) -> None:
-    """Say, once in a process, that regions run as MLX ops and why."""
-    if problem not in _warned:
-        _warned.add(problem)
-        warnings.warn(
-            f"[zmlx.device] fused regions run as MLX ops: {problem}", RuntimeWarning, stacklevel=2
-        )
 
 
 def _like(value: mx.array, pattern: mx.array, kind: mx.Dtype | None = None) -> mx.array:

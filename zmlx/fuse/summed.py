@@ -16,6 +16,8 @@ from zmlx import config
 from zmlx.device import watch
 from zmlx.device.base import Device, GridLauncher, current_name, device_for_current_stream
 from zmlx.device.rules import native_or_none
+from zmlx.device.warned import problem_of, run_as_ops
+from zmlx.errors import DeviceError
 from zmlx.fuse.extract import Region
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import replay
@@ -51,7 +53,12 @@ class SummedFunction:
             if len(self._runs) >= MOST:
                 self._runs.clear()
             run = self._runs[key] = self._run([a.shape for a in arrays])
-        return run(arrays)
+        try:
+            return run(arrays)
+        except DeviceError as error:  # the kernel cannot be built: the first launch finds out
+            run_as_ops(problem_of(error))
+            self._runs[key] = self.plain
+            return self.plain(arrays)
 
     def plain(self, arrays: Arrays) -> list[mx.array]:
         """The same by the region's own kernel and MLX's sums."""

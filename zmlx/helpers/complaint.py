@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
-from zmlx.errors import DeviceError
+from zmlx.errors import CompilerError, DeviceError
 from zmlx.fuse.runtime import Run
 from zmlx.msl import DEFAULT_HEADER
 
@@ -45,7 +45,7 @@ def complaining(run: Run, texts: Mapping[str, str]) -> Run:
             return run(arrays)
         except DeviceError as error:
             message = _told(str(error), own)
-            if message is None:
+            if message is None or isinstance(error, CompilerError):
                 raise
             raise DeviceError(message) from None
 

@@ -16,12 +16,11 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import config, dtypes, metal
-from zmlx.device.base import device_for_current_stream
-from zmlx.device.rules import Rules, differentiable
+from zmlx.device.rules import Rules, differentiable, differentiable_ops, or_ops
 from zmlx.errors import DeriveError
 from zmlx.expr import Names, Source, Unparsed, parse_body
 from zmlx.expr.header import uncommented
-from zmlx.fuse.region import RegionFunction, RegionRules, Specialized, warn_once
+from zmlx.fuse.region import RegionFunction, RegionRules, Specialized
 from zmlx.fuse.replay import dtype_of, replay_fp32
 from zmlx.fuse.runtime import Run
 from zmlx.helpers.complaint import complaining, counted
@@ -166,8 +165,8 @@ class NaryOp:
         if key not in self._runs:
             read = None if self.reason else cache(lambda: self.graph(kinds))
             text = {"fwd_source": self.spec.forward}
-            launch = self._launch(self._forward, kinds[0], text, read)
-            self._runs[key] = differentiable(launch, self._rules(kinds))
+            launch = self._launch(self._forward, kinds[0], text)
+            self._runs[key] = _ruled(launch, read, self._rules(kinds))
         return self._runs[key]
 
     def _rules(self, kinds: tuple[str, ...]) -> Rules:
@@ -186,7 +185,7 @@ class NaryOp:
         """The backward body: (inputs, cotangents) -> gradients, differentiable if it is read."""
         read = None if self.pull_reason else cache(lambda: self.pull_graph(kinds))
         text = {"bwd_source": self.spec.backward or ""}
-        launch = self._launch(self._backward, kinds[0], text, read)
+        launch = self._launch(self._backward, kinds[0], text)
 
         def again(arrays: Arrays) -> list[mx.array]:
             return ruled(arrays)
@@ -202,25 +201,16 @@ class NaryOp:
                 f"{self.pull_reason}\nWrite bwd_source in what zmlx can read: declarations, "
                 "assignments and da[elem] = ...; with elem = thread_position_in_grid.x.",
             )  # fmt: skip
-        ruled = differentiable(launch, rules)
+        ruled = _ruled(launch, read, rules)
         return again
 
-    def _launch(
-        self,
-        kernel: metal.MetalKernel,
-        kind: str,
-        text: dict[str, str],
-        read: Callable[[], Graph] | None,
-    ) -> Run:
-        """The kernel for outputs of one type; where none can run, what was read as MLX ops."""
+    def _launch(self, kernel: metal.MetalKernel, kind: str, text: dict[str, str]) -> Run:
+        """The kernel for outputs of one type."""
         compute = "float32" if self.spec.compute in dtypes.HALVES else self.spec.compute
         template = [("T", dtype_of(compute)), ("O", dtype_of(kind))]
         kinds = [dtype_of(kind)] * len(kernel.spec.output_names)
 
         def launch(arrays: Arrays) -> list[mx.array]:
-            if read is not None and (problem := device_for_current_stream().unavailable()):
-                warn_once(problem)
-                return replay_fp32(read(), arrays)
             shapes = [arrays[0].shape] * len(kinds)
             return kernel(*arrays, template=template, output_shapes=shapes, output_dtypes=kinds)
 
@@ -234,6 +224,14 @@ class NaryOp:
             source=counted(source, f"{suffix}_source"), header=full_header(self.spec.header),
             ensure_row_contiguous=self.spec.contiguous,
         )  # fmt: skip
+
+
+def _ruled(launch: Run, read: Callable[[], Graph] | None, rules: Rules) -> Run:
+    """A kernel with `rules`; where none can run, what was read as MLX ops, with them too."""
+    run = differentiable(launch, rules)
+    if read is None:
+        return run
+    return or_ops(run, differentiable_ops(lambda arrays: replay_fp32(read(), arrays), rules))
 
 
 class _ReadRules:

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from zmlx import config
 from zmlx.device import signature
-from zmlx.device.rules import differentiable
+from zmlx.device.rules import differentiable, differentiable_ops
 from zmlx.errors import DeriveError
 from zmlx.expr import Source, Unparsed, parse_all
 from zmlx.fuse.check import checked
@@ -240,40 +240,11 @@ class GivenFunction(RegionFunction):
     def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])
         launch = special.launcher
-        if launch is None:  # ops of MLX, of which a rule cannot hold the last one only
-            return _replayed(special.replayed, self._given)
+        if launch is None:
+            return differentiable_ops(special.replayed, self._given)
         if self.runtime.check:
             launch = checked(special.graph, launch, self.runtime.exact, self.name)
         return differentiable(launch, self._given)
-
-
-def _replayed(run: Run, rules: Given) -> Run:
-    """Several ops of MLX as one function with rules."""
-
-    @mx.custom_function
-    def call(*arrays: mx.array) -> mx.array:
-        return run(arrays)[0]
-
-    def listed(values: Any) -> list[Any]:
-        return list(values) if isinstance(values, (list, tuple)) else [values]
-
-    def vjp(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
-        inputs = listed(primals)
-        everything = range(len(inputs))
-        return tuple(rules.vjp(inputs, listed(cotangent), everything, listed(output)))
-
-    def jvp(primals: Any, tangents: Any) -> mx.array:
-        moving = [(i, t) for i, t in enumerate(listed(tangents)) if t is not None]
-        return rules.jvp(listed(primals), [t for _, t in moving], [i for i, _ in moving])[0]
-
-    def vmap(inputs: Any, axes: Any) -> tuple[mx.array, int]:
-        mapped = [-1 if axis is None else axis for axis in listed(axes)]
-        return rules.vmap(listed(inputs), mapped)[0], 0
-
-    call.vjp(vjp)
-    call.jvp(jvp)
-    call.vmap(vmap)
-    return lambda arrays: [call(*arrays)]
 
 
 def _ruled(kernel: Run, pull: Pull) -> Run:

@@ -14,12 +14,11 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import elementwise
-from zmlx.device.base import Launcher, device_for_current_stream
-from zmlx.device.rules import differentiable
+from zmlx.device.base import Launcher
+from zmlx.device.rules import differentiable, or_ops
 from zmlx.errors import DeriveError
 from zmlx.expr import Names, Source, Unparsed, parse_all, split_update
 from zmlx.fuse.function_rules import FunctionRules, Pull
-from zmlx.fuse.region import warn_once
 from zmlx.msl import DEFAULT_HEADER
 from zmlx.rows.spec import Fold, RowSpec
 
@@ -95,15 +94,7 @@ def op_of(launch: Launcher, rules: FunctionRules) -> Launcher:
 
     What `launch` gives must be the outputs of one kernel, nothing that MLX makes of them.
     """
-    run = differentiable(launch, rules)
-
-    def call(arrays: Arrays) -> list[mx.array]:
-        if problem := device_for_current_stream().unavailable():
-            warn_once(problem)
-            return rules.function()(arrays)
-        return run(arrays)
-
-    return call
+    return or_ops(differentiable(launch, rules), lambda arrays: rules.function()(arrays))
 
 
 class RowRules(FunctionRules):
