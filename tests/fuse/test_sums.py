@@ -15,7 +15,7 @@ from tests.metal.on_metal import mac
 from zmlx import config
 from zmlx.device.base import GridLauncher
 from zmlx.errors import CheckError
-from zmlx.fuse import summed, summing
+from zmlx.fuse import region, summed, summing
 from zmlx.fuse.plan import plan
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.split import BOTH, COLUMNS, ROWS, best_split
@@ -423,10 +423,8 @@ def test_metal_accepts_the_text() -> None:
 
 @pytest.mark.usefixtures("on_cpu")
 def test_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zmlx.fuse import region
-
     monkeypatch.setenv("ZMLX_DEVICE", "replay")
-    monkeypatch.setattr(region, "warn_once", lambda problem: None)
+    monkeypatch.setattr(region, "run_as_ops", lambda problem: None)
     arrays = inputs(((37, 130), (130,), (37, 1)))
     got = pulled(zmlx.fuse(gated), arrays)
     assert kernels(*got) == [] and primitives(*got)
