@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,11 @@ def test_version_names_both_libraries(shell: CliRunner) -> None:
     assert result.output == f"zmlx {zmlx.__version__}, mlx {mx.__version__}\n"
 
 
+def test_version_is_an_option_too(shell: CliRunner) -> None:
+    result = shell.invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"{cli.versions()}\n")
+
+
 def test_the_module_runs_as_a_program() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "zmlx", "version"], capture_output=True, text=True, check=False
@@ -55,13 +61,20 @@ def test_arguments_are_arrays_and_numbers() -> None:
     assert type(count) is int
 
 
+def test_a_type_may_be_left_out_or_called_as_elsewhere() -> None:
+    plain, double, half, whole, single = cli.parse_arguments("3x4,2:float64,2:half,2:int,2:float")
+    assert (plain.shape, plain.dtype) == ((3, 4), mx.float32)
+    kinds = [mx.float64, mx.float16, mx.int32, mx.float32]
+    assert [a.dtype for a in (double, half, whole, single)] == kinds
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
         ("10y:float32", "sizes joined by x"),
         ("-3:float32", "sizes joined by x"),
         (":float32", "sizes joined by x"),
-        ("3x4", "a dtype of float32"),
+        ("3y4", "sizes joined by x"),
         ("3x4:float31", "a dtype of float32"),
         ("3:int8,=two", "a Python number"),
         ("", "SIZES:DTYPE"),
@@ -101,6 +114,9 @@ def swiglu(a, b):
 
 def branches(a):
     return a if a.sum() > 0 else -a
+
+def breaks(a):
+    return {}["absent"] * a
 """
 
 
@@ -132,6 +148,50 @@ def test_explain_reports_a_function_that_cannot_be_traced(
     result = shell.invoke(cli.app, ["explain", f"{own_module}:branches", "--shape", "4:float32"])
     assert result.exit_code == 1
     assert "my_own_module.py:8" in result.output
+
+
+def test_explain_prints_json_and_saves_by_the_ending(shell: CliRunner, own_module: str) -> None:
+    arguments = ["explain", f"{own_module}:swiglu", "--shape", "16x32,16x32"]
+    found = json.loads(shell.invoke(cli.app, [*arguments, "--json"]).output)
+    assert found["regions"][0]["ops"] == ["sigmoid", "multiply", "multiply"]
+    assert shell.invoke(cli.app, [*arguments, "--out", "r.dot"]).exit_code == 0
+    assert Path("r.dot").read_text().startswith("digraph")
+    refused = shell.invoke(cli.app, [*arguments, "--out", "r.png"])
+    assert refused.exit_code == 1
+    assert "wanted one of .html" in refused.output
+    assert "inline void" in shell.invoke(cli.app, [*arguments, "--full"]).output
+
+
+@pytest.mark.parametrize("command", ["explain", "profile"])
+def test_a_function_s_own_error_carries_its_line(
+    shell: CliRunner, own_module: str, command: str
+) -> None:
+    result = shell.invoke(cli.app, [command, f"{own_module}:breaks", "--shape", "4"])
+    assert result.exit_code == 1
+    assert "my_own_module.py:11: KeyError: 'absent'" in result.output
+
+
+def test_profile_names_the_function_whose_kernel_ran(shell: CliRunner, own_module: str) -> None:
+    arguments = ["profile", f"{own_module}:swiglu", "--shape", "16x32,16x32"]
+    result = shell.invoke(cli.app, [*arguments, "--gradient", "--out", "p.json"])
+    assert result.exit_code == 0, result.output
+    names = {record["function"] for record in json.loads(Path("p.json").read_text())["kernels"]}
+    assert names == {"swiglu.region0", "swiglu.region0.vjp.region0"}
+    assert "swiglu.region0.vjp" in result.output
+
+
+def test_the_kernel_cache_is_told_and_cleared(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept"
+    monkeypatch.setenv("ZMLX_CACHE_DIR", str(folder))
+    assert "0 kernels" in shell.invoke(cli.app, ["cache", "info"]).output
+    (folder / "lib_abc.so").write_bytes(b"x")
+    (folder / "abc.entry").write_text("lib_abc.so 0")
+    (folder / "mine.txt").write_text("kept")
+    assert "1 kernels" in shell.invoke(cli.app, ["cache", "info"]).output
+    assert "1 kernels removed" in shell.invoke(cli.app, ["cache", "clear"]).output
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_doctor_says_what_runs(shell: CliRunner) -> None:
@@ -182,5 +242,6 @@ def test_doctor_fails_where_values_are_wrong(
 
 def test_a_missing_command_shows_the_commands(shell: CliRunner) -> None:
     result = shell.invoke(cli.app, [])
-    for command in ("demo", "doctor", "explain", "version"):
+    assert result.exit_code == 0
+    for command in ("cache", "demo", "doctor", "explain", "profile", "version"):
         assert command in result.output

@@ -1,4 +1,4 @@
-"""The command line: `python -m zmlx check | demo | doctor | explain | version`.
+"""The command line: `python -m zmlx cache | check | demo | doctor | explain | profile | version`.
 
 In: words from the shell. Out: text on the terminal, files where asked for, and an exit status (0
 well, 1 a promise broken or nothing can run, 2 wrong usage). Called by `python -m zmlx`.
@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,21 +28,48 @@ from zmlx.checking.faults import Fault, front_end_faults, sanitizer_faults, show
 from zmlx.checking.file import KernelFile, read_kernel
 from zmlx.demo import run_demo
 from zmlx.device.base import DeviceReport, device_for_current_stream
+from zmlx.device.cache import KernelCache
 from zmlx.errors import DeviceError, ZmlxError
+from zmlx.trace import locate
 
 app = typer.Typer(
     help="ZMLX: MLX functions fused, differentiated and run as kernels.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+kernels = typer.Typer(help="The compiled kernels that are kept on disk.", no_args_is_help=True)
+app.add_typer(kernels, name="cache")
 DTYPES = {
     str(d).removeprefix("mlx.core."): d
     for d in (
-        *(mx.float32, mx.float16, mx.bfloat16, mx.complex64, mx.bool_),
+        *(mx.float32, mx.float16, mx.bfloat16, mx.float64, mx.complex64, mx.bool_),
         *(mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64),
     )
 }
+
+
+ALIASES = {"float": "float32", "double": "float64", "half": "float16", "int": "int32"}
+Target = Annotated[str, typer.Argument(help="The function, as module:function.")]
+Shape = Annotated[
+    str,
+    typer.Option(
+        help="Arguments, joined by commas: SIZES or SIZES:DTYPE (1024x4096 is float32; 'scalar' "
+        "for a 0-d array), or =NUMBER for a Python number."
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print versions and exit.")] = False,
+) -> None:
+    """ZMLX: MLX functions fused, differentiated and run as kernels."""
+    if version:
+        typer.echo(versions())
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -110,33 +138,91 @@ def _a_fused_function_runs() -> bool:
 @app.command()
 def version() -> None:
     """Print the versions of ZMLX and MLX."""
-    typer.echo(f"zmlx {zmlx.__version__}, mlx {mx.__version__}")
+    typer.echo(versions())
+
+
+def versions() -> str:
+    return f"zmlx {zmlx.__version__}, mlx {mx.__version__}"
 
 
 @app.command()
 def explain(
-    target: Annotated[str, typer.Argument(help="The function, as module:function.")],
-    shape: Annotated[
-        str,
+    target: Target,
+    shape: Shape,
+    out: Annotated[
+        Path | None,
         typer.Option(
-            help="Arguments, joined by commas: SIZES:DTYPE (1024x4096:float32; 'scalar' for a 0-d "
-            "array), or =NUMBER for a Python number."
+            "--out", "--html", help="Also save the report: .html, .txt, .json, .dot or .svg."
         ),
-    ],
-    html: Annotated[Path | None, typer.Option(help="Also save the report as an HTML page.")] = None,
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="No summary, however long.")] = False,
 ) -> None:
     """Show what zmlx.fuse makes of a function called with random arrays."""
     arguments = parse_arguments(shape)
     function = find_function(target)
-    try:
+    with _failing(f"explain {target}"):
         explanation = zmlx.explain(function, *arguments)
-    except (ZmlxError, TypeError, ValueError) as error:
-        typer.echo(f"[zmlx.cli] explain {target} failed: {error}", err=True)
+    if json:
+        typer.echo(explanation.json())
+    elif full:
+        typer.echo(explanation.text(full=True))
+    else:
+        Console().print(explanation)
+    if out is not None:
+        with _failing(f"--out {out}"):
+            explanation.save(out)
+        typer.echo(f"Written: {out}", err=json)
+
+
+@app.command()
+def profile(
+    target: Target,
+    shape: Shape,
+    gradient: Annotated[bool, typer.Option("--gradient", help="Of the sum's gradient.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also save the records as JSON.")] = None,
+) -> None:
+    """Run a fused function on random arrays and time each kernel by itself."""
+    arguments = parse_arguments(shape)
+    function = find_function(target)
+    fused: Any = function if isinstance(function, zmlx.FusedFunction) else zmlx.fuse(function)
+    call = mx.grad(lambda *given: fused(*given).sum()) if gradient else fused
+    with _failing(f"profile {target}"), zmlx.profile(measure=True, show=False) as found:
+        mx.eval(call(*arguments))
+    Console().print(found.table())
+    if not found.kernels:
+        typer.echo("No kernel of ZMLX ran: `python -m zmlx explain` says why.")
+    if out is not None:
+        found.save(out)
+        typer.echo(f"Written: {out}")
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Say in one line what failed in the block, and where in the user's code."""
+    try:
+        yield
+    except Exception as error:  # the user's function may raise anything
+        place = locate.of_error(error)
+        where = f"{place}: " if place and place not in str(error) else ""
+        name = "" if isinstance(error, ZmlxError) else f"{type(error).__name__}: "
+        typer.echo(f"[zmlx.cli] {what} failed: {where}{name}{error}", err=True)
         raise typer.Exit(1) from error
-    Console().print(explanation)
-    if html is not None:
-        explanation.save(html)
-        typer.echo(f"Written: {html}")
+
+
+@kernels.command()
+def info() -> None:
+    """Say where compiled kernels are kept, and how many."""
+    cache = KernelCache()
+    size, count = cache.statistics()
+    typer.echo(f"{cache.directory()}: {count} kernels, {size / 2**20:.1f} MiB")
+
+
+@kernels.command()
+def clear() -> None:
+    """Remove all compiled kernels; they are compiled again when they are next needed."""
+    cache = KernelCache()
+    typer.echo(f"{cache.directory()}: {cache.clear()} kernels removed")
 
 
 @app.command()
@@ -218,14 +304,15 @@ def parse_arguments(text: str) -> list[Any]:
 def _parse_argument(part: str) -> Any:
     if part.startswith("="):
         return _parse_number(part)
-    sizes, _, dtype = part.partition(":")
+    sizes, colon, named = part.partition(":")
+    dtype = ALIASES.get(named, named) if colon else "float32"
     if dtype not in DTYPES:
         raise _bad("--shape", part, f"SIZES:DTYPE with a dtype of {', '.join(DTYPES)}")
     if sizes == "scalar":
         return random_array((), dtype)
     pieces = sizes.split("x")
     if not all(piece.isascii() and piece.isdigit() for piece in pieces):
-        raise _bad("--shape", part, "sizes joined by x before the colon, e.g. 1024x4096:float32")
+        raise _bad("--shape", part, "SIZES:DTYPE, with sizes joined by x, e.g. 1024x4096:float32")
     return random_array(tuple(int(piece) for piece in pieces), dtype)
 
 
@@ -243,6 +330,9 @@ def random_array(shape: tuple[int, ...], dtype: str) -> mx.array:
     if "int" in dtype:
         return mx.random.randint(0, 10, shape).astype(DTYPES[dtype])
     normal = mx.random.normal(shape)
+    if dtype == "float64":  # a type of the CPU's
+        with mx.stream(mx.cpu):
+            return normal.astype(mx.float64)
     return normal > 0 if dtype == "bool" else normal.astype(DTYPES[dtype])
 
 

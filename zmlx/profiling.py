@@ -39,6 +39,7 @@ class KernelRecord:
     device: str
     fused: bool  # made by zmlx.fuse; False for one written by hand
     ops: tuple[str, ...] = ()
+    function: str = ""  # of which fused function, and which region; of the first that ran it
     compile_ms: float | None = None
     launches: int = 0
     measured: int = 0
@@ -106,7 +107,9 @@ class Profile:
             record = self._records.get(key)
             first = record is None
             if record is None:
-                record = KernelRecord(event.name, event.device, event.fused, event.ops)
+                record = KernelRecord(
+                    event.name, event.device, event.fused, event.ops, event.function
+                )
                 self._records[key] = record
             record.launches += 1
             if first:
@@ -134,7 +137,7 @@ class Profile:
             each = r.time_ms / r.measured if r.measured else None
             share = None if r.of_copy is None else 100 * r.of_copy
             table.add_row(
-                f"{r.name}\n  {r.device}: {_ops(r)}", _number(r.compile_ms), str(r.launches),
+                f"{_named(r)}\n  {r.device}: {_ops(r)}", _number(r.compile_ms), str(r.launches),
                 _number(each, 3), _number(r.gb_per_s), _number(share, 0, " %"),
             )  # fmt: skip
         return table
@@ -184,6 +187,10 @@ def profile(*, measure: bool = False, show: bool = True) -> Profile:
 def _bytes(event: watch.Event) -> int:
     read = {id(array): array.nbytes for array in event.inputs}
     return sum(read.values()) + sum(array.nbytes for array in event.outputs)
+
+
+def _named(record: KernelRecord) -> str:
+    return f"{record.function}\n  {record.name}" if record.function else record.name
 
 
 def _ops(record: KernelRecord) -> str:

@@ -103,6 +103,18 @@ class KernelCache:
                     count += entry.name.endswith(ENTRY_SUFFIX)
         return size, count
 
+    def clear(self) -> int:
+        """Remove every key and library, and return how many keys; what is loaded stays loaded."""
+        keys = 0
+        with self._lock:
+            for entry in list(os.scandir(self.directory())):
+                if entry.name.endswith(ENTRY_SUFFIX) or entry.name.startswith("lib_"):
+                    keys += entry.name.endswith(ENTRY_SUFFIX)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.path)
+            self._verified.clear()
+        return keys
+
     def _make(self, directory: Path, keys: Sequence[str], build: Build) -> Path:
         import tempfile
 

@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 
 from zmlx import config
 from zmlx.device.base import device_for_current_stream
-from zmlx.fuse.export import PlannedGraph, written
+from zmlx.fuse.export import WRITERS, PlannedGraph, written
 from zmlx.fuse.frozen import Frozen, frozen, names_of_arrays
 from zmlx.fuse.inside import Inside, looking, runs_python, why_whole
 from zmlx.fuse.page import html
@@ -127,6 +127,10 @@ class Explanation:
     def text(self, full: bool = False) -> str:
         """The report without colours; a summary of a large function unless `full`."""
         return plain(self, full)
+
+    def json(self) -> str:
+        """Everything as data: numbers, texts, lists and dicts."""
+        return WRITERS[".json"](self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the report and return its path; the name's ending says as what.
