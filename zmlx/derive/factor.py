@@ -119,28 +119,37 @@ class _Rewriter:
 
     def _collected(self, node: int) -> list[Term] | None:
         """The terms of a sum, like ones as one; None where rearranging them wins nothing."""
-        leaves: list[tuple[int, int]] = []
-        self._leaves(node, 1, leaves)
+        leaves = self._leaves(node)
         at = self.source[node]["at"]
         counts: dict[Factors, int] = {}
+        if len(leaves) > MOST_TERMS:
+            return None
         for sign, leaf in leaves:
             factors = self._factors_of(self._new[leaf], at)
             counts[factors] = counts.get(factors, 0) + sign
-        if len(leaves) > MOST_TERMS or 0 in counts.values():  # x - x is no 0 where x is infinite
+        if 0 in counts.values():  # x - x is no 0 where x is infinite
             return None
         terms = [Term(n, f, len(f) == 1 and abs(n) == 1) for f, n in counts.items()]
         gain = len(terms) < len(leaves) or self._shared(terms) is not None
         return terms if gain else None
 
-    def _leaves(self, node: int, sign: int, leaves: list[tuple[int, int]]) -> None:
-        data = self.source[node]
-        signs = {"add": (1, 1), "subtract": (1, -1), "negative": (-1,)}[data["op"]]
-        for operand, own in zip(data["operands"], signs, strict=True):
-            inner = _arithmetic(self.source[operand], _SUMS) and self._is_inner(operand)
-            if inner:
-                self._leaves(operand, sign * own, leaves)
-            else:
-                leaves.append((sign * own, operand))
+    def _leaves(self, node: int) -> list[tuple[int, int]]:
+        """The terms of a sum in order, each with its sign; one more than MOST_TERMS at most."""
+        leaves: list[tuple[int, int]] = []
+        stack = [(1, node)]
+        while stack and len(leaves) <= MOST_TERMS:
+            sign, top = stack.pop()
+            if top != node and not self._is_part(top):
+                leaves.append((sign, top))
+                continue
+            data = self.source[top]
+            signs = {"add": (1, 1), "subtract": (1, -1), "negative": (-1,)}[data["op"]]
+            pairs = zip(signs, data["operands"], strict=True)
+            stack += reversed([(sign * own, operand) for own, operand in pairs])
+        return leaves
+
+    def _is_part(self, node: int) -> bool:
+        return _arithmetic(self.source[node], _SUMS) and self._is_inner(node)
 
     # -- putting together -------------------------------------------------------------------------
     def _sum(self, terms: Sequence[Term], like: dict[str, Any]) -> int:

@@ -18,6 +18,14 @@ _IDENTITY = {"multiply": (1, (0, 1)), "divide": (1, (1,)), "subtract": (0, (1,))
 
 def simplify(graph: Graph) -> Graph:
     """A new graph without duplicate, dead and idle nodes; inputs and outputs keep their order."""
+    while True:
+        graph = _shorter(graph)
+        if len(graph) == len(_live(graph)):
+            return graph
+
+
+def _shorter(graph: Graph) -> Graph:
+    """`graph` without what is duplicate, dead or idle in it; what only those used may be left."""
     live = _live(graph)
     result = Graph()
     new: dict[int, int] = {}
@@ -38,7 +46,7 @@ def simplify(graph: Graph) -> Graph:
         if key is not None:
             seen[key] = new[node]
     result.outputs = [new[n] for n in graph.outputs]
-    return result if len(result) == len(_live(result)) else simplify(result)
+    return result
 
 
 def copy_node(source: Graph, node: int, target: Graph, operands: Sequence[int]) -> int:

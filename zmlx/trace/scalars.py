@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Number = bool | int | float
 Expr = tuple[Any, ...]  # ("arg", i) | ("value", v) | (operator name, Expr, ...)
+_LEAVES = ("arg", "value")
 
 
 class Specialize(BaseException):
@@ -40,16 +41,61 @@ def evaluate(expr: Expr, numbers: Sequence[Number]) -> Number:
         return numbers[expr[1]]
     if head == "value":
         return expr[1]
-    return getattr(operator, head)(*[evaluate(part, numbers) for part in expr[1:]])
+    known: dict[int, Number] = {}
+    for part in _parts(expr):
+        head = part[0]
+        if head == "arg":
+            known[id(part)] = numbers[part[1]]
+        elif head == "value":
+            known[id(part)] = part[1]
+        else:
+            known[id(part)] = getattr(operator, head)(*[known[id(p)] for p in part[1:]])
+    return known[id(expr)]
 
 
 def positions(expr: Expr) -> frozenset[int]:
     """Which of the caller's numbers `expr` reads."""
-    if expr[0] == "arg":
-        return frozenset((expr[1],))
-    if expr[0] == "value":
-        return frozenset()
-    return frozenset().union(*[positions(part) for part in expr[1:]])
+    return frozenset(part[1] for part in _parts(expr) if part[0] == "arg")
+
+
+def _parts(expr: Expr) -> list[Expr]:
+    """`expr` and all that it is made of, each once and operands first: a loop makes it deep, and
+    what it uses twice in every round would be read 2^rounds times.
+    """
+    if expr[0] in _LEAVES:
+        return [expr]
+    order: list[Expr] = []
+    seen: set[int] = set()
+    stack = [(expr, False)]
+    while stack:
+        top, ready = stack.pop()
+        if ready:
+            order.append(top)
+        elif id(top) not in seen:
+            seen.add(id(top))
+            stack.append((top, True))
+            if top[0] not in _LEAVES:
+                stack += [(part, False) for part in top[1:]]
+    return order
+
+
+class Numbering:
+    """Equal expressions get equal numbers; 1, 1.0, True and -0.0 are not equal."""
+
+    def __init__(self) -> None:
+        self._keys: dict[Any, int] = {}
+        self._known: dict[int, tuple[Expr, int]] = {}  # by id; the expression stays alive
+
+    def of(self, expr: Expr) -> int:
+        """The number of `expr`."""
+        if id(expr) not in self._known:
+            for part in _parts(expr):
+                if id(part) not in self._known:
+                    leaf = part[0] in _LEAVES
+                    own = (repr(part[1]),) if leaf else [self._known[id(p)][1] for p in part[1:]]
+                    number = self._keys.setdefault((part[0], *own), len(self._keys))
+                    self._known[id(part)] = part, number
+        return self._known[id(expr)][1]
 
 
 class ScalarProxy:
@@ -82,7 +128,7 @@ class ScalarProxy:
     def __repr__(self) -> str:
         if self.tracer is not None and intercept.current() is self.tracer:
             raise self.specialize()
-        return f"ScalarProxy({self.expr}, {self.value!r})"
+        return f"ScalarProxy({self.value!r})"
 
     __bool__ = __int__ = __float__ = __index__ = __complex__ = _read
     __round__ = __trunc__ = __floor__ = __ceil__ = __format__ = __str__ = _read

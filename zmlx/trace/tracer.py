@@ -29,7 +29,7 @@ from zmlx.trace.operands import (
     without_numpy,
 )
 from zmlx.trace.proxy import Proxy, foreign
-from zmlx.trace.scalars import Expr, ScalarProxy, Specialize
+from zmlx.trace.scalars import Expr, Numbering, ScalarProxy, Specialize
 from zmlx.trace.state import State
 from zmlx.trace.writes import At
 
@@ -62,7 +62,8 @@ class Tracer:
     state: State = field(default_factory=State)
     stream: mx.Stream = field(default_factory=default_stream)
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
-    _scalars: dict[tuple[str, str], int] = field(default_factory=dict)
+    _scalars: dict[tuple[int, str], int] = field(default_factory=dict)
+    _numbering: Numbering = field(default_factory=Numbering)
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
@@ -330,7 +331,7 @@ class Tracer:
 
     def scalar(self, expr: Expr, dtype: str) -> int:
         """The node of a Python number given at call time, adopted as `dtype`."""
-        key = (repr(expr), dtype)  # repr tells 1, 1.0, True and -0.0 apart
+        key = (self._numbering.of(expr), dtype)
         if key not in self._scalars:
             self._scalars[key] = self.graph.add("scalar", dtype=dtype, expr=expr, loc=locate.here())
         return self._scalars[key]
