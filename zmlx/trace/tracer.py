@@ -35,8 +35,7 @@ from zmlx.trace.writes import At
 
 __all__ = ["Capture", "Tracer", "arrays_in", "name_of"]
 
-_UNTIED = ("zeros_like", "ones_like")  # MLX's result does not depend on the operand
-_SIZED_BY_VALUE = ("arange",)
+_UNTIED, _SIZED_BY_VALUE = ("zeros_like", "ones_like"), ("arange",)  # by name: see below
 
 
 @dataclass
@@ -331,7 +330,7 @@ class Tracer:
 
     def scalar(self, expr: Expr, dtype: str) -> int:
         """The node of a Python number given at call time, adopted as `dtype`."""
-        key = (self._numbering.of(expr), dtype)
+        key = self._numbering.of(expr), dtype
         if key not in self._scalars:
             self._scalars[key] = self.graph.add("scalar", dtype=dtype, expr=expr, loc=locate.here())
         return self._scalars[key]
