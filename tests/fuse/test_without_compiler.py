@@ -156,7 +156,7 @@ def test_a_written_kernel_names_the_compiler(
     ("text", "words"),
     [
         (" ", "ZMLX_CXX is ' ', which names no compiler"),
-        ("'c++", "ZMLX_CXX is \"'c\\+\\+\", which is no command: No closing quotation"),
+        ("'c++", 'ZMLX_CXX is "\'c\\+\\+", which is no command: No closing quotation'),
         ("c++ 'x", "ZMLX_CXX is .*which is no command"),
     ],
 )

@@ -1,4 +1,4 @@
-"""MLX's transformations, compiled and custom functions among them, as one call each."""
+"""MLX's transformations and custom functions, as one call each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ def custom():
 
 
 OBJECTS = {
-    "compile": mx.compile(scaled),
     "grad": mx.grad(lambda x: scaled(x).sum()),
     "value_and_grad": mx.value_and_grad(lambda x: scaled(x).sum()),
     "vmap": mx.vmap(lambda row: row * row.sum()),
-    "checkpoint": mx.checkpoint(scaled),
     "custom_function": custom(),
     "second order": mx.grad(lambda x: mx.grad(lambda y: (scaled(y) * y).sum())(x).sum()),
 }
@@ -83,7 +81,7 @@ def test_draws_inside_a_transformation_of_untraced_arrays():
     mx.random.seed(6)
     before = random_state()
     found = traced(lambda x: x + noisy(A), A)
-    assert random_state() == before and "[_gc_func]" in kinds(found.graph)
+    assert random_state() == before and "[<lambda>]" in kinds(found.graph)
     got = [replayed(found, [A]), replayed(found, [A])]
     mx.random.seed(6)
     same(got, [A + noisy(A), A + noisy(A)])

@@ -85,8 +85,7 @@ class FusedFunction:
 
     def clear(self) -> None:
         """Forget every trace; compiled kernels stay in the kernel cache."""
-        with intercept.LOCK:
-            self._tables.clear()
+        self._tables.clear()
 
     def entry(self, *args: Any, **kwargs: Any) -> Entry:
         """The trace and the program that a call with these arguments runs, made if need be."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from zmlx.fuse.entry import Entry, Site
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
 from zmlx.trace import intercept
+from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names
 from zmlx.trace.run import Call, trace
 from zmlx.trace.tracer import name_of
@@ -28,7 +30,8 @@ from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
 
 _log = logging.getLogger("zmlx.fuse")
 _clock = itertools.count(1)
-_exact: list[bool] = []  # numerics of the traces that run now, innermost last
+_running = threading.local()  # `exact`: numerics of the thread's traces, innermost last
+PATIENCE = 60.0  # seconds; then a thread makes a trace that another one seems not to finish
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Options:
 
 def tracing_exactly() -> bool | None:
     """Whether the innermost running trace is for numerics="mlx"; None where none runs."""
-    return _exact[-1] if _exact else None
+    exact = getattr(_running, "exact", None)
+    return exact[-1] if exact else None
 
 
 class Table:
@@ -76,7 +80,7 @@ class Table:
 
     def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         """The entry that a call with these arguments uses, made if need be."""
-        call, key = self._call(args, kwargs)
+        call, key = self._settled(args, kwargs)
         return self._entry(call, key)
 
     def names(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Names:
@@ -86,12 +90,19 @@ class Table:
 
     # -- the general way --------------------------------------------------------------------------
     def _flattened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call, key = self._call(args, kwargs)
+        call, key = self._settled(args, kwargs)
         entry = self._entry(call, key)
         arrays, numbers = call.leaves.arrays, call.leaves.numbers
         if self._stateful:
             return entry.update(call.updates, arrays, numbers)
         return entry(arrays, numbers)
+
+    def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
+        """The call, read while no other thread's trace has its proxies in the same modules."""
+        call, key = self._call(args, kwargs)
+        while intercept.others_trace() and call.waits():
+            call, key = self._call(args, kwargs)
+        return call, key
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
         leaves = Leaves()
@@ -112,7 +123,7 @@ class Table:
         site = self._sites.get(key)
         entry = site.find(arrays, numbers) if site is not None else None
         if entry is None:
-            with intercept.LOCK:
+            with Claim([(id(self), key)], PATIENCE):  # one thread makes it, the others wait
                 site = self._sites.get(key)
                 entry = site.find(arrays, numbers) if site is not None else None
                 if entry is None:
@@ -125,14 +136,18 @@ class Table:
         self.misses += 1
         arrays, numbers = call.leaves.arrays, call.leaves.numbers
         self._report(call)
-        _exact.append(self.options.exact)
+        exact = _running.__dict__.setdefault("exact", [])
+        exact.append(self.options.exact)
         try:
             recorded = trace(self.fn, call)
         finally:
-            _exact.pop()
+            exact.pop()
         entry = Entry(recorded, Program(recorded.graph, self.runtime, self.name), next(_clock))
         if any_traced([c.array for c in recorded.captures]):
             _log.info("%s: captures arrays that MLX is transforming: not cached", self.name)
+            return entry
+        if not recorded.settled():
+            _log.info("%s: captures arrays that wait on another thread: not cached", self.name)
             return entry
         site = self._sites.setdefault(key, Site())
         site.add(entry, arrays, numbers)

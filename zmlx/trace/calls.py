@@ -24,13 +24,19 @@ class Flat:
 
 
 class OnStream:
-    """`fn` run under the stream that was the default one where it was called."""
+    """`fn` run under the stream that was the default one where it was called.
 
-    def __init__(self, fn: Callable[..., Any], stream: mx.Stream) -> None:
+    `stream` is what the user entered: a device's default stream and a thread-local one are those
+    of the thread that calls, and a stream made by the function is made again there.
+    """
+
+    def __init__(self, fn: Callable[..., Any], stream: Any) -> None:
         self.fn, self.stream = fn, stream
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with mx.stream(self.stream):
+        stream = self.stream
+        enter = intercept.original("stream")
+        with enter(stream.here() if type(stream) is MadeStream else stream):
             return self.fn(*args, **kwargs)
 
 
@@ -64,8 +70,85 @@ def tell(call: Any, fn: Callable[..., Any], given: tuple[Any, dict[str, Any]], r
             called(call, lambda: fn(*args, **kwargs), list(arrays_in(given)), result)
 
 
+class MadeStream(threading.local):
+    """A stream that the traced function made: one for each thread that calls it."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.stream: mx.Stream | None = None
+
+    def here(self) -> mx.Stream:
+        if self.stream is None:
+            self.stream = intercept.original("new_stream")(self.device)
+        return self.stream
+
+
+class Streams:
+    """The streams that a traced function makes and enters."""
+
+    def __init__(self) -> None:
+        self.first = default_stream()
+        self._defaults = [mx.default_stream(kind) for kind in _device_kinds()]
+        self._made: list[tuple[mx.Stream, MadeStream]] = []
+        self._entered: list[tuple[mx.Stream, Any]] = []
+
+    def elsewhere(self) -> bool:
+        """Whether a call made now would run on another stream than the function's first one."""
+        return default_stream() != self.first
+
+    def make(self, device: Any) -> mx.Stream:
+        stream: mx.Stream = intercept.original("new_stream")(device)
+        self._made.append((stream, MadeStream(device)))
+        return stream
+
+    def enter(self, s: Any) -> Entered:
+        """The context manager of `with mx.stream(s)`."""
+        return Entered(self._entered, s, self.anywhere(s))
+
+    def placed(self, fn: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """`fn` as it runs where it is called now; a stream among its `kwargs` is taken out."""
+        if self.elsewhere():
+            fn = OnStream(fn, self.current())
+        if isinstance(kwargs.get("stream"), mx.Stream):
+            fn = OnStream(fn, self.anywhere(kwargs.pop("stream")))
+        return fn
+
+    def current(self) -> Any:
+        """What OnStream enters to run on the stream that is now the default one."""
+        now = default_stream()
+        entered = [what for stream, what in self._entered if stream == now]
+        return entered[-1] if entered else self.anywhere(now)
+
+    def anywhere(self, stream: Any) -> Any:
+        """`stream` as any thread can enter it."""
+        if not isinstance(stream, mx.Stream):
+            return stream
+        made = [again for one, again in self._made if one == stream]
+        return made[-1] if made else stream.device if stream in self._defaults else stream
+
+
+class Entered:
+    """`with mx.stream(...)` in a traced function, noted as what the user wrote."""
+
+    def __init__(self, entered: list[tuple[mx.Stream, Any]], what: Any, anywhere: Any) -> None:
+        self._entered, self._anywhere = entered, anywhere
+        self._context = intercept.original("stream")(what)
+
+    def __enter__(self) -> None:
+        self._context.__enter__()
+        self._entered.append((default_stream(), self._anywhere))
+
+    def __exit__(self, *error: Any) -> Any:
+        self._entered.pop()
+        return self._context.__exit__(*error)
+
+
 def default_stream() -> mx.Stream:
     return mx.default_stream(mx.default_device())
+
+
+def _device_kinds() -> list[Any]:
+    return [kind for kind in (mx.cpu, mx.gpu) if mx.is_available(kind)]
 
 
 def is_flat(result: Any) -> bool:

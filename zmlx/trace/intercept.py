@@ -4,15 +4,15 @@ The names on mlx.core and its submodules are replaced by wrappers that pass stra
 other threads and for calls without traced values. Compiled functions, gradients and custom
 functions are objects, not names: their type's `__call__` is replaced, and so are the methods of
 mx.array that a captured array meets traced values in. Everything is restored when the last trace
-ends; one lock lets one thread trace at a time.
+ends. Several threads may trace at once: each has its own tracers, the names are shared.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,11 @@ from zmlx.trace import array_name
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
-LOCK = threading.RLock()
+_LOCK = threading.RLock()  # held while names are replaced, never while a user's function runs
 _thread = threading.local()
+_recorders: dict[int, list[Tracer | None]] = {}  # by thread: who records there, innermost last
+_by_function: dict[int, tuple[Any, Any]] = {}  # MLX's own functions and their wrappers, by id
+_complete: list[bool] = []  # holds something while all names are replaced
 _installed: list[tuple[Any, str, Any]] = []
 _made: dict[tuple[int, str], tuple[Any, Any]] = {}  # (owner, name) -> what was there, its wrapper
 
@@ -35,7 +38,7 @@ MODULES = {
 }
 # Functions that neither take nor make arrays a trace would care about.
 _PASS = {
-    "stream", "default_device", "default_stream", "new_stream", "export_to_dot", "result_type",
+    "default_device", "default_stream", "export_to_dot", "result_type",
     "broadcast_shapes", "issubdtype", "can_cast", "isdtype", "einsum_path", "grad",
     "value_and_grad", "compile", "checkpoint", "custom_function", "vmap", "synchronize",
     "metal_kernel", "cuda_kernel", "precompiled_cuda_kernel", "init", "is_available",
@@ -46,6 +49,7 @@ _REFUSED = {
     "export_function", "exporter",
 }  # fmt: skip
 _EFFECTS = {"random.seed", "set_default_device", "set_default_stream"}
+_STREAMS = {"stream": "enter", "new_stream": "make"}  # methods of zmlx.trace.calls.Streams
 _CALLS_BACK = {"vjp", "jvp"}
 _DRAWS_NOTHING = {"random.key", "random.split", "random.seed"}
 # Functions that make arrays: recorded without traced arguments too, so that each call has its own.
@@ -72,20 +76,76 @@ def paused() -> Tracer | None:
     return next((tracer for tracer in reversed(stack) if tracer is not None), None)
 
 
-@contextmanager
-def recording(tracer: Tracer | None) -> Iterator[None]:
-    """Within the block, calls on this thread go to `tracer`; None pauses recording."""
-    with LOCK:
+class recording:
+    """Within the block, calls on this thread go to `tracer`; None pauses recording.
+
+    A class and no generator: an interrupted generator would be finished later, in another trace.
+    """
+
+    def __init__(self, tracer: Tracer | None) -> None:
+        self._tracer = tracer
+
+    def __enter__(self) -> None:
         stack = _thread.__dict__.setdefault("stack", [])
-        depth = len(stack)
+        self._depth = len(stack)
         try:
-            if not _installed:
-                _install()
-            stack.append(tracer)
-            yield
-        finally:
-            del stack[depth:]
             if not stack:
+                _enter(stack)
+            stack.append(self._tracer)
+        except BaseException:
+            _leave(stack, self._depth)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        _leave(_thread.stack, self._depth)
+
+
+def depth() -> int:
+    """How deep recordings are nested on this thread."""
+    return len(getattr(_thread, "stack", ()))
+
+
+def unwind(depth: int) -> None:
+    """Go back to that depth, in case an interrupt kept a recording from ending itself."""
+    while _LOCK._is_owned():  # type: ignore[attr-defined]  # an interrupt on the way out of `with`
+        _LOCK.release()
+    stack = getattr(_thread, "stack", None)
+    if stack is not None and (len(stack) > depth or not stack):
+        _leave(stack, depth)
+
+
+def others_trace() -> bool:
+    """Whether another thread traces now."""
+    return len(_recorders) > (depth() > 0)
+
+
+def elsewhere(tracer: Tracer) -> bool:
+    """Whether `tracer` belongs to a trace of another thread that still runs."""
+    return not tracer.finished and tracer not in getattr(_thread, "stack", ())
+
+
+def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a trace calls in place of `function`, which may be MLX's own."""
+    made = _by_function.get(id(function))
+    return made[1] if made is not None and made[0] is function else function
+
+
+def _enter(stack: list[Tracer | None]) -> None:
+    """This thread records from now on; the first one replaces MLX's names."""
+    with _LOCK:
+        _recorders[threading.get_ident()] = stack
+        if not _complete:
+            _restore()  # what an interrupted trace left
+            _install()
+
+
+def _leave(stack: list[Tracer | None], depth: int) -> None:
+    del stack[depth:]
+    if not stack:
+        with _LOCK:
+            for thread in [t for t, held in _recorders.items() if not held]:
+                del _recorders[thread]
+            if not _recorders:
                 _restore()
 
 
@@ -102,6 +162,7 @@ def name_on_module(name: str) -> Any:
 
 # -- installing -----------------------------------------------------------------------------------
 def _install() -> None:
+    """Replace MLX's names; `_complete` says afterwards that no interrupt came between."""
     for prefix, module in MODULES.items():
         for name, function in list(vars(module).items()):
             if name.startswith("_") or name in _PASS or isinstance(function, type):
@@ -119,6 +180,7 @@ def _install() -> None:
     _replace(mx.array, "__setitem__", _wrap_set_item)
     _replace(mx.array, "at", _wrap_at)
     array_name.show(current)
+    _complete.append(True)
 
 
 def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -128,11 +190,13 @@ def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
     made = _made.get((id(owner), name))
     if made is None or made[0] is not old:
         made = _made[id(owner), name] = (old, wrap(old))
+        _by_function[id(old)] = made
     _installed.append((owner, name, old))
     setattr(owner, name, made[1])
 
 
 def _restore() -> None:
+    _complete.clear()
     array_name.hide()
     while _installed:
         owner, name, value = _installed[-1]
@@ -152,6 +216,8 @@ def _wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if tracer is None:
             _refuse_closures((args, kwargs))
             return function(*args, **kwargs)
+        if name in _STREAMS:
+            return getattr(tracer.streams, _STREAMS[name])(*args, **kwargs)
         made = creates and not array_name.by_zmlx(sys._getframe(1))
         if not (always or made) and not tracer.sees((args, kwargs)):
             with recording(None) if name in _CALLS_BACK else nullcontext():
@@ -185,9 +251,7 @@ def _wrap_object(call: Callable[..., Any]) -> Callable[..., Any]:
         if tracer is None:
             _refuse_closures((args, kwargs))
             return call(self, *args, **kwargs)
-        if not tracer.sees((args, kwargs)):
-            return tracer.untraced(call, self, args, kwargs)
-        return tracer.call_object(self, args, kwargs)
+        return tracer.call_object(call, self, args, kwargs)
 
     return intercepted
 

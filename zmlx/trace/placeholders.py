@@ -9,16 +9,25 @@ was computed from one is seen from its graph. The tracer is the caller.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Sequence
-from functools import cache
 
 import mlx.core as mx
 
 _ROOT = "zmlx_placeholder"
+_LOCK = threading.Lock()
+_made: list[mx.array] = []
 
 
-@cache
 def _root() -> mx.array:
+    if not _made:
+        with _LOCK:  # two roots would hide from each other what depends on them
+            if not _made:
+                _made.append(_new_root())
+    return _made[0]
+
+
+def _new_root() -> mx.array:
     made: list[mx.array] = []
 
     def capture(array: mx.array) -> mx.array:

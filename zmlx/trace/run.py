@@ -6,7 +6,7 @@ and the recipe to rebuild what the function returned. zmlx.fuse.api is the calle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,19 @@ import mlx.core as mx
 
 from zmlx.errors import TraceError
 from zmlx.trace import intercept, locate
+from zmlx.trace.claims import Claim, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import Expr, Number, ScalarProxy, Specialize, evaluate
 from zmlx.trace.state import State
 from zmlx.trace.tracer import Capture, Tracer
 from zmlx.trace.tree import Leaves, replaced, store, unflatten
+
+PATIENCE = 60.0  # seconds
+_STUCK = (
+    "[zmlx.trace] another thread has traced a function over the same module or captured state for "
+    f"{PATIENCE:.0f} seconds. Does it wait for this thread? Call the fused function once before."
+)
 
 
 @dataclass
@@ -31,6 +38,20 @@ class Call:
     structure: Any  # of (args, kwargs)
     updates: Sequence[Any] = ()  # containers whose arrays the function replaces (`outputs=`)
     containers: Sequence[Any] = ()  # everything that must be as before after the trace
+
+    def held(self) -> list[Hashable]:
+        """What names each container that a trace of the call puts its proxies into."""
+        inside = [slot.container for slot in self.leaves.slots]
+        return list({id(c) for c in (*inside, *self.containers)})
+
+    def waits(self) -> bool:
+        """Whether the call has read proxies of another thread's trace; returns when that ended."""
+        tracers = [a.tracer for a in self.leaves.arrays if type(a) is Proxy]
+        if not any(intercept.elsewhere(tracer) for tracer in tracers):
+            return False
+        if not wait_for(self.held(), PATIENCE):
+            raise TraceError(_STUCK)
+        return True
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,17 @@ class Trace:
     static_numbers: frozenset[int] = frozenset()  # numbers whose value was read
     notes: tuple[tuple[int, str], ...] = ()  # (opaque node, why it is not elementwise)
 
+    def settled(self) -> bool:
+        """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
+
+        False where that was another thread than this one.
+        """
+        try:
+            intercept.original("eval")([self.graph[c.node]["value"] for c in self.captures])
+        except RuntimeError:
+            return False
+        return True
+
 
 def trace(fn: Callable[..., Any], call: Call) -> Trace:
     """Run `fn` over proxies for the arrays of `call` and return what it did.
@@ -69,22 +101,30 @@ def trace(fn: Callable[..., Any], call: Call) -> Trace:
     A Python number whose value is read becomes static, and the function is run again.
     Raises TraceError where the function needs values, or leaves the tracer's sight.
     """
+    with Claim(call.held(), PATIENCE) as alone:
+        if not alone:
+            raise TraceError(_STUCK)
+        return _traced(fn, call)
+
+
+def _traced(fn: Callable[..., Any], call: Call) -> Trace:
     static: frozenset[int] = frozenset()
-    with intercept.LOCK:
-        while True:
-            tracer = Tracer()
-            try:
-                return _run(tracer, fn, call, static)
-            except Specialize as need:
-                if need.tracer is not tracer or need.positions <= static:
-                    raise
-                static |= need.positions
-            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-                if len(static) == len(call.leaves.numbers) or not _met_a_number(error):
-                    raise
-                static = frozenset(range(len(call.leaves.numbers)))
-            finally:
-                tracer.finished = True
+    depth = intercept.depth()
+    while True:
+        tracer = Tracer()
+        try:
+            return _run(tracer, fn, call, static)
+        except Specialize as need:
+            if need.tracer is not tracer or need.positions <= static:
+                raise
+            static |= need.positions
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if len(static) == len(call.leaves.numbers) or not _met_a_number(error):
+                raise
+            static = frozenset(range(len(call.leaves.numbers)))
+        finally:
+            tracer.finished = True
+            intercept.unwind(depth)
 
 
 def _met_a_number(error: Exception) -> bool:
@@ -127,7 +167,7 @@ def _recorded(tracer: Tracer, call: Call, static: frozenset[int]) -> Iterator[An
         value if i in static else ScalarProxy(("arg", i), value, tracer)
         for i, value in enumerate(call.leaves.numbers)
     ]
-    tracer.state = State(call.leaves.slots, proxies)
+    tracer.state = State(call.leaves.slots, proxies, call.containers)
     with intercept.recording(tracer), replaced(call.leaves.slots, proxies, call.containers):
         yield unflatten(call.structure, iter(proxies), iter(numbers))
 

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from zmlx.trace.operands import children
 from zmlx.trace.proxy import Proxy
-from zmlx.trace.tree import Slot, replaced
+from zmlx.trace.tree import Slot, containers, replaced
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -28,6 +29,12 @@ class State:
 
     slots: Sequence[Slot] = ()
     proxies: Sequence[Proxy] = ()
+    containers: Sequence[Any] = ()  # those that the call reads and writes back
+
+    def covers(self, state: Any) -> bool:
+        """Whether every container of arrays in `state` is one that the trace takes as input."""
+        known = {id(c) for c in (*self.containers, *[slot.container for slot in self.slots])}
+        return all(id(inner) in known or _only_holds(inner) for inner in containers(state))
 
     def check(self, tracer: Tracer, passed: Any) -> None:
         """Raise TraceError where a place holds a new value that is not among `passed` arguments.
@@ -58,6 +65,12 @@ class State:
             return False
         places = (s for s in self.slots if s.container is container and s.key == key)
         return any(self.proxies[s.index].node == value.node for s in places)
+
+
+def _only_holds(container: Any) -> bool:
+    """Whether `container` has other containers in it, and no array."""
+    items = children(container)
+    return len(items) > 0 and not any(isinstance(item, mx.array) for item in items)
 
 
 def _held(slot: Slot) -> Any:

@@ -15,8 +15,8 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.errors import TraceError
 from zmlx.ops.infer import infer
-from zmlx.trace import calls, intercept, locate, namespace, placeholders
-from zmlx.trace.calls import Flat, OnStream, default_stream, is_flat, keeping_random_state
+from zmlx.trace import calls, intercept, locate, namespace, placeholders, through
+from zmlx.trace.calls import Flat, Streams, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.operands import (
     arrays_in,
@@ -59,10 +59,8 @@ class Tracer:
     wanted: frozenset[int] = frozenset()  # numbers whose values were read
     finished: bool = False
     state: State = field(default_factory=State)
-    stream: mx.Stream = field(default_factory=default_stream)
+    streams: Streams = field(default_factory=Streams)
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
-    _scalars: dict[tuple[int, str], int] = field(default_factory=dict)
-    _numbering: Numbering = field(default_factory=Numbering)
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
@@ -128,7 +126,7 @@ class Tracer:
         """A function of mlx.core, by its name there."""
         meaning = namespace.meaning(name, args, kwargs)
         if meaning is not None:
-            return self._fresh(meaning(self), args)
+            return self.fresh(meaning(self), args)
         if draws:
             return self.random(name, function, args, kwargs)
         return self.opaque(name, function, args, kwargs, why=namespace.reason(name, kwargs))
@@ -139,25 +137,11 @@ class Tracer:
         """A method of mx.array; args[0] is the array."""
         return self.call(name, function, args, kwargs)
 
-    def call_object(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """A compiled function, a gradient, a custom function: an object that MLX calls."""
-        activation = namespace.activation(target, args, kwargs)
-        if activation is not None:
-            return self._fresh(activation(namespace.Elementwise(self), *args, **kwargs), args)
-        label = getattr(target, "__name__", type(target).__name__)
-        self.state.check(self, (args, kwargs))
-        with self.state.shown(self):
-            return self.opaque(label, target, args, kwargs, closed=False)
-
-    def untraced(
+    def call_object(
         self, fn: Callable[..., Any], target: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
-        """`fn(target, ...)` without traced arguments: MLX runs it now, unless it draws numbers."""
-        with intercept.recording(None), keeping_random_state() as drew:
-            result = fn(target, *args, **kwargs)
-            if not drew():
-                return result
-        return self.opaque(type(target).__name__, target, args, kwargs)
+        """A compiled function, a gradient, a custom function: an object that MLX calls."""
+        return through.call(self, fn, target, args, kwargs)
 
     def random(
         self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
@@ -182,7 +166,7 @@ class Tracer:
     def at(self, array: mx.array) -> At:
         return At(array, self)
 
-    def _fresh(self, result: Any, args: Sequence[Any]) -> Any:
+    def fresh(self, result: Any, args: Sequence[Any]) -> Any:
         """`result`, or an alias where it is one of the arguments (mx.positive)."""
         same = any(result is argument for argument in args)
         return self.alias(result) if same and isinstance(result, Proxy) else result
@@ -227,7 +211,7 @@ class Tracer:
             return f"MLX returns {dtype} here"
         if not all(fits(b, t) for b, t in zip(bases, types, strict=True)):
             return "a number does not fit its type"
-        return "" if default_stream() == self.stream else "it runs on another stream"
+        return "it runs on another stream" if self.streams.elsewhere() else ""
 
     def opaque(
         self,
@@ -238,11 +222,13 @@ class Tracer:
         example: Callable[..., Any] | None = None,
         why: str = "",
         closed: bool = True,
+        runs_always: bool = False,
     ) -> Any:
         """Record a call that MLX runs, with the traced values inside `args` and `kwargs`.
 
         `example` stands in for `fn` while tracing, where `fn` would draw random numbers. Where
-        `fn` is not `closed`, it may compute with more than its arguments.
+        `fn` is not `closed`, it may compute with more than its arguments; `runs_always` says that
+        it has effects beside its result.
         """
         operands: list[int] = []
         sizes = label in _SIZED_BY_VALUE
@@ -250,14 +236,14 @@ class Tracer:
         base_args, base_kwargs = mapped((tuple(args), kwargs), self.base)
         with intercept.recording(None), keeping_random_state() as drew:
             result = (example or fn)(*base_args, **base_kwargs)
-            pure = example is None and not drew()
+            pure = example is None and not drew() and not runs_always
         found = list(arrays_in(result))
         if not found:
             return result
         if not is_flat(result):
             fn = Flat(fn)
-        if default_stream() != self.stream:
-            fn, why = OnStream(fn, default_stream()), why or "it runs on another stream"
+        why = why or ("it runs on another stream" if self.streams.elsewhere() else "")
+        fn = self.streams.placed(fn, template_kwargs)
         count = 0 if isinstance(result, mx.array) else len(found)
         call = OpaqueCall(fn, template_args, template_kwargs, label, count)
         known = pure and closed and not self.varies((args, kwargs))
@@ -338,6 +324,7 @@ class Tracer:
     def capture(self, array: mx.array) -> int:
         """The node of an array that is not an argument; raises where it hides a lost trace."""
         self.check(array)
+        array = self.copies.get(id(array), (array, array))[1]
         found = self._captured.get(id(array))
         if found is None:
             if placeholders.depends_on_one(array):
@@ -362,6 +349,7 @@ class Tracer:
     def forget(self, array: mx.array) -> None:
         """`array` is about to be written in place: what it was before stays captured."""
         self._captured.pop(id(array), None)
+        self.copies.pop(id(array), None)
 
     def _template(self, tree: Any, operands: list[int], sizes: bool) -> Any:
         """`tree` with every traced value and array replaced by a Ref to an operand, in order.

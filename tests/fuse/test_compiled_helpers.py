@@ -1,0 +1,111 @@
+"""Compiled and checkpointed helpers join the regions around them: values, gradients, state."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from fuse_cases import array, close
+
+import zmlx
+
+pytestmark = pytest.mark.usefixtures("default_device")
+
+x, g = array(0, 4, 6), array(1, 4, 6)
+
+
+@partial(mx.compile, shapeless=True)
+def swiglu(gate, x):
+    return nn.silu(gate) * x
+
+
+@mx.checkpoint
+def squashed(x):
+    return mx.tanh(x) * 0.5
+
+
+def mixed(g, x):
+    return squashed(swiglu(g, x) + 1) * swiglu(x, squashed(g))
+
+
+def gradients(f, a, b):
+    return mx.grad(lambda a, b: (f(a, b) ** 2).sum(), argnums=(0, 1))(a, b)
+
+
+def test_one_region_with_its_gradients():
+    fused = zmlx.fuse(mixed)
+    report = zmlx.explain(mixed, g, x)
+    assert len(report.regions) == 1 and not report.unfused
+    for size in (4, 7):
+        a, b = array(2, size, 6), array(3, size, 6)
+        close(fused(a, b), mixed(a, b))
+        close(gradients(fused, a, b), gradients(mixed, a, b), rtol=1e-4, atol=1e-5)
+    assert fused.cache_info().misses == 1
+    close(mx.vmap(fused)(x, g), mixed(x, g))
+
+
+def test_a_fused_function_under_compile_under_fuse():
+    inner = zmlx.fuse(lambda v: mx.sin(v) * v)
+    compiled = mx.compile(lambda v: inner(v) + 1)
+    fused = zmlx.fuse(lambda v: compiled(v * 2) * 3)
+    close(fused(x), (mx.sin(x * 2) * (x * 2) + 1) * 3)
+    assert len(zmlx.explain(fused, x).regions) == 1
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = mx.array([1.5, 0.5, 2.0])
+        self.seen = mx.array(0.0)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        self.seen = self.seen + 1
+        return mx.tanh(x * self.weight) * self.seen
+
+
+def test_a_compiled_step_with_state_inside_a_fused_one():
+    """The state is named by both: three steps leave what three plain steps leave."""
+    results = []
+    for fuse in (lambda f, _: f, lambda f, s: zmlx.fuse(f, inputs=s, outputs=s)):
+        net, rows = Counting(), array(4, 5, 3)
+        state = [net.state]
+
+        @partial(mx.compile, inputs=state, outputs=state)
+        def update(x, net=net):
+            y = net(x)
+            net.weight = net.weight - 0.1 * y.mean(axis=0)
+            return y
+
+        step = fuse(lambda x, update=update: update(x) + 1, state)
+        results.append([step(rows + i) for i in range(3)] + [net.weight, net.seen])
+    close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_step_whose_state_nobody_else_names():
+    state = {"n": mx.array(0.0)}
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def count(x):
+        state["n"] = state["n"] + 1
+        return x * state["n"]
+
+    fused = zmlx.fuse(lambda x: count(x) + 1)
+    for n in (1, 2, 3):
+        close(fused(x), x * n + 1)
+        assert state["n"].item() == n
+    report = zmlx.explain(fused, x)
+    assert any("state" in item.reason for item in report.unfused)
+    assert state["n"].item() == 3
+
+
+def test_draws_of_a_compiled_helper_go_on():
+    noisy = mx.compile(
+        lambda v: v + mx.random.normal(v.shape), inputs=mx.random.state, outputs=mx.random.state
+    )
+    fused = zmlx.fuse(lambda v: noisy(v) * 2)
+    mx.random.seed(3)
+    want = [noisy(x) * 2 for _ in range(3)]
+    mx.random.seed(3)
+    close([fused(x) for _ in range(3)], want)

@@ -1,0 +1,136 @@
+"""Functions that MLX wraps: mx.compile and mx.checkpoint are seen through, the others are calls.
+
+MLX's objects tell only the garbage collector what they hold: a compiled function refers to its
+`inputs`, its `outputs` and the function, all others that wrap one function to that alone. Calls of
+such objects reach this module from the tracer; what comes back is what the call returns.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx.trace import intercept, namespace
+from zmlx.trace.calls import keeping_random_state
+from zmlx.trace.operands import children, mapped
+from zmlx.trace.proxy import Proxy
+from zmlx.trace.tree import containers, replaced
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
+
+_KIND = type(mx.compile(abs))  # of gradients, mx.vmap and mx.checkpoint too
+_OPAQUE = "a gradient, mx.vmap or a custom function: MLX runs its Python"
+_STATE = "compiled with state that the fused function does not name in inputs= and outputs="
+
+
+def call(
+    tracer: Tracer,
+    fn: Callable[..., Any],
+    target: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> Any:
+    """What `target(*args, **kwargs)` does in a trace; `fn` is MLX's own way to call `target`."""
+    activation = namespace.activation(target, args, kwargs)
+    if activation is not None and tracer.sees((args, kwargs)):
+        return tracer.fresh(activation(namespace.Elementwise(tracer), *args, **kwargs), args)
+    inner, state = inside(fn, target)
+    if inner is None:
+        return _as_call(tracer, fn, target, args, kwargs, _OPAQUE)
+    if not all(tracer.state.covers(container) for container in state):
+        held = [inner for container in state for inner in containers(container)]
+        with replaced((), (), held):
+            return _as_call(tracer, fn, target, args, kwargs, _STATE, runs_always=True)
+    copies, named = mapped((tuple(args), kwargs), partial(_copied, tracer))
+    return intercept.stand_in(inner)(*copies, **named)
+
+
+def _copied(tracer: Tracer, leaf: Any) -> Any:
+    """Another object for an array, as MLX passes them to a compiled function's Python."""
+    if type(leaf) is Proxy:
+        return tracer.alias(leaf)
+    if not isinstance(leaf, mx.array):
+        return leaf
+    copy = mx.array(leaf)
+    tracer.copies[id(copy)] = (copy, leaf)
+    return copy
+
+
+def inside(fn: Callable[..., Any], target: Any) -> tuple[Callable[..., Any] | None, Sequence[Any]]:
+    """The Python function of a compiled or checkpointed one, and the containers of its state.
+
+    None for the function where `target` does more than to call it.
+    """
+    if type(target) is not _KIND:
+        return None, ()
+    held = [thing for thing in gc.get_referents(target) if thing is not _KIND]
+    if not held or not callable(held[-1]):
+        return None, ()
+    inner = held[-1]
+    if len(held) == 3 and not any(map(_says_axes, held[:2])):
+        inputs, outputs = held[:2]
+        return inner, [*([inputs] if inputs else []), *([] if outputs is None else [outputs])]
+    if len(held) == 1 and _calls_directly(fn, target, inner):
+        return inner, ()
+    return None, ()
+
+
+def _says_axes(tree: Any) -> bool:
+    """Whether `tree` is what mx.vmap holds: ints and None only."""
+    if isinstance(tree, int):
+        return True
+    held = children(tree)
+    return len(held) > 0 and all(item is None or _says_axes(item) for item in held)
+
+
+def _calls_directly(fn: Callable[..., Any], target: Any, inner: Callable[..., Any]) -> bool:
+    """Whether `target` is mx.checkpoint's and no gradient: asked by a call without arguments.
+
+    A gradient refuses it with a ValueError of its own; the other passes it on to `inner`, which
+    refuses before its first line runs. Where `inner` would run, the answer is no.
+    """
+    try:
+        inspect.signature(inner).bind()
+    except TypeError:
+        pass
+    except ValueError:
+        return False
+    else:
+        return False
+    try:
+        with intercept.recording(None):
+            fn(target)
+    except TypeError:
+        return True
+    except Exception:  # a gradient's ValueError, or what a decorator makes of it
+        return False
+    return False
+
+
+def _as_call(
+    tracer: Tracer,
+    fn: Callable[..., Any],
+    target: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    why: str,
+    runs_always: bool = False,
+) -> Any:
+    """The call as MLX's own; without traced arguments MLX runs it now, unless it draws numbers."""
+    label = getattr(target, "__name__", type(target).__name__)
+    if not runs_always and not tracer.sees((args, kwargs)):
+        with intercept.recording(None), keeping_random_state() as drew:
+            result = fn(target, *args, **kwargs)
+            if not drew():
+                return result
+    tracer.state.check(tracer, (args, kwargs))
+    with tracer.state.shown(tracer):
+        return tracer.opaque(
+            label, target, args, kwargs, why=why, closed=False, runs_always=runs_always
+        )
