@@ -60,7 +60,10 @@ class Tracer:
     finished: bool = False
     state: State = field(default_factory=State)
     streams: Streams = field(default_factory=Streams)
+    copies: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)  # of others, by id
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
+    _scalars: dict[tuple[int, str], int] = field(default_factory=dict)
+    _numbering: Numbering = field(default_factory=Numbering)
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
