@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zmlx import errors
@@ -24,6 +26,14 @@ _FUNCTIONS = {"autotune_threadgroup": "zmlx.autotune", "profile": "zmlx.profilin
 __all__ = ["FusedFunction", "__version__", "errors", "explain", "fuse", *_MODULES, *_FUNCTIONS]
 
 configure()
+
+
+class _Package(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("[zmlx] the package is no decorator; write @zmlx.fuse")
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -6,17 +6,21 @@ The module object is callable, so that `@zmlx.fuse`, `zmlx.fuse(f, numerics="mlx
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
 
-from zmlx.fuse import api
+from zmlx.fuse import api, fusable
 
 
 class _CallableModule(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return api.fuse(*args, **kwargs)
+    def __call__(self, fn: Any = None, /, *more: Any, **options: Any) -> Any:
+        fusable.check_call(more, options, __signature__.parameters)
+        return api.fuse(fn, **options)
 
 
 sys.modules[__name__].__class__ = _CallableModule
+__signature__ = inspect.signature(api.fuse, eval_str=True)
+__doc__ = f"fuse{__signature__}\n\n{inspect.getdoc(api.fuse)}"
 __call__ = api.fuse  # for type checkers and help()

@@ -6,7 +6,9 @@ trace that fits a call (zmlx.fuse.table) and runs it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import update_wrapper, wraps
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import mlx.nn as nn
 
 from zmlx import config
+from zmlx.fuse.fusable import check
 from zmlx.fuse.table import Options, Table, tracing_exactly
 from zmlx.trace import intercept
 
@@ -69,6 +72,29 @@ class FusedFunction:
         if name.startswith("__") or "_fn" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.__wrapped__, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An attribute of a fused module is the module's, as when it is read."""
+        wrapped = self.__dict__.get("__wrapped__")
+        own = name.startswith("__") or name in self.__dict__
+        if own or not isinstance(wrapped, nn.Module):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(wrapped, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FusedFunction:
+        """The same for a copy of the module and of the state; traces are made anew."""
+        options = {k: deepcopy(v, memo) for k, v in vars(self._options).items()}
+        return FusedFunction(deepcopy(self.__wrapped__, memo), Options(**options))
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By name where a module holds it under its function's name, else by its function."""
+        found: Any = sys.modules.get(self.__module__)
+        for part in self.__qualname__.split(".") if hasattr(self, "__qualname__") else ():
+            found = getattr(found, part, None)
+        if found is self:
+            return self.__qualname__
+        return FusedFunction, (self.__wrapped__, self._options)
 
     def __repr__(self) -> str:
         return f"<zmlx.fuse {self._name}>"
@@ -188,12 +214,10 @@ def fuse(
     return _made(fn, options)
 
 
-def _made(fn: Any, options: Options) -> FusedFunction:
-    if not callable(fn):
-        raise TypeError(
-            f"[zmlx.fuse] fn is a {type(fn).__name__}; wanted a function, method or nn.Module. "
-            'Options go by name: @zmlx.fuse(numerics="mlx").'
-        )
+def _made(fn: Any, options: Options) -> Any:
+    if isinstance(fn, (staticmethod, classmethod)):
+        return type(fn)(_made(fn.__func__, options))
+    check(fn)
     return FusedFunction(_by_name(fn), options)
 
 
