@@ -137,3 +137,43 @@ def test_a_long_list_of_ops_becomes_counts() -> None:
     ops = [f"op{i}" for i in range(20)] + ["op3"] * 2 + ["op7"]
     assert short_ops(ops).startswith("op3 x3, op7 x2, op0")
     assert short_ops(ops).endswith("8 more")
+
+
+# -- times ----------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:.*ZMLX_DEVICE=replay:RuntimeWarning")
+def test_times_are_measured_for_every_step_and_change_nothing(tmp_path: Path) -> None:
+    state = {"count": mx.zeros((4, 4))}
+
+    @zmlx.fuse(inputs=state, outputs=state)
+    def step(x: Any, rate: float) -> Any:
+        state["count"] = state["count"] + 1
+        noise = mx.random.normal((4, 4))
+        return mx.exp(mx.sort(x) * rate) * state["count"] - noise
+
+    key = mx.random.state[0] + 0
+    e = step.explain(mx.ones((4, 4)), 0.5)
+    assert "time" not in str(e)
+    assert e.timed(3) is e
+    spent = [item.ms for item in (*e.regions, *e.unfused)]
+    assert len(spent) >= 3
+    assert all(ms is not None and ms > 0 for ms in spent)
+    assert mx.array_equal(state["count"], mx.zeros((4, 4))).item()
+    assert mx.array_equal(mx.random.state[0], key).item()
+    assert "median of 3" in str(e)
+    assert "median of 3" in e._repr_html_()
+    found = json.loads(e.save(tmp_path / "r.json").read_text("utf-8"))
+    assert [region["ms"] for region in found["regions"]] == [r.ms for r in e.regions]
+
+
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_no_rounds_are_no_measurement(explained: Explanation, rounds: int) -> None:
+    with pytest.raises(ValueError, match="rounds is"):
+        explained.timed(rounds)
+
+
+def test_with_fusion_off_there_is_nothing_to_time(
+    explained: Explanation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZMLX_FUSE", "0")
+    with pytest.raises(ValueError, match="ZMLX_FUSE must be on"):
+        explained.timed()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from zmlx import config
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse.export import WRITERS, PlannedGraph, written
+from zmlx.fuse.extract import Region
 from zmlx.fuse.frozen import Frozen, frozen, names_of_arrays
 from zmlx.fuse.inside import Inside, looking, runs_python, why_whole
 from zmlx.fuse.page import html
@@ -33,6 +36,7 @@ from zmlx.fuse.reports import (
     value_of,
 )
 from zmlx.fuse.simplify import cost
+from zmlx.fuse.stepped import step_times
 from zmlx.fuse.table import Table
 from zmlx.fuse.text import parts, plain
 from zmlx.trace.graph import Graph
@@ -63,8 +67,12 @@ class Explanation:
         names: Names | None = None,
         fn: Callable[..., Any] | None = None,
         insides: Mapping[int, Inside] | None = None,
+        measure: Callable[[int], list[float]] | None = None,
     ) -> None:
         planned = program.plan
+        self.rounds = 0  # of `timed`
+        self._measure = measure
+        self._plan_steps = [s.nodes[0] if isinstance(s, Region) else s.node for s in planned.steps]
         self.name, self.no_kernels = name, no_kernels()
         self.names = names or Names()
         self._plan_graph = planned.graph
@@ -124,6 +132,27 @@ class Explanation:
         copy.graph["outputs"] = list(self.outputs)
         return copy
 
+    def timed(self, rounds: int = 10) -> Explanation:
+        """Measure each region and each call of MLX here and now, and return this report with them.
+
+        Each step is run and evaluated by itself, `rounds` times; `ms` is the median, in
+        milliseconds, and holds for this machine, its load, and the example's sizes. Steps that a
+        whole call would overlap are not overlapped.
+
+        Raises:
+            ValueError: where fusion is off, or `rounds` is below 1.
+        """
+        if self._measure is None or not config.FUSE.on() or rounds < 1:
+            raise ValueError(
+                f"[zmlx.explain] nothing to time: rounds is {rounds!r}, wanted 1 or more; and "
+                f"{config.FUSE.name} must be on."
+            )
+        times = dict(zip(self._plan_steps, self._measure(rounds), strict=True))
+        self.regions = [replace(r, ms=times[r.nodes[0]]) for r in self.regions]
+        self.unfused = [replace(u, ms=times[u.node]) for u in self.unfused]
+        self.rounds = rounds
+        return self
+
     def text(self, full: bool = False) -> str:
         """The report without colours; a summary of a large function unless `full`."""
         return plain(self, full)
@@ -172,8 +201,9 @@ def explained(table: Table, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ex
         with looking() as look:
             again = Table(table.fn, table.name, table.options, watched=True)
             entry, insides = again.entry(args, kwargs), look.found
-    names = table.names(args, kwargs)
-    return Explanation(table.name, entry.trace, entry.program, names, table.fn, insides)
+    leaves, names = table.leaves(args, kwargs), table.names(args, kwargs)
+    measure = partial(step_times, entry, leaves.arrays, leaves.numbers)
+    return Explanation(table.name, entry.trace, entry.program, names, table.fn, insides, measure)
 
 
 def no_kernels() -> str:
@@ -198,7 +228,7 @@ def _unfused(
         reason += "; runs at every call (it draws random numbers or has effects)"
     items = [user for user in graph.users(node) if graph.kind(user) == "item"]
     results = tuple(value_of(graph, n) for n in (items if call.outputs else (node,)))
-    return Unfused(call.label, reason, data["loc"], results, node, inside)
+    return Unfused(call.label, reason, data["loc"], results, node, inside=inside)
 
 
 def _live(graph: Graph) -> set[int]:

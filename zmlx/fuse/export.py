@@ -65,7 +65,7 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
         "run_by_mlx": [
             {
                 "inside": None if u.inside is None else asdict(u.inside),
-                "call": u.label, "why": u.reason, "line": u.loc, "node": u.node,
+                "call": u.label, "why": u.reason, "line": u.loc, "node": u.node, "ms": u.ms,
                 "results": list(map(str, u.results)),
             }
             for u in e.unfused
@@ -84,6 +84,7 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
 def _region(region: RegionReport) -> dict[str, Any]:
     return {
         "name": region.name,
+        "ms": region.ms,
         "line": region.line,
         "ops": list(region.ops),
         "nodes": list(region.nodes),

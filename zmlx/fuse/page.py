@@ -17,7 +17,7 @@ import sympy as sp
 from zmlx.fuse.drawing import HEIGHT, draw, hues
 from zmlx.fuse.mathml import mathml, symbol
 from zmlx.fuse.reports import alike, ops_text, short_ops
-from zmlx.fuse.text import bytes_text, formula, inside_facts, insides, ratio, static_facts
+from zmlx.fuse.text import bytes_text, formula, inside_facts, insides, ms_text, ratio, static_facts
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation, RegionReport
@@ -42,6 +42,7 @@ def html(explanation: Explanation, whole: bool = True) -> str:
             inside_facts=inside_facts,
             short_ops=short_ops,
             bytes_text=bytes_text,
+            ms_text=ms_text,
             fused_inside=any(i.launches or i.unseen for i in insides(explanation)),
         )
     )

@@ -7,7 +7,7 @@ for each node. zmlx.fuse.api runs the programs of traces, zmlx.fuse.region those
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -66,6 +66,16 @@ class Program:
         for i in self._repeats:  # mx.vjp heeds one cotangent only for an array returned twice
             results[i] = mx.contiguous(results[i], allow_col_major=True)
         return results
+
+    def stepwise(self, inputs: Sequence[Any]) -> Iterator[list[mx.array]]:
+        """What each step of the plan makes, in its order; a step runs when it is asked for."""
+        values = self._template.copy()
+        for node, value in zip(self._inputs, inputs, strict=True):
+            values[node] = value
+        for step, run in zip(self.plan.steps, self._steps, strict=True):
+            run(values)
+            nodes = step.results if isinstance(step, Region) else (step.node,)
+            yield list(arrays_in([values[n] for n in nodes]))
 
     def simple(self) -> Run | None:
         """The program as one region's function, where it is nothing but that."""

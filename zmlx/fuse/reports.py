@@ -82,6 +82,7 @@ class RegionReport:
     vjp_kernels: tuple[str, ...]
     vjp_msl: str
     line: str = ""  # of its first op
+    ms: float | None = None  # where `timed` has measured it
 
     def __repr__(self) -> str:
         ways = f"{len(self.inputs)} read, {len(self.outputs)} written, {self.bytes} bytes"
@@ -113,6 +114,7 @@ class Unfused:
     loc: str
     results: tuple[Value, ...]
     node: int
+    ms: float | None = None  # where `timed` has measured it
     inside: Inside | None = None  # what runs in a call that runs Python, such as a gradient
 
     @property

@@ -83,9 +83,13 @@ class Table:
         call, key = self._settled(args, kwargs)
         return self._entry(call, key)
 
+    def leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Leaves:
+        """The arrays and numbers of a call."""
+        return self._call(args, kwargs)[0].leaves
+
     def names(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Names:
         """What the arrays and numbers of a call are called in the function."""
-        leaves = self._call(args, kwargs)[0].leaves
+        leaves = self.leaves(args, kwargs)
         return names(self.fn, args, kwargs, leaves.arrays, leaves.numbers, self.options.inputs)
 
     # -- the general way --------------------------------------------------------------------------

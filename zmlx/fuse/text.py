@@ -6,7 +6,7 @@ Comes in: an Explanation. Goes out: things that rich prints. zmlx.fuse.explain c
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import sympy as sp
@@ -57,11 +57,18 @@ def facts(explanation: Explanation) -> dict[str, str]:
         "run by MLX": plural(len(e.unfused), "call"),
         "numerics": e.numerics,
     }
+    if e.rounds:
+        found["measured"] = f"each step by itself, here and now; median of {e.rounds}"
     if inner := insides(e):
         launches = sum(len(i.launches) for i in inner)
         moved = bytes_text(sum(i.bytes for i in inner))
         found["inside calls"] = f"{plural(launches, 'fused kernel')}, moving {moved} of their own"
     return {**found, "no kernel runs": e.no_kernels} if e.no_kernels else found
+
+
+def ms_text(ms: float | None) -> str:
+    """A measured time; nothing where none was measured."""
+    return "" if ms is None else f"{ms:.3g} ms"
 
 
 def plural(count: int, noun: str) -> str:
@@ -135,12 +142,21 @@ def parts(explanation: Explanation, full: bool = False) -> Iterator[RenderableTy
 def _summary(explanation: Explanation) -> Table:
     """A row for each region."""
     table = Table()
-    for column in ("region", "ops", "which", "line", "bytes", "kernels of its gradient"):
+    for column in (
+        "region",
+        "ops",
+        "which",
+        "line",
+        "bytes",
+        "kernels of its gradient",
+        *_time(explanation),
+    ):
         table.add_column(column, overflow="fold", no_wrap=column == "region")
     for r, *more in alike(explanation.regions):
         name = f"{r.name}, +{len(more)} alike" if more else r.name
         row = (name, str(len(r.ops)), short_ops(r.ops), r.line, bytes_text(r.bytes))
-        table.add_row(*map(Text, (*row, str(len(r.vjp_kernels)))))
+        spent = [_together([r, *more])] if explanation.rounds else []
+        table.add_row(*map(Text, (*row, str(len(r.vjp_kernels)), *spent)))
     return table
 
 
@@ -161,7 +177,8 @@ def _region(region: RegionReport) -> Panel:
         head = f"\nderivative ({plural(len(region.vjp_kernels), 'kernel')}; {cotangents})"
         blocks += [Text(head, style="bold"), _equations(lines)]
     blocks += [Text("\nkernel", style="bold"), _kernel(region)]
-    return Panel(Group(*blocks), title=region.name, title_align="left")
+    title = region.name if region.ms is None else f"{region.name}, {ms_text(region.ms)}"
+    return Panel(Group(*blocks), title=title, title_align="left")
 
 
 def _equations(values: Mapping[str, sp.Expr]) -> Table:
@@ -188,7 +205,7 @@ def _kernel(region: RegionReport) -> RenderableType:
 
 def _unfused(explanation: Explanation, summed_up: bool) -> RenderableType:
     table = Table()
-    for column in ("call", "why", "line", "result"):
+    for column in ("call", "why", "line", "result", *_time(explanation)):
         table.add_column(column, overflow="fold")
     groups: dict[tuple[str, ...], list[Unfused]] = {}
     for i, item in enumerate(explanation.unfused):
@@ -200,8 +217,17 @@ def _unfused(explanation: Explanation, summed_up: bool) -> RenderableType:
         places = list(dict.fromkeys(item.loc for item in same))
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         cells = (label, first.reason, places[0] + more, ", ".join(map(str, first.results)))
-        table.add_row(*map(Text, cells))
+        spent = [_together(same)] if explanation.rounds else []
+        table.add_row(*map(Text, (*cells, *spent)))
     return Group(Text("run by MLX", style="bold"), table)
+
+
+def _time(explanation: Explanation) -> list[str]:
+    return ["time"] if explanation.rounds else []
+
+
+def _together(items: Sequence[RegionReport] | Sequence[Unfused]) -> str:
+    return ms_text(sum(item.ms or 0.0 for item in items))
 
 
 def insides(explanation: Explanation) -> list[Inside]:
