@@ -24,18 +24,40 @@ def is_users(filename: str) -> bool:
     return not filename.startswith(_OWN) or filename.startswith(_VISIBLE)
 
 
-def _line(frame_code_file: str, line: int) -> str:
-    return f"{os.path.basename(frame_code_file)}:{line}"
+def _line(filename: str, line: int) -> str:
+    return f"{_cell(filename) or os.path.basename(filename)}:{line}"
+
+
+def _cell(filename: str) -> str:
+    """What a notebook calls a cell whose code has that file name, "In[3]"; "" for real files."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    name_of = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    found = name_of(filename) if name_of is not None else None
+    return str(found[1]) if found else ""
 
 
 def here() -> str:
     """`file.py:12` of the innermost running line outside ZMLX and MLX, inside the traced call."""
-    frame: FrameType | None = sys._getframe(1)
+    frame = _frame()
+    return _line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+def where() -> str:
+    """The same as an error's message begins: `file.py:12: in f: `."""
+    frame = _frame()
+    if frame is None:
+        return ": "
+    return f"{_line(frame.f_code.co_filename, frame.f_lineno)}: in {frame.f_code.co_name}: "
+
+
+def _frame() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename != _RUN:
         if is_users(frame.f_code.co_filename):
-            return _line(frame.f_code.co_filename, frame.f_lineno)
+            return frame
         frame = frame.f_back
-    return ""
+    return None
 
 
 def of_error(error: BaseException) -> str:

@@ -375,7 +375,7 @@ class Tracer:
     # -- refusals ---------------------------------------------------------------------------------
     def refuse(self, what: str, way_out: str) -> TraceError:
         """The error to raise; remembered, in case the function catches it and goes on."""
-        error = TraceError(f"[zmlx.trace] {locate.here()}: {what} {way_out}")
+        error = TraceError(f"[zmlx.trace] {locate.where()}{what} {way_out}")
         self.refused = self.refused or error
         return error
 
