@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import pydoc
 import subprocess
 import sys
 import textwrap
@@ -119,3 +121,11 @@ def test_a_call_needs_no_sympy_until_a_derivative_is_wanted() -> None:
 def test_an_unknown_log_level_is_refused() -> None:
     done = run("import zmlx", ZMLX_LOG="loud")
     assert done.returncode != 0 and "give one of debug, info, warning" in done.stderr
+
+
+def test_help_on_the_decorator_shows_its_options() -> None:
+    assert list(inspect.signature(zmlx.fuse).parameters) == [
+        "fn", "inputs", "outputs", "numerics", "cache_size"
+    ]  # fmt: skip
+    text = pydoc.render_doc(zmlx.fuse, renderer=pydoc.plaintext)
+    assert text.index("numerics: ") < text.index("PACKAGE CONTENTS")
