@@ -42,6 +42,7 @@ from zmlx.fuse.text import parts, plain
 from zmlx.trace.graph import Graph
 from zmlx.trace.paths import Names
 from zmlx.trace.run import Trace
+from zmlx.trace.through import RUNS_PYTHON
 
 __all__ = ["Captured", "Explanation", "Frozen", "Port", "RegionReport", "Unfused", "Value"]
 
@@ -222,8 +223,9 @@ def _unfused(
     if data["kind"] == "op":
         return Unfused(data["op"], given, data["loc"], (value_of(graph, node),), node)
     call = data["call"]
-    inside = insides.get(id(call))
-    reason = why.get(id(call), given if inside is None else why_whole(call.fn, inside))
+    inside, reason = insides.get(id(call)), why.get(id(call), given)
+    if inside is not None and reason in (given, RUNS_PYTHON):
+        reason = why_whole(call.fn, inside)
     if not data["pure"]:
         reason += "; runs at every call (it draws random numbers or has effects)"
     items = [user for user in graph.users(node) if graph.kind(user) == "item"]

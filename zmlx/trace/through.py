@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 _KIND = type(mx.compile(abs))  # of gradients, mx.vmap and mx.checkpoint too
-_OPAQUE = "a gradient, mx.vmap or a custom function: MLX runs its Python"
+RUNS_PYTHON = "a gradient, mx.vmap or a custom function: MLX runs its Python"
 _STATE = "compiled with state that the fused function does not name in inputs= and outputs="
 
 
@@ -42,7 +42,7 @@ def call(
         return tracer.fresh(activation(namespace.Elementwise(tracer), *args, **kwargs), args)
     inner, state = inside(fn, target)
     if inner is None:
-        return _as_call(tracer, fn, target, args, kwargs, _OPAQUE)
+        return _as_call(tracer, fn, target, args, kwargs, RUNS_PYTHON)
     if not all(tracer.state.covers(container) for container in state):
         held = [inner for container in state for inner in containers(container)]
         with replaced((), (), held):
