@@ -7,7 +7,7 @@ rules; without it mx.custom_function does, which cannot batch a kernel and wants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -170,3 +170,16 @@ def differentiable_ops(launch: Launcher, rules: Rules) -> Launcher:
 def _several(values: Any) -> list[Any]:
     """A single positional argument comes bare, see mx.custom_function."""
     return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
+_probes: list[Callable[[], bool]] = []  # one, when the native module is there
+
+
+def traces_shapeless() -> bool:
+    """Whether mx.compile(..., shapeless=True) traces; False where that cannot be known."""
+    if not _probes:
+        probe = getattr(native_or_none(), "traces_shapeless", None)
+        if probe is None:
+            return False
+        _probes.append(probe)
+    return _probes[0]()

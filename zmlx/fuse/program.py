@@ -15,6 +15,7 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse.extract import Region
+from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.region import RegionFunction, launchers
 from zmlx.fuse.replay import constant, dtype_of, op_function
@@ -35,7 +36,7 @@ class Program:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         device = device_for_current_stream()
-        self.plan = plan(simplify(graph), device.worth_alone, sums=not runtime.exact)
+        self.plan = plan(lift(simplify(graph)), device.worth_alone, sums=not runtime.exact)
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zmlx.fuse.views import key_of as view_key
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
 
@@ -77,7 +78,7 @@ def _key(graph: Graph, node: int, operands: tuple[int, ...]) -> Any:
         return ("const", data["dtype"], type(value), repr(value), zero)
     if data["kind"] == "item":
         return ("item", operands, data["index"])
-    return None
+    return view_key(graph, node, operands)
 
 
 def _idle(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> int | None:

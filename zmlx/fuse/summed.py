@@ -15,7 +15,7 @@ import mlx.core as mx
 from zmlx import config
 from zmlx.device import watch
 from zmlx.device.base import Device, GridLauncher, current_name, device_for_current_stream
-from zmlx.device.rules import native_or_none
+from zmlx.device.rules import traces_shapeless
 from zmlx.device.warned import problem_of, run_as_ops
 from zmlx.errors import DeviceError
 from zmlx.fuse.extract import Region
@@ -45,7 +45,7 @@ class SummedFunction:
         self._launchers: dict[tuple[str, MetalKernelSpec], GridLauncher] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
-        if _traces_shapeless():  # a launch has its own sizes
+        if traces_shapeless():  # a launch has its own sizes
             return self.plain(arrays)
         key = (current_name(), config.SANITIZE.on(), *[a.shape for a in arrays])
         run = self._runs.get(key)
@@ -148,9 +148,3 @@ def _alone() -> bool:
 def _fits(shape: Shape, space: Shape) -> bool:
     tail = space[len(space) - len(shape) :]
     return all(n in (1, m) for n, m in zip(shape, tail, strict=True))
-
-
-def _traces_shapeless() -> bool:
-    """Whether mx.compile(..., shapeless=True) traces; False where that cannot be known."""
-    probe = getattr(native_or_none(), "traces_shapeless", None)
-    return probe is not None and bool(probe())

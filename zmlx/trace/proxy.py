@@ -174,9 +174,11 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 def _property(name: str) -> property:
-    original = getattr(mx.array, name)
+    original, transpose = getattr(mx.array, name), mx.array.transpose
     if name in _SHAPE_READS:
         return property(lambda self: self.tracer.read_shape(original.fget(self)))
+    if name == "T":
+        return property(lambda self: self.tracer.method("transpose", transpose, (self,), {}))
     return property(lambda self: self.tracer.opaque(name, lambda x: getattr(x, name), (self,), {}))
 
 
