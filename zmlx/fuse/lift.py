@@ -17,7 +17,7 @@ from typing import Any
 from zmlx.fuse.move import Chain, Lift, rewritten, steps_of
 from zmlx.fuse.regions import regions
 from zmlx.fuse.simplify import cost, simplify
-from zmlx.fuse.views import DENSE, INDEX, RESHAPE, Shape, content_of, kind_of, run_of
+from zmlx.fuse.views import DENSE, INDEX, NUMBERS, RESHAPE, Shape, content_of, kind_of, run_of
 from zmlx.trace.graph import Graph
 
 ROUNDS = 8
@@ -75,7 +75,7 @@ class _Search:
         found: set[int] = set()
         for node in self.graph:
             kind, operands = self.graph.kind(node), self.graph.operands(node)
-            if kind in ("const", "scalar") or (kind == "op" and found.issuperset(operands)):
+            if kind in ("const", *NUMBERS) or (kind == "op" and found.issuperset(operands)):
                 found.add(node)
         return found
 

@@ -14,6 +14,7 @@ from typing import Any
 from zmlx.fuse.simplify import copy_node
 from zmlx.fuse.views import (
     BROADCAST,
+    CUTS,
     RESHAPE,
     Lifted,
     Shape,
@@ -68,6 +69,7 @@ def steps_of(graph: Graph, kinds: Mapping[int, str], lift: Lift, chain: Chain) -
     full = graph[lift.root]["shape"]
     shapes = {n: graph[n]["shape"] for n in lift.leaves}
     whole = {n for n in lift.leaves if len(lift.leaves) == 1 or _is_whole(graph, n, full)}
+    checked = len(lift.leaves) == 1
     found: list[Step] = []
     for position, node in enumerate(chain.nodes):
         if node not in kinds:
@@ -79,7 +81,7 @@ def steps_of(graph: Graph, kinds: Mapping[int, str], lift: Lift, chain: Chain) -
         sizes = tuple(sorted(whole)[:1] or shapes)
         parts: dict[int, Part] = {}
         for leaf, shape in shapes.items():
-            if leaf in whole:
+            if leaf in whole and (checked or leaf in sizes or kinds[node] not in CUTS):
                 parts[leaf] = (SAME, target)
             elif kinds[node] == BROADCAST:
                 parts[leaf] = (STILL, shape)
@@ -89,6 +91,7 @@ def steps_of(graph: Graph, kinds: Mapping[int, str], lift: Lift, chain: Chain) -
                 if after is None:
                     return None
                 parts[leaf] = (LIFTED, after)
+        checked = checked or kinds[node] in CUTS
         shapes = {leaf: after for leaf, (_, after) in parts.items()}
         if broadcast(list(shapes.values())) != target:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.device.rules import traces_shapeless
-from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast
+from zmlx.trace.graph import Graph, OpaqueCall, Ref
 
 Shape = tuple[int, ...]
 
@@ -23,6 +23,7 @@ PLACE, SQUEEZE, INDEX, SPLIT, RESHAPE, BROADCAST = (
     "place", "squeeze", "index", "split", "reshape", "broadcast",
 )  # fmt: skip
 MOST = 1024  # combinations of shapes that are remembered
+CUTS = (INDEX, SPLIT, RESHAPE)  # of arrays that do not broadcast such views may
 DENSE = (SQUEEZE, RESHAPE)  # what such a view gives of neighbouring elements are neighbours
 
 _NAMES = {
@@ -33,6 +34,7 @@ _NAMES = {
     RESHAPE: ("reshape", "flatten", "unflatten"),
     BROADCAST: ("broadcast_to",),
 }
+NUMBERS = ("scalar", "size")
 # By identity: a label may be the name of a user's function. Filled before any trace replaces names.
 _KINDS: dict[int, str] = {
     id(function): kind
@@ -59,8 +61,8 @@ def kind_of(graph: Graph, node: int) -> str | None:
         and (kind == SPLIT) == (call.outputs > 0)
         and call.args[:1] == (Ref(0),)
         and call.kwargs.get("stream") is None
-        and all(graph.kind(o) == "scalar" for o in numbers)
-        and graph.kind(array) not in ("scalar", "const")
+        and all(graph.kind(o) in NUMBERS for o in numbers)
+        and graph.kind(array) not in (*NUMBERS, "const")
     )
     if not fits or (kind == INDEX and not _is_basic(call.args[1:])):
         return None
@@ -115,62 +117,56 @@ class Lifted:
 
     def __init__(self, kind: str, call: OpaqueCall) -> None:
         self.kind, self.call = kind, call
-        self._plans: dict[tuple[Shape, ...], Plan] = {}
+        self._plans: dict[Any, Plan] = {}
 
     def __call__(self, x: mx.array, others: Sequence[mx.array], given: Any = None) -> Any:
         if traces_shapeless():
             return _called(self.call, mx.broadcast_arrays(x, *others)[0], given)
-        if given is not None:
-            return self._plan([x.shape, *[o.shape for o in others]], given)(x)
-        key = (x.shape, *[o.shape for o in others])
+        shapes = (x.shape, *[o.shape for o in others])
+        key = (shapes, None if given is None else repr(given))
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= MOST:
                 self._plans.clear()
-            plan = self._plan(key, None)
-            if key[0] not in key[1:] and self._only_moves_ones(key):
-                plan = _shortened(plan, key)
-            self._plans[key] = plan
+            plan = self._plans[key] = self._plan(shapes, given)
         return plan(x)
 
-    def _only_moves_ones(self, shapes: Sequence[Shape]) -> bool:
-        """Whether the view at most reorders the dimensions in which the operand moves."""
-        full = broadcast(shapes)
-        if self.kind == INDEX:
-            shape = (1,) * (len(full) - len(shapes[0])) + shapes[0]
-            items = zip(shape, _expanded(self.call.args[1], len(full)), strict=True)
-            return full in shapes and all(n == 1 or item == slice(None) for n, item in items)
-        return full in shapes and self.kind in (PLACE, SQUEEZE)
-
     def _plan(self, shapes: Sequence[Shape], given: Any) -> Plan:
-        """What to do to an operand of the first shape."""
-        shape, full, call = shapes[0], broadcast(shapes), self.call
+        """What to do to an operand of the first shape; ValueError where they do not broadcast."""
+        shape, full, call = shapes[0], tuple(mx.broadcast_shapes(*shapes)), self.call
         args, kwargs = (call.args[1:], call.kwargs) if given is None else given
         if shape == full or self.kind == BROADCAST:
             return lambda x: call.fn(x, *args, **kwargs)
         if not shape or (self.kind == SPLIT and _stands(shape, full, args, kwargs)):
             return lambda x: [x] * call.outputs if call.outputs else x
         if self.kind == RESHAPE:
-            return _reshaped(shapes, call.fn, args, kwargs)
+            return _reshaped(shapes, full, call.fn, args, kwargs)
         if self.kind == INDEX:
             index = narrow_index(args[0], (1,) * (len(full) - len(shape)) + shape, full)
             own = _expanded(index, len(full))[len(full) - len(shape) :]
             if None not in index and full in shapes:
-                index = own[0] if len(own) == 1 else tuple(own)
-                return lambda x: call.fn(x, index)
+                short = own[0] if len(own) == 1 else tuple(own)
+                return lambda x: call.fn(x, short)
             args = (index,)
         elif self.kind == SQUEEZE and not args and kwargs.get("axis") is None:
             args = (tuple(d for d, size in enumerate(full) if size == 1),)
         new = tuple(range(len(full) - len(shape)))
-        return lambda x: call.fn(mx.expand_dims(x, new) if new else x, *args, **kwargs)
+
+        def plan(x: mx.array) -> Any:
+            return call.fn(mx.expand_dims(x, new) if new else x, *args, **kwargs)
+
+        moves = [] if self.kind == SPLIT else [d for d, n in enumerate(shape, len(new)) if n != 1]
+        if self.kind == INDEX:
+            items = _expanded(args[0], len(full))
+            moves = moves if all(items[d] == slice(None) for d in moves) else []
+        return _shortened(plan, shape) if moves and full in shapes else plan
 
 
-def _shortened(plan: Plan, shapes: Sequence[Shape]) -> Plan:
-    """`plan` as a reshape or nothing, where it keeps the order of all that moves.
+def _shortened(plan: Plan, shape: Shape) -> Plan:
+    """`plan` as a reshape or nothing, where it keeps the order of all dimensions that are not one.
 
     Leading ones say nothing beside an operand of full rank.
     """
-    shape = shapes[0]
     marks = tuple(1 if size == 1 else 2 + d for d, size in enumerate(shape))
     result = plan(mx.broadcast_to(mx.zeros(()), marks)).shape
     if [m for m in result if m != 1] != [m for m in marks if m != 1]:
@@ -198,9 +194,13 @@ def _stands(shape: Shape, full: Shape, args: Sequence[Any], kwargs: dict[str, An
 
 
 def _reshaped(
-    shapes: Sequence[Shape], fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    shapes: Sequence[Shape],
+    full: Shape,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
 ) -> Plan:
-    shape, full = shapes[0], broadcast(shapes)
+    shape = shapes[0]
     target = fn(mx.broadcast_to(mx.zeros(()), full), *args, **kwargs).shape
     narrow = narrow_shape(shape, full, target)
     if narrow is None:
