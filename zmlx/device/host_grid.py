@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _PLACE = re.compile(r"\S+:\d+:\d+: ")  # at the start of what the compiler says of a line
 _log = logging.getLogger("zmlx.device")
-_FREE = {"-fno-tree-sink"}  # for long loops over elements; a kernel's threads are not such
 _ELEMENTS, _GROUP = 4, 64  # of a watched kernel of the generator
 _INCLUDES = (f"-I{toolchain.HEADERS}", f"-I{toolchain.HEADERS / 'metal'}")
 _WATCHED = ("-c", "-O1", "-g1", "-fsanitize=thread")
@@ -145,10 +144,6 @@ def _typed(template: Sequence[tuple[str, int | bool | str]]) -> Any:
     return tuple((name, type(value).__name__, value) for name, value in template)
 
 
-def _flags() -> tuple[str, ...]:
-    return tuple(flag for flag in toolchain.kernel_flags() if flag not in _FREE)
-
-
 @lru_cache(maxsize=1)
 def _headers_digest() -> str:
     texts = [path.read_bytes() for path in sorted(toolchain.HEADERS.glob("*.h"))]
@@ -159,7 +154,7 @@ def _headers_digest() -> str:
 def _key(text: str) -> str:
     compiler = toolchain.find_compiler()
     parts = [
-        text, compiler.identity if compiler else "", " ".join(_flags()),
+        text, compiler.identity if compiler else "", " ".join(toolchain.kernel_flags()),
         " ".join(toolchain.kernel_libraries()), _headers_digest(), toolchain.cpu_features(),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -168,7 +163,7 @@ def _key(text: str) -> str:
 def _compile(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
     source, output = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(text, "utf-8")
-    _run(spec, [source], output, [*_flags(), *_INCLUDES])
+    _run(spec, [source], output, [*toolchain.kernel_flags(), *_INCLUDES])
     return output
 
 
@@ -176,7 +171,7 @@ def _compile_watched(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
     """Accesses call hooks.cpp: only the kernel is compiled as for the thread sanitizer."""
     source, halfway, output = (folder / n for n in ("kernel.cpp", "kernel.o", "kernel.so"))
     source.write_text(text, "utf-8")
-    flags = [flag for flag in _flags() if flag not in ("-O3", "-shared")]
+    flags = [flag for flag in toolchain.kernel_flags() if flag not in ("-O3", "-shared")]
     _run(spec, [source], halfway, [*flags, *_INCLUDES, *_WATCHED])
     _run(spec, [halfway, _HOOKS], output, ["-O1", "-fPIC", "-shared", "-w"])
     return output

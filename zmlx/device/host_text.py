@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from zmlx.dtypes import msl_type
 from zmlx.msl.kernel import Arg, KernelSource
 
+# GCC vectorises no loop with branches, and makes branches of selections: it moves a call into the one
+# branch that uses its result, and threads one condition's outcome through the next.
 _PROLOGUE = """\
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-sink", "no-thread-jumps")
+#endif
 #include "msl_on_host.h"
 struct zm_arguments {
   void* const* data;
@@ -52,16 +57,21 @@ def _parameters(kernel: KernelSource) -> tuple[str, str]:
     """The parameter list of the kernel's function, and the arguments of its call."""
     pairs = []
     for i, arg in enumerate(kernel.inputs):
-        pairs.append((f"const {msl_type(arg.dtype)}* {arg.name}", _data(arg, i, "const ")))
+        pairs.append((f"const {_memory(arg)}* {arg.name}", _data(arg, i, "const ")))
         pairs.append((f"const int* {arg.name}_shape", f"a->shapes[{i}]"))
         pairs.append((f"const long* {arg.name}_strides", f"a->strides[{i}]"))
         pairs.append((f"const int {arg.name}_ndim", f"a->ranks[{i}]"))
     for i, arg in enumerate(kernel.outputs, start=len(kernel.inputs)):
-        pairs.append((f"{msl_type(arg.dtype)}* {arg.name}", _data(arg, i, "")))
+        pairs.append((f"{_memory(arg)}* {arg.name}", _data(arg, i, "")))
     pairs.append(("const long ELEMS", "a->elements"))
     pairs.append(("const uint3 thread_position_in_grid", "uint3{uint(t), 0u, 0u}"))
     return ", ".join(p for p, _ in pairs), ", ".join(v for _, v in pairs)
 
 
 def _data(arg: Arg, position: int, qualifier: str) -> str:
-    return f"({qualifier}{msl_type(arg.dtype)}*)a->data[{position}]"
+    return f"({qualifier}{_memory(arg)}*)a->data[{position}]"
+
+
+def _memory(arg: Arg) -> str:
+    """The type of an element in memory."""
+    return "zm_bool" if arg.dtype == "bool" else msl_type(arg.dtype)

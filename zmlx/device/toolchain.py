@@ -127,13 +127,12 @@ def patience() -> float:
 def kernel_flags() -> tuple[str, ...]:
     """Flags for kernels: full speed, IEEE arithmetic, this CPU's instructions.
 
-    -fno-tree-sink: else GCC moves a function call into the one branch that uses its result, and a
-    loop with branches does not vectorise. -U: GCC's dialect defines the names of the system.
+    -U: GCC's dialect defines the names of the system.
     """
     machine = "-march=native" if MACHINE == "x86_64" else "-mcpu=native"
     flags = [
         "-std=gnu++17", "-O3", machine, "-fno-math-errno", "-fno-trapping-math",
-        "-ffp-contract=off", "-fno-tree-sink", "-fsigned-char", "-fno-strict-aliasing", "-fwrapv",
+        "-ffp-contract=off", "-fsigned-char", "-fno-strict-aliasing", "-fwrapv",
         "-fopenmp-simd", "-fPIC", "-shared", "-fvisibility=hidden", "-w", "-Uunix", "-Ulinux",
     ]  # fmt: skip
     if "avx512f" in cpu_features().split():

@@ -99,6 +99,8 @@ class Element:
             return value
         if want == "bool":
             return f"{value} != {have}(0)"
+        if (have, want) == ("bool", "float"):  # no float(value): GCC vectorises none
+            return f"{value} ? 1.0f : 0.0f"
         if have == "float":
             self._helpers["to_integer"] = None
             return f"zmlx_to_integer<{want}>({value})"
@@ -129,7 +131,8 @@ class Element:
         have, want = dtypes.value_type(at), dtypes.value_type(dtype)
         if spec.result == "param" and have == want and dtype not in dtypes.HALVES:
             return values[0]
-        if spec.result == "param" and have == "float" and dtypes.is_integer(dtype):
+        to_integer = have == "float" and dtypes.is_integer(dtype)
+        if spec.result == "param" and (to_integer or (have, want) == ("bool", "float")):
             return self._cast(values[0], at, dtype)
         template = self._expression(spec, node)
         if data["op"] == "tanh" and not self.exact and _beside_one(self.region, node):

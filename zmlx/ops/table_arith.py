@@ -120,7 +120,8 @@ ROWS = (
         source="halves go to the even neighbour; mx.round with decimals is a composite",
     ),
     OpSpec(
-        "where", 3, ("where",), "select", msl="{x} ? {y} : {z}", msl_int="", msl_bool="",
+        "where", 3, ("where",), "select", msl="{x} ? {y} : {z}", msl_int="",
+        msl_bool="({x} & {y}) | (!{x} & {z})",
         sym="Piecewise((y, Ne(x, 0)), (z, True))", ref="np.where(x, y, z)",
         domain=((-1.0, 1.0), _WIDE, _WIDE), kinks=(0.0,),
     ),

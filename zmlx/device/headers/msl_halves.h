@@ -65,8 +65,6 @@ ZM_INLINE ushort zm_float_to_bfloat(float value) {
   ZM_HALF_OPERATOR(T, *)                                                    \
   ZM_HALF_OPERATOR(T, /)
 
-#define ZM_MEMBER __attribute__((always_inline)) inline
-
 // As in Metal, an operation of two halves or of a half and an int is a half, with a float a float.
 #define ZM_HALF_OPERATOR(T, OP)                 \
   ZM_INLINE T operator OP(T a, T b) {           \

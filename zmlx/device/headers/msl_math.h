@@ -1,8 +1,9 @@
 // Metal's transcendental functions for float. Part of msl_on_host.h.
 //
 // Each is evaluated in double and rounded once, so that results lie within about 0.501 units in the
-// last place of the exact value. exp, expm1 and what rests on them are polynomials without branches;
-// the others call glibc's vector library where there is one, else the C library.
+// last place of the exact value. Exponentials, logarithms, powers and what rests on them are polynomials
+// without branches; the others call glibc's vector library where there is one, else the C library.
+// That library computes a lane outside a function's domain by itself, ten times slower.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
@@ -26,32 +27,29 @@
 #define ZM_SYMBOL(NAME) __asm__(NAME)
 #endif
 
-// name(double) of the C library, seen as zm_name so that no built-in rule applies to it.
-#define ZM_LIBRARY(NAME)                                               \
+// name(double) of the C library, seen as zm_name so that no built-in rule applies to it. It is asked
+// for 1 where `DOMAIN` does not hold.
+#define ZM_LIBRARY(NAME, DOMAIN)                                         \
   extern "C" ZM_SIMD double zm_##NAME(double) noexcept ZM_SYMBOL(#NAME); \
-  namespace metal {                                                    \
-  ZM_INLINE float NAME(float x) {                                      \
-    return float(zm_##NAME(double(x)));                                \
-  }                                                                    \
+  namespace metal {                                                      \
+  ZM_INLINE float NAME(float x) {                                        \
+    const float result = float(zm_##NAME(DOMAIN ? double(x) : 1.0));     \
+    return DOMAIN ? result : NAN;                                        \
+  }                                                                      \
   }
-ZM_LIBRARY(log)
-ZM_LIBRARY(log2)
-ZM_LIBRARY(log10)
-ZM_LIBRARY(sin)
-ZM_LIBRARY(cos)
-ZM_LIBRARY(tan)
-ZM_LIBRARY(asin)
-ZM_LIBRARY(acos)
-ZM_LIBRARY(atan)
-ZM_LIBRARY(asinh)
-ZM_LIBRARY(acosh)
-ZM_LIBRARY(atanh)
+ZM_LIBRARY(sin, true)
+ZM_LIBRARY(cos, true)
+ZM_LIBRARY(tan, true)
+ZM_LIBRARY(asin, (__builtin_fabsf(x) <= 1.0f))
+ZM_LIBRARY(acos, (__builtin_fabsf(x) <= 1.0f))
+ZM_LIBRARY(atan, true)
+ZM_LIBRARY(asinh, true)
+ZM_LIBRARY(acosh, (x >= 1.0f))
 #undef ZM_LIBRARY
 
 extern "C" ZM_SIMD double zm_exp_full(double) noexcept ZM_SYMBOL("exp");
 extern "C" ZM_SIMD double zm_log1p(double) noexcept ZM_SYMBOL("log1p");
 extern "C" ZM_SIMD double zm_erf(double) noexcept ZM_SYMBOL("erf");
-extern "C" ZM_SIMD double zm_pow(double, double) noexcept ZM_SYMBOL("pow");
 extern "C" ZM_SIMD double zm_atan2(double, double) noexcept ZM_SYMBOL("atan2");
 
 // exp(x) - 1 as s * q + (s - 1): s = 2**k, q = exp(r) - 1, x = k * log(2) + r. Relative error 1e-11
@@ -86,6 +84,63 @@ ZM_INLINE double zm_expm1(double x) {
   return ZM_FMA(e.s, e.q, e.s - 1.0);
 }
 
+// log(x) as k * log(2) + tail: x = m * 2**k with m between the roots of 1/2 and 2. Here tail is
+// log(1 + f), f = m - 1, as 2 * atanh(f / (2 + f)): relative error 3e-14 (minimax). k becomes a double
+// by the exponent of 2**52, for want of an instruction; x must be positive and finite.
+struct zm_split {
+  ulong biased;
+  double k;
+};
+ZM_INLINE zm_split zm_scale(double x) {
+  const ulong biased = (as_type<ulong>(x) + (0x3ff0000000000000ul - 0x3fe6a09e667f3bcdul)) >> 52;
+  return {biased, as_type<double>(biased | 0x4330000000000000ul) - (0x1p52 + 1023.0)};
+}
+ZM_INLINE double zm_log_near_one(double f) {
+  const double s = f / (2.0 + f);
+  const double w = s * s;
+  double p = 0x1.911283d2058bcp-3;
+  p = ZM_FMA(p, w, 0x1.c62b4c8eac77bp-3);
+  p = ZM_FMA(p, w, 0x1.2494113d1825dp-2);
+  p = ZM_FMA(p, w, 0x1.999996ab049ecp-2);
+  p = ZM_FMA(p, w, 0x1.555555561d976p-1);
+  return ZM_FMA(s * w, p, s + s);
+}
+// `result` is log(x) in some base: what it is where x is no positive finite number.
+ZM_INLINE double zm_log_domain(double x, double result) {
+  const double finite = x == __builtin_inf() ? x : result;
+  const double edge = x == 0.0 ? -__builtin_inf() : __builtin_nan("");
+  return x > 0.0 ? finite : edge;
+}
+// k * whole + log(m) * part, where whole and part are log(2) and log(e) in the base asked for.
+ZM_INLINE double zm_log_in(double x, double whole, double part) {
+  const zm_split at = zm_scale(x);
+  const double m = as_type<double>(as_type<ulong>(x) - (at.biased << 52) + (1023ul << 52));
+  return zm_log_domain(x, ZM_FMA(at.k, whole, zm_log_near_one(m - 1.0) * part));
+}
+ZM_INLINE double zm_log(double x) {
+  return zm_log_in(x, 0x1.62e42fefa39efp-1, 1.0);
+}
+// log(1 + x) to full relative accuracy: m - 1 is x / 2**k + (1 / 2**k - 1), not rounded near x = 0.
+ZM_INLINE double zm_log_beside(double x) {
+  const zm_split at = zm_scale(1.0 + x);
+  const double scale = as_type<double>((2046ul - at.biased) << 52);
+  const double f = ZM_FMA(x, scale, scale - 1.0);
+  return zm_log_domain(1.0 + x, ZM_FMA(at.k, 0x1.62e42fefa39efp-1, zm_log_near_one(f)));
+}
+
+// x**y as C has it: 1 where x is 1 or y is 0; of negative x where y is whole, odd ones keeping the sign.
+ZM_INLINE double zm_pow(double x, double y) {
+  const double logarithm = zm_log(__builtin_fabs(x));
+  const double product = logarithm == 0.0 ? 0.0 : y * logarithm;
+  const double size = zm_exp(y == 0.0 ? 0.0 : product);
+  const double half = y * 0.5;
+  const double rest = half - __builtin_trunc(half);  // a half where y is odd
+  const double result = __builtin_fabs(rest) == 0.5 ? __builtin_copysign(size, x) : size;
+  const double whole = __builtin_trunc(y) == y ? result : __builtin_nan("");
+  const double below = x == -__builtin_inf() ? result : whole;
+  return x < 0.0 ? below : result;
+}
+
 namespace metal {
 
 ZM_INLINE float sqrt(float x) {
@@ -117,6 +172,19 @@ ZM_INLINE float cosh(float x) {
   const double e = zm_exp(double(__builtin_fabsf(x)));
   return float(0.5 * (e + 1.0 / e));
 }
+ZM_INLINE float log(float x) {
+  return float(zm_log(double(x)));
+}
+ZM_INLINE float log2(float x) {
+  return float(zm_log_in(double(x), 1.0, 0x1.71547652b82fep+0));
+}
+ZM_INLINE float log10(float x) {
+  return float(zm_log_in(double(x), 0x1.34413509f79ffp-2, 0x1.bcb7b1526e50ep-2));
+}
+ZM_INLINE float atanh(float x) {
+  const double size = double(__builtin_fabsf(x));
+  return __builtin_copysignf(float(0.5 * zm_log_beside(2.0 * size / (1.0 - size))), x);
+}
 ZM_INLINE float pow(float x, float y) {
   return float(zm_pow(double(x), double(y)));
 }
@@ -137,7 +205,7 @@ ZM_INLINE float zmlx_expm1(float x) {
 }
 #define ZMLX_NATIVE_LOG1P
 ZM_INLINE float zmlx_log1p(float x) {
-  return float(zm_log1p(double(x)));
+  return __builtin_copysignf(float(zm_log_beside(double(x))), x);  // keeps -0
 }
 #define ZMLX_NATIVE_SIGMOID
 ZM_INLINE float zmlx_sigmoid(float x) {

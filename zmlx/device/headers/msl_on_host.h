@@ -6,6 +6,7 @@
 #pragma once
 
 #define ZM_INLINE static inline __attribute__((always_inline, unused))
+#define ZM_MEMBER __attribute__((always_inline)) inline
 
 #if __has_include(<features.h>)
 #include <features.h>
@@ -52,6 +53,16 @@ ZM_INLINE To as_type(From value) {
   static_assert(sizeof(To) == sizeof(From), "as_type needs types of one size");
   return __builtin_bit_cast(To, value);
 }
+
+// A bool in memory: a byte, as GCC vectorises no loop that loads or stores bool itself.
+struct zm_bool {
+  uchar byte;
+  zm_bool() = default;
+  ZM_MEMBER zm_bool(bool value) : byte(value) {}
+  ZM_MEMBER operator bool() const {
+    return byte != 0;
+  }
+};
 
 #include "msl_halves.h"
 
