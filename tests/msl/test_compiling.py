@@ -58,11 +58,67 @@ def test_dense_and_strided_loops_are_vector_loops(tmp_path: Path, host_device: D
     kernels = {f"{n} {d}": emit(g) for d in FLOATS for n, g in graphs(d).items()}
     found = vectorized(list(kernels.values()), tmp_path)
     for name, kernel in kernels.items():
-        lines = kernel.body.splitlines()
-        loops = [i for i, line in enumerate(lines, start=1) if "for (INDEX k" in line]
+        loops = inner_loops(kernel)
         assert len(loops) == 2, name
         missing = [i for i in loops if (kernel.name, i) not in found]
         assert not missing, f"{name}: lines {missing}\n{kernel.header}{kernel.body}"
+
+
+def inner_loops(kernel: KernelSource) -> list[int]:
+    lines = kernel.body.splitlines()
+    return [i for i, line in enumerate(lines, start=1) if "for (INDEX k" in line]
+
+
+def selections() -> dict[str, Graph]:
+    """Conditions, bools and functions in which GCC is tempted to branch."""
+
+    def gamma(F, x):
+        y = F.maximum(x, 0.0)
+        return F.where(F.less_equal(y, 0.003), F.multiply(y, 12.92), F.power(y, 0.4167))
+
+    def safe_log(F, x):
+        y = F.minimum(F.maximum(x, 0.0), 9.0)
+        return F.where(F.greater(y, 0.5), F.log(y), F.where(F.greater(y, 0.1), y, F.log1p(x)))
+
+    def doubled(F, x):
+        return F.where(F.equal(x, 1.0), x, F.add(x, x))
+
+    def clipped(F, x):
+        for low, high in ((-4.0, 3.0), (-2.0, 2.0)):
+            x = F.minimum(F.maximum(x, low), high)
+        return x
+
+    made = {}
+    for dtype in ("float32", "float16"):
+        for f in (gamma, safe_log, doubled, clipped):
+            made[f"{f.__name__} {dtype}"] = record(f, ((4,), dtype))
+        made[f"mask {dtype}"] = record(
+            lambda F, m, x: F.where(m, F.tanh(x), -1e9), ((4,), "bool"), ((4,), dtype)
+        )
+        made[f"weights {dtype}"] = record(
+            lambda F, m, x: F.add(F.multiply(m, x), 1.0), ((4,), "bool"), ((4,), dtype)
+        )
+        made[f"power, wrapped {dtype}"] = record(
+            lambda F, x, y: F.remainder(F.power(x, y), y), ((4,), dtype), ((4,), dtype)
+        )
+    bools = [((4,), "bool")] * 3
+    made["bools"] = record(lambda F, a, b, c: F.where(a, F.logical_or(b, c), F.equal(b, c)), *bools)
+    for dtype in ("int32", "uint8", "int16"):
+        made[f"division {dtype}"] = record(
+            lambda F, x, y: F.add(F.floor_divide(x, y), F.remainder(x, y)),
+            *[((4,), dtype)] * 2,
+        )
+        made[f"powers {dtype}"] = record(lambda F, x, y: F.power(x, y), *[((4,), dtype)] * 2)
+    return made
+
+
+@pytest.mark.skipif("clang" in toolchain.version().lower(), reason="reads GCC's report")
+def test_selections_leave_no_branch_in_a_loop(tmp_path: Path, host_device: Device) -> None:
+    kernels = {name: emit(graph) for name, graph in selections().items()}
+    found = vectorized(list(kernels.values()), tmp_path)
+    for name, kernel in kernels.items():
+        dense = inner_loops(kernel)[0]  # strided bytes may be gathered one by one
+        assert (kernel.name, dense) in found, f"{name}\n{kernel.header}{kernel.body}"
 
 
 def test_a_long_chain_compiles_in_seconds(host_device: Device) -> None:

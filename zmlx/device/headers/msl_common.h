@@ -46,9 +46,25 @@ ZM_INLINE float ldexp(float x, int exponent) {
   const int within = exponent < -300 ? -300 : (exponent > 300 ? 300 : exponent);
   return float(double(x) * as_type<double>(ulong(within + 1023) << 52));
 }
+#ifdef __FMA__
+// Each step takes 53 bits off the quotient, which has up to 278, and loses nothing: what is left has
+// few enough digits. A quotient rounded up leaves a negative rest, which the last line mends.
+ZM_INLINE float fmod(float x, float y) {
+  const double step = double(__builtin_fabsf(y));
+  double rest = double(__builtin_fabsf(x));
+#pragma GCC unroll 6
+  for (int i = 0; i < 6; ++i) {
+    rest = __builtin_fma(-__builtin_trunc(rest / step), step, rest);
+  }
+  const float size = float(rest < 0.0 ? rest + step : rest);
+  const float result = __builtin_copysignf(size, x);
+  return __builtin_fabsf(y) == INFINITY && __builtin_fabsf(x) < INFINITY ? x : result;
+}
+#else
 ZM_INLINE float fmod(float x, float y) {
   return __builtin_fmodf(x, y);
 }
+#endif
 ZM_INLINE float sign(float x) {
   return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : (x == 0.0f ? x : 0.0f));
 }

@@ -72,3 +72,4 @@ struct zm_bool {
 #include "msl_math.h"
 #endif
 #include "msl_common.h"
+#include "msl_integers.h"
