@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from zmlx.dtypes import msl_type
 from zmlx.msl.kernel import Arg, KernelSource
 
-# GCC vectorises no loop with branches, and makes branches of selections: it moves a call into the one
-# branch that uses its result, threads one condition's outcome through the next, and sets a comparison
-# aside where a branch knows it.
+# GCC vectorises no loop with branches, and makes branches of selections: it moves a call into the
+# one branch that uses its result, threads one condition's outcome through the next, and sets a
+# comparison aside where a branch knows it.
 _PROLOGUE = """\
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-tree-sink", "no-thread-jumps", "no-tree-pre")
