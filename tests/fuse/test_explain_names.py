@@ -125,6 +125,17 @@ def test_captured_arrays_are_called_by_the_name_that_reaches_them() -> None:
     assert "SETTINGS['deep']['table']" in str(e)
 
 
+LAZY = {"table": [mx.ones((3, 4))]}  # not evaluated: as mx.ones_like(x) would have made it
+
+
+def test_a_captured_array_is_no_size_that_was_read() -> None:
+    row = mx.zeros((4,))
+    e = zmlx.explain(lambda x: mx.exp(x) * LAZY["table"][0] + row, x)
+    assert len(e.captures) == 2
+    assert e.shape_reads == []
+    assert "size" not in str(e)
+
+
 # -- what runs here -------------------------------------------------------------------------------
 def gated(x: Any) -> Any:
     return x * mx.sigmoid(x) * mx.sigmoid(x)

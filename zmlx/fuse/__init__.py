@@ -24,5 +24,3 @@ sys.modules[__name__].__class__ = _CallableModule
 __signature__ = inspect.signature(api.fuse, eval_str=True)
 __doc__ = f"fuse{__signature__}\n\n{inspect.getdoc(api.fuse)}"
 __call__ = api.fuse  # for type checkers and help()
-__signature__ = inspect.signature(api.fuse)
-__doc__ = f"{inspect.getdoc(api.fuse)}\n\n{__doc__}"

@@ -21,7 +21,6 @@ import mlx.nn as nn
 from zmlx.trace import locate
 from zmlx.trace.paths import leaves
 
-DEEPEST = 4  # containers inside one another that are searched for a captured array
 _READS = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
 _CONSTANT = ("math", "mlx", "numpy", "cmath")  # modules whose numbers nobody changes
 _MISSING: Any = object()
@@ -51,7 +50,7 @@ def names_of_arrays(fn: Callable[..., Any], arrays: Sequence[mx.array]) -> list[
     found: dict[int, str] = {}
     for function in _functions(fn, {}):
         for name, value in _reads(function, function.__code__):
-            for path, leaf in leaves(value, name, DEEPEST):
+            for path, leaf in leaves(value, name, locate.NAMED_DEEP):
                 if isinstance(leaf, mx.array):
                     found.setdefault(id(leaf), path)
     return [found.get(id(array), "") for array in arrays]

@@ -12,11 +12,13 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.trace.operands import arrays_in
+from zmlx.trace.paths import leaves
 from zmlx.trace.placeholders import depends_on_one
 from zmlx.trace.proxy import Proxy
 
 _OWN = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(mx.__file__) + os.sep)
 _RUN = os.path.join(os.path.dirname(__file__), "run.py")
+NAMED_DEEP = 4  # containers inside one another in which an array still has a name
 _VISIBLE = (os.path.join(_OWN[0], "demo") + os.sep,)
 
 
@@ -58,6 +60,19 @@ def _frame() -> FrameType | None:
             return frame
         frame = frame.f_back
     return None
+
+
+def is_named(array: mx.array) -> bool:
+    """Whether the user's running code reaches `array` by a global or a closure: it was there."""
+    frame = _frame()
+    while frame is not None and frame.f_code.co_filename != _RUN:
+        code, held = frame.f_code, frame.f_locals
+        values = [held.get(name) for name in code.co_freevars]
+        values += [frame.f_globals.get(name) for name in code.co_names]
+        if any(leaf is array for value in values for _, leaf in leaves(value, "", NAMED_DEEP)):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def of_error(error: BaseException) -> str:

@@ -338,7 +338,8 @@ class Tracer:
                 )
             loc, value = locate.here(), mx.array(array)  # a copy: the user may write to `array`
             shape, dtype = value.shape, name_of(value.dtype)
-            if placeholders.is_filled(array) and self._is_a_size_here(shape):
+            filled = placeholders.is_filled(array) and not locate.is_named(array)
+            if filled and self._is_a_size_here(shape):
                 self.read_shape(None)  # maybe zeros_like(x), by a name that zmlx cannot see
             node = self.graph.add("array", shape=shape, dtype=dtype, value=value, loc=loc)
             found = self._captured[id(array)] = Capture(array, node, loc)
