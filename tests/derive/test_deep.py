@@ -17,8 +17,8 @@ from zmlx.fuse.plan import plan
 from zmlx.fuse.replay import replay
 from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import emit
+from zmlx.trace.exprs import Numbering, evaluate, positions
 from zmlx.trace.graph import Graph
-from zmlx.trace.scalars import Numbering, evaluate, positions
 
 T = TypeVar("T")
 Step = Callable[[mx.array, mx.array], mx.array]

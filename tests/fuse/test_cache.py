@@ -147,7 +147,7 @@ def test_a_number_that_python_reads_is_static():
 
 
 def test_a_function_that_reads_a_size_retraces_for_each():
-    plain = lambda a: mx.exp(a) / a.shape[0] + a.size  # noqa: E731
+    plain = lambda a: mx.exp(a) / int(a.shape[0]) + a.size  # noqa: E731
     fused = zmlx.fuse(plain)
     for rows in (4, 9, 4, 2, 9):
         close(fused(array(2, rows, 6)), plain(array(2, rows, 6)))
@@ -170,7 +170,7 @@ def test_opaque_results_whose_ones_depend_on_the_size():
 # -- the bound ------------------------------------------------------------------------------------
 def test_a_thousand_shapes_leave_no_more_traces_than_asked_for():
     """The function reads its size, so that every size is a trace; a lone op needs no kernel."""
-    plain = lambda a: a + a.shape[0]  # noqa: E731
+    plain = lambda a: a + int(a.shape[0])  # noqa: E731
     fused = zmlx.fuse(plain, cache_size=5)
     for size in range(2, 1002):
         fused(mx.zeros((size,)))
@@ -179,7 +179,7 @@ def test_a_thousand_shapes_leave_no_more_traces_than_asked_for():
 
 
 def test_the_trace_unused_for_longest_goes_first():
-    fused = zmlx.fuse(lambda a: a + a.shape[0], cache_size=2)
+    fused = zmlx.fuse(lambda a: a + int(a.shape[0]), cache_size=2)
     a, b, c = (mx.zeros((n,)) for n in (2, 3, 4))
     fused(a), fused(b), fused(a), fused(c)  # b goes
     before = fused.cache_info().misses

@@ -59,7 +59,7 @@ def test_arrays_made_inside(name):
 
 def test_new_arrays_are_captures_of_nothing():
     found = traced(lambda x: x + mx.arange(4) + mx.array([1.0, 2, 3, 4]), V)
-    assert not found.captures and not found.shape_reads
+    assert not found.captures and not found.decisions
     assert kinds(found.graph) == ["[arange]", "add", "add"]
 
 

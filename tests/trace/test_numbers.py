@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tracing import call_of, kinds, replayed, run, same, traced
 
+from zmlx.trace.exprs import evaluate
 from zmlx.trace.run import trace
-from zmlx.trace.scalars import ScalarProxy, Specialize, evaluate
+from zmlx.trace.scalars import ScalarProxy, Specialize
 from zmlx.trace.tree import Leaves, flatten
 
 X = mx.array([0.5, -1.0, 2.0])
@@ -279,4 +280,4 @@ def test_a_number_without_a_tracer_can_be_read_nowhere():
     lone = ScalarProxy(("arg", 3), 2.0)
     with pytest.raises(Specialize) as caught:
         float(lone)
-    assert caught.value.positions == {3}
+    assert caught.value.tokens == {3}

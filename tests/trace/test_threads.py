@@ -108,10 +108,11 @@ def test_traces_inside_transformations():
     same(mx.jvp(outer, [X], [X])[1][0], mx.jvp(lambda x: mx.sin(x * 2).sum(), [X], [X])[1][0])
 
 
-def test_shape_reads_are_noted_where_they_happen():
+def test_reads_of_sizes_are_noted_where_they_happen():
     found = traced(lambda x: x.reshape(x.shape[0], -1) * len(x), X)
-    assert len(found.shape_reads) == 1 and found.shape_reads[0].startswith("test_threads.py:")
-    assert not traced(lambda x: x * x.ndim, X).shape_reads
+    (read,) = found.decisions
+    assert read.expr == ("size", 0, 0) and read.loc.startswith("test_threads.py:")
+    assert not traced(lambda x: x * x.ndim, X).decisions
 
 
 def chain(x):

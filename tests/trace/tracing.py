@@ -12,9 +12,9 @@ import mlx.core as mx
 import numpy as np
 
 from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph, Ref
+from zmlx.trace.exprs import evaluate
+from zmlx.trace.graph import NUMBERS, Graph, Ref
 from zmlx.trace.run import Call, Trace, rebuild, trace
-from zmlx.trace.scalars import evaluate
 from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
 
 A = mx.array(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
@@ -65,7 +65,9 @@ def replay(graph: Graph, arrays: Sequence[mx.array], numbers: Sequence[Any] = ()
         if kind == "input":
             values[node] = next(given)
         elif kind == "scalar":
-            values[node] = evaluate(data["expr"], numbers)
+            values[node] = evaluate(data["expr"], numbers, arrays)
+        elif kind == "size":
+            values[node] = evaluate(data["expr"], operands, operands)
         elif kind in ("const", "array"):
             values[node] = data["value"]
         elif kind == "item":
@@ -77,7 +79,7 @@ def replay(graph: Graph, arrays: Sequence[mx.array], numbers: Sequence[Any] = ()
             assert not call.outputs or len(result) == call.outputs
         else:
             values[node] = op_value(graph, node, operands)
-        if kind not in ("const", "scalar") and not (kind == "opaque" and data["call"].outputs):
+        if kind not in ("const", *NUMBERS) and not (kind == "opaque" and data["call"].outputs):
             assert values[node].dtype == mx_dtype(data["dtype"]), data
             assert len(values[node].shape) == len(data["shape"]), data
     return [values[n] for n in graph.outputs]

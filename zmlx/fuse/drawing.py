@@ -124,7 +124,8 @@ def _label(graph: nx.DiGraph, data: dict[str, Any]) -> str:
         return f"{data['op']}({', '.join(given)})"
     if data["kind"] == "opaque":
         return data["call"].label or "call"
-    return "captured" if data["kind"] == "array" else _cut(data["name"])
+    what = {"array": "captured", "size": "size"}.get(data["kind"])
+    return what or _cut(data["name"])
 
 
 def _cut(name: str) -> str:

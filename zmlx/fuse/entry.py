@@ -1,7 +1,7 @@
 """Entries: what one trace of a function became, ready to be called, and where it is found again.
 
 A Site holds the traces for one key (structure, ranks, dtypes, sizes of one); they differ in what
-those traces found out that they depend on: exact sizes, and numbers whose value was read.
+those traces found out that they depend on: sizes and numbers whose value was read.
 zmlx.fuse.table makes both.
 """
 
@@ -13,11 +13,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx.fuse.decided import Decided
 from zmlx.fuse.program import Program
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.runtime import Run
+from zmlx.trace.exprs import Compute, Number, computed
 from zmlx.trace.run import Output, Trace, rebuild, write_state
-from zmlx.trace.scalars import Expr, Number, evaluate
 
 
 @dataclass(eq=False)
@@ -29,7 +30,7 @@ class Entry:
     used: int = 0  # when it was last called, for the cache's bound
     _run: Run = field(init=False)
     _unsettled: RegionFunction | None = field(init=False)
-    _numbers: tuple[Expr | None, ...] = field(init=False)
+    _numbers: Compute = field(init=False)
     _plain: bool = field(init=False)
     _result: Callable[[Sequence[mx.array]], Any] | None = field(init=False)
 
@@ -38,8 +39,8 @@ class Entry:
         simple = self.program.simple()
         self._run = simple or self.program
         self._unsettled = simple if isinstance(simple, RegionFunction) else None
-        self._numbers = tuple(graph[n].get("expr") for n in graph.inputs)
-        self._plain = not any(graph.kind(n) == "scalar" for n in graph.inputs)
+        scalars = [graph[n]["expr"] for n in graph.inputs if graph.kind(n) == "scalar"]
+        self._numbers, self._plain = computed(scalars), not scalars
         self._result = _shortcut(self.trace.result)
 
     def __call__(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
@@ -55,10 +56,7 @@ class Entry:
             if unsettled is not None:  # a site holds entries for one signature
                 self._run, self._unsettled = unsettled.settled(arrays), None
             return self._run(arrays)
-        given = iter(arrays)
-        return self._run(
-            [next(given) if e is None else evaluate(e, numbers) for e in self._numbers]
-        )
+        return self._run([*arrays, *self._numbers(arrays, numbers)])  # a graph has arrays first
 
     def update(
         self, states: Sequence[Any], arrays: Sequence[mx.array], numbers: Sequence[Number]
@@ -84,7 +82,7 @@ def _shortcut(recipe: Any) -> Callable[[Sequence[mx.array]], Any] | None:
 class Site:
     """The entries for one key, told apart by what their traces depend on beyond it."""
 
-    sizes: bool = False  # a trace read a size: entries hold for their exact sizes only
+    decided: Decided | None = None  # the sizes whose values traces read
     static: frozenset[int] = frozenset()  # numbers whose value a trace read
     entries: dict[Any, Entry] = field(default_factory=dict)
 
@@ -93,15 +91,21 @@ class Site:
 
     def add(self, entry: Entry, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> None:
         """Keep `entry`; where it depends on more than earlier ones, those are traced again."""
-        sizes = self.sizes or bool(entry.trace.shape_reads)
-        static = self.static | entry.trace.static_numbers
-        if (sizes, static) != (self.sizes, self.static):
+        if not entry.trace.static_numbers <= self.static:
             self.entries.clear()
-            self.sizes, self.static = sizes, static
-        self.entries[self.key(arrays, numbers)] = entry
+            self.static |= entry.trace.static_numbers
+        if entry.trace.decisions and self.decided is None:
+            self.decided = Decided()
+        key = self._numbers(numbers)
+        if self.decided is not None:
+            key = self.decided.add(key, entry.trace.decisions)
+            self.decided.keep(self.entries)
+        self.entries[key] = entry
 
     def key(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
-        if not self.sizes and not self.static:
-            return None
-        shapes = tuple([a.shape for a in arrays]) if self.sizes else None
-        return shapes, tuple([repr(numbers[i]) for i in sorted(self.static)])
+        if self.decided is not None:
+            return self.decided.path(self._numbers(numbers), arrays, numbers)
+        return self._numbers(numbers)
+
+    def _numbers(self, numbers: Sequence[Number]) -> tuple[str, ...]:
+        return tuple([repr(numbers[i]) for i in sorted(self.static)]) if self.static else ()

@@ -39,7 +39,7 @@ from zmlx.fuse.simplify import cost
 from zmlx.fuse.stepped import step_times
 from zmlx.fuse.table import Table
 from zmlx.fuse.text import parts, plain
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import NUMBERS, Graph
 from zmlx.trace.paths import Names
 from zmlx.trace.run import Trace
 from zmlx.trace.through import RUNS_PYTHON
@@ -87,7 +87,7 @@ class Explanation:
         self.unfused = [
             _unfused(planned.graph, native.node, native.reason, why, insides or {})
             for native in planned.natives
-            if planned.graph.kind(native.node) != "item"
+            if planned.graph.kind(native.node) not in ("item", "size")
         ]
         called = names_of_arrays(fn, [c.array for c in trace.captures]) if fn else []
         self.captures = [
@@ -97,7 +97,7 @@ class Explanation:
             )
         ]
         self.frozen = frozen(fn) if fn else []
-        self.shape_reads = list(trace.shape_reads)
+        self.shape_reads = [decision.told(self.names) for decision in trace.decisions]
         self.static_numbers = sorted(trace.static_numbers)
         self.numerics = "mlx" if any(f.runtime.exact for f in program.functions) else "fp32"
         self.inputs, self.outputs = list(planned.graph.inputs), list(planned.graph.outputs)
@@ -249,4 +249,4 @@ def _op_costs(graph: Graph, nodes: Iterable[int]) -> list[int]:
 
 
 def _is_number(data: dict[str, Any]) -> bool:
-    return data["kind"] in ("const", "scalar")
+    return data["kind"] in ("const", *NUMBERS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from zmlx.fuse.simplify import copy_node
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import NUMBERS, Graph
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def extract(graph: Graph, nodes: Sequence[int]) -> Region:
     for kind, sources in (("input", found.inputs), ("scalar", found.scalars)):
         for source in sources:
             data = graph[source]
-            given = {"expr": data["expr"]} if kind == "scalar" else {}
+            given = {"expr": data["expr"]} if data["kind"] == "scalar" else {}
             new[source] = region.add(
                 kind, shape=data["shape"], dtype=data["dtype"], loc=data["loc"], **given
             )
@@ -83,7 +83,7 @@ def ends(graph: Graph, nodes: Sequence[int], outputs: Iterable[int]) -> Ends:
         for operand in graph.operands(node):
             kind = graph.kind(operand)
             if operand not in inside and kind != "const":
-                (scalars if kind == "scalar" else arrays)[operand] = None
+                (scalars if kind in NUMBERS else arrays)[operand] = None
     results = [
         n for n in nodes if n in returned or any(u not in inside for u in graph.nx.successors(n))
     ]

@@ -59,7 +59,7 @@ def plan(graph: Graph, worth_alone: int, sums: bool = True) -> Plan:
             steps.append(region)
             fused.update(_nodes(region))
     for node in graph:
-        if graph.kind(node) in ("op", "opaque", "item") and node not in fused:
+        if graph.kind(node) in ("op", "opaque", "item", "size") and node not in fused:
             steps.append(Native(node, _reason(graph, node)))
     return Plan(graph, _ordered(graph, steps))
 
@@ -71,6 +71,8 @@ def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> 
 
 def _reason(graph: Graph, node: int) -> str:
     kind = graph.kind(node)
+    if kind == "size":
+        return "a size, read when its array is there"
     if kind != "op":
         return "not elementwise"
     return unfusable(graph, node) or "a single op: MLX's own kernel is as good"

@@ -23,7 +23,8 @@ from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.summed import SummedFunction
 from zmlx.msl.emit import scalar_type
-from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.exprs import Expr, computed
+from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 from zmlx.trace.operands import arrays_in
 
 Values = list[Any]  # by node: arrays, Python numbers of scalars, lists of a call's several results
@@ -149,15 +150,27 @@ def _native_step(graph: Graph, step: Native) -> Step:
             values[node] = values[source][index]
 
         return pick
+    if data["kind"] == "size":
+        return _size_step(node, graph.operands(node), data["expr"])
     if data["kind"] == "opaque":
         return _call_step(node, graph.operands(node), data["call"])
     return _op_step(graph, node)
 
 
+def _size_step(node: int, operands: tuple[int, ...], expr: Expr) -> Step:
+    compute = computed((expr,))
+
+    def run(values: Values) -> None:
+        given = [values[o] for o in operands]
+        (values[node],) = compute(given, given)
+
+    return run
+
+
 def _op_step(graph: Graph, node: int) -> Step:
     function = op_function(graph, node)
     operands = graph.operands(node)
-    scalars = [(o, graph[o]["dtype"]) for o in operands if graph.kind(o) == "scalar"]
+    scalars = [(o, graph[o]["dtype"]) for o in operands if graph.kind(o) in NUMBERS]
     makers = {o: (number_maker(dtype), dtype_of(dtype)) for o, dtype in scalars}
 
     def value(values: Values, operand: int) -> mx.array:

@@ -21,8 +21,9 @@ from zmlx import dtypes
 from zmlx.fuse.extract import ends, extract
 from zmlx.fuse.shapes import Shape, symbolic_shapes
 from zmlx.msl.space import MAX_BUFFERS, buffer_slots
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import NUMBERS, Graph
 
+_CALLED = ("op", "opaque", "item", "size")  # kinds that run as a step of their own
 Home = tuple[int, Shape]  # (stage, iteration space)
 
 
@@ -82,7 +83,7 @@ def _home(
 
 def _fusable(graph: Graph) -> set[int]:
     """Ops that MSL has and that depend on an array (an op on numbers alone has no size)."""
-    sized = {n for n in graph if graph.kind(n) not in ("const", "scalar", "op")}
+    sized = {n for n in graph if graph.kind(n) not in ("const", *NUMBERS, "op")}
     fused: set[int] = set()
     for node in graph:
         if graph.kind(node) != "op":
@@ -105,7 +106,7 @@ def _earliest(graph: Graph, fused: set[int]) -> dict[int, int]:
         for operand in graph.operands(node):
             if operand in fixed and node not in fixed:
                 continue
-            called = operand not in fused and graph.kind(operand) in ("op", "opaque", "item")
+            called = operand not in fused and graph.kind(operand) in _CALLED
             waits = max(waits, stages[operand] + (called and node in fused))
         stages[node] = waits
         effects = max(effects, waits) if effect else effects
@@ -114,11 +115,12 @@ def _earliest(graph: Graph, fused: set[int]) -> dict[int, int]:
 
 
 def _fixed(graph: Graph) -> set[int]:
-    """Calls and ops that depend on no input, and have no effect."""
+    """Calls and ops that depend on no array of the caller's, and have no effect."""
     fixed: set[int] = set()
     for node in graph:
-        operands = [o for o in graph.operands(node) if graph.kind(o) not in ("const", "array")]
-        varies = graph.kind(node) in ("input", "scalar", "const", "array")
+        given = ("const", "array", "scalar")
+        operands = [o for o in graph.operands(node) if graph.kind(o) not in given]
+        varies = graph.kind(node) in ("input", *given)
         if not varies and graph[node].get("pure", True) and fixed.issuperset(operands):
             fixed.add(node)
     return fixed

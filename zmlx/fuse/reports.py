@@ -23,13 +23,13 @@ from zmlx.fuse.simplify import simplify
 from zmlx.fuse.summed import SummedFunction
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MetalKernelSpec
+from zmlx.trace.exprs import described
 from zmlx.trace.graph import Graph
 from zmlx.trace.paths import Names
 
 if TYPE_CHECKING:
     from zmlx.fuse.inside import Inside
     from zmlx.fuse.region import Specialized
-    from zmlx.trace.scalars import Expr
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,8 @@ def source(graph: Graph, node: int, called: Names) -> str:
         return input_name(data, called)
     if data["kind"] == "array":
         what = "captured array"
+    elif data["kind"] == "size":
+        what = "size"
     elif data["kind"] == "item":
         what = f"{graph[data['operands'][0]]['call'].label}[{data['index']}]"
     else:
@@ -245,17 +247,7 @@ def input_name(data: Mapping[str, Any], called: Names) -> str:
     """What the caller passes at an input or scalar node, by the parameter that takes it."""
     if data["kind"] == "input":
         return called.array(data["index"])
-    return _number(data["expr"], called)
-
-
-def _number(expr: Expr | None, called: Names) -> str:
-    if not isinstance(expr, tuple):
-        return "number" if expr is None else repr(expr)
-    head, *rest = expr
-    if head == "arg":
-        return called.number(rest[0])
-    inner = ", ".join(_number(part, called) for part in rest) if head != "value" else ""
-    return repr(rest[0]) if head == "value" else f"{head}({inner})"
+    return "number" if data["expr"] is None else described(data["expr"], called)
 
 
 def alike(regions: Sequence[RegionReport]) -> list[list[RegionReport]]:

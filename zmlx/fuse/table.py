@@ -153,6 +153,8 @@ class Table:
         if not recorded.settled():
             _log.info("%s: captures arrays that wait on another thread: not cached", self.name)
             return entry
+        for decision in recorded.decisions:
+            _log.info("%s: only where %s", self.name, decision.told(Names()))
         site = self._sites.setdefault(key, Site())
         site.add(entry, arrays, numbers)
         self._evict()

@@ -86,7 +86,7 @@ def static_facts(explanation: Explanation) -> list[str]:
     e = explanation
     found = []
     if e.shape_reads:
-        found.append(f"Reads a size, so holds for these sizes only: {', '.join(e.shape_reads)}")
+        found.append(f"Sizes steer Python, so it holds only where {'; '.join(e.shape_reads)}")
     if e.static_numbers:
         numbers = ", ".join(map(e.names.number, e.static_numbers))
         found.append(f"Reads the value, so is traced anew for each value of: {numbers}")

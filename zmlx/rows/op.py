@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import mlx.core as mx
 
@@ -70,6 +71,11 @@ class RowOp:
             return [mx.zeros(s, kind) for s, kind in zip(shapes, kinds, strict=True)]
         results = self._run([layout.laid_out(value, shape) for value in inputs])
         return [r.reshape(s) for r, s in zip(results, shapes, strict=True)]
+
+    def traced_sizes(self, _: Any, first: Any, *others: Any) -> list[tuple[Any, ...]]:
+        """The sizes of the outputs (a rule of zmlx.trace.size_rules)."""
+        rest, d = first.dims[:-1], first.dims[-1]
+        return [(*rest, 1 if o.per_row else d) for o in self.row.outputs]
 
     def kernel(self, forms: tuple[int, ...]) -> metal.MetalKernel:
         """The kernel for inputs of these forms."""

@@ -120,7 +120,7 @@ def _made(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return tracer.constant(ARRAY(*args, **kwargs))
     if len(args) + len(kwargs) == 1 and tracer.sees(value) and isinstance(value, ARRAY):
         return tracer.alias(value)
-    return tracer.opaque("array", ARRAY, args, kwargs)
+    return tracer.opaque("array", ARRAY, args, kwargs, named=True)
 
 
 class Array(metaclass=_Kind):

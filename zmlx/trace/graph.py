@@ -13,7 +13,9 @@ Further attributes, by kind, and nothing else:
   "input"   an array that the caller passes: `index`, its position in Graph.inputs
   "scalar"  a Python number that the caller passes, a run-time argument of kernels: `index`
             likewise; `expr` says how it is computed from the caller's numbers (see
-            zmlx.trace.scalars), None in a graph whose caller computes it
+            zmlx.trace.exprs), None in a graph whose caller computes it
+  "size"    a Python number computed at call time from the sizes of its operands: `expr` says how,
+            by operand position (operands that are numbers are its "arg"s)
   "const"   a Python number fixed in the text: `value`
   "array"   an array captured when the trace was made: `value`
   "op"      an elementwise op of the table: `op` names its row, `at` the type that the operands are
@@ -35,13 +37,16 @@ from typing import Any
 from zmlx import dtypes
 from zmlx.errors import PlanError
 from zmlx.ops.table import OPS
+from zmlx.trace.exprs import leaves
 
 Scalar = bool | int | float | complex
+NUMBERS = ("scalar", "size")  # kinds whose values are Python numbers, known at call time
 
 COMMON = ("kind", "operands", "shape", "dtype", "loc")
 KINDS: dict[str, tuple[str, ...]] = {
     "input": ("index",),
     "scalar": ("index", "expr"),
+    "size": ("expr",),
     "const": ("value",),
     "array": ("value",),
     "op": ("op", "at"),
@@ -62,7 +67,8 @@ class OpaqueCall:
     """A call that MLX runs: `fn(*args, **kwargs)` with each Ref replaced by an operand's value.
 
     Refs stand anywhere in nested lists, tuples, dicts and slices of `args` and `kwargs`. The value
-    of a "scalar" operand is a Python number. `fn` enters the stream it must run on by itself.
+    of an operand of one of the kinds NUMBERS is a Python number. `fn` enters the stream it must run
+    on by itself.
     """
 
     fn: Callable[..., Any]
@@ -232,6 +238,11 @@ def _opaque(graph: Graph, data: dict[str, Any]) -> str:
     return "" if found == list(range(len(data["operands"]))) else f"Refs {found} against operands"
 
 
+def _size(graph: Graph, data: dict[str, Any]) -> str:
+    places = {leaf[1] for leaf in leaves(data["expr"])}
+    return "" if places == set(range(len(data["operands"]))) else f"reads operands {places}"
+
+
 def _item(graph: Graph, data: dict[str, Any]) -> str:
     sources = [graph[o] for o in data["operands"] if graph.kind(o) == "opaque"]
     fits = [0 <= data["index"] < source["call"].outputs for source in sources]
@@ -255,6 +266,7 @@ _RULES: dict[str, Callable[[Graph, dict[str, Any]], str]] = {
     "op": _op,
     "opaque": _opaque,
     "item": _item,
+    "size": _size,
 }
 
 

@@ -39,7 +39,7 @@ MODULES = {
 # Functions that neither take nor make arrays a trace would care about.
 _PASS = {
     "default_device", "default_stream", "export_to_dot", "result_type",
-    "broadcast_shapes", "issubdtype", "can_cast", "isdtype", "einsum_path", "grad",
+    "issubdtype", "can_cast", "isdtype", "einsum_path", "grad",
     "value_and_grad", "compile", "checkpoint", "custom_function", "vmap", "synchronize",
     "metal_kernel", "cuda_kernel", "precompiled_cuda_kernel", "init", "is_available",
 }  # fmt: skip

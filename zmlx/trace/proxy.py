@@ -18,6 +18,7 @@ import mlx.core as mx
 from zmlx.ops.table import OPS
 from zmlx.trace import array_name, intercept, writes
 from zmlx.trace.scalars import ScalarProxy
+from zmlx.trace.size_rules import product
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -50,7 +51,6 @@ _INHERITED = {
     "__array_namespace__", "__dlpack_device__", "__setstate__", "__repr__", "__str__", "__format__",
     "dtype", "ndim", "itemsize",
 }  # fmt: skip
-_SHAPE_READS = ("shape", "size", "nbytes")
 
 
 class Proxy(mx.array):
@@ -80,7 +80,19 @@ class Proxy(mx.array):
         return id(self)
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self.shape[0])
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return mx.array.shape.fget(self) if self.known else self.tracer.sizes.shape(self.node)
+
+    @property
+    def size(self) -> Any:
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> Any:
+        return self.size * self.itemsize
 
     def __copy__(self) -> Proxy:
         return self.tracer.alias(self)
@@ -92,7 +104,7 @@ class Proxy(mx.array):
         return self.tracer.alias(self)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return self.tracer.opaque("matmul", mx.array.__matmul__, (other, self), {})
+        return self.tracer.call("matmul", mx.array.__matmul__, (other, self), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         writes.set_item(self, index, value)
@@ -156,7 +168,7 @@ def _in_place(op: str, name: str) -> Callable[[Proxy, Any], Any]:
         if not self.tracer.takes(other):
             return own(mx.array(self), other)
         if op == "matmul":
-            result = self.tracer.opaque(op, mx.array.__matmul__, (self, other), {})
+            result = self.tracer.call(op, mx.array.__matmul__, (self, other), {})
         else:
             result = self.tracer.elementwise(op, (self, other))
         return writes.rebind(self, result, lambda: own(self, self.tracer.base(other)))
@@ -174,12 +186,13 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 def _property(name: str) -> property:
-    original, transpose = getattr(mx.array, name), mx.array.transpose
-    if name in _SHAPE_READS:
-        return property(lambda self: self.tracer.read_shape(original.fget(self)))
+    def read(x: mx.array) -> Any:
+        return getattr(x, name)
+
     if name == "T":
+        transpose = mx.array.transpose
         return property(lambda self: self.tracer.method("transpose", transpose, (self,), {}))
-    return property(lambda self: self.tracer.opaque(name, lambda x: getattr(x, name), (self,), {}))
+    return property(lambda self: self.tracer.call(name, read, (self,), {}))
 
 
 def _install() -> None:

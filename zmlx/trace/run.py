@@ -16,9 +16,11 @@ import mlx.core as mx
 from zmlx.errors import TraceError
 from zmlx.trace import intercept, locate
 from zmlx.trace.claims import Claim, wait_for
+from zmlx.trace.exprs import Expr, Number, evaluate, leaves
 from zmlx.trace.graph import Graph
 from zmlx.trace.proxy import Proxy
-from zmlx.trace.scalars import Expr, Number, ScalarProxy, Specialize, evaluate
+from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token
+from zmlx.trace.sizes import Decision
 from zmlx.trace.state import State
 from zmlx.trace.tracer import Capture, Tracer
 from zmlx.trace.tree import Leaves, replaced, store, unflatten
@@ -79,7 +81,7 @@ class Trace:
     result: Any  # the returned tree, with Output and NumberOutput leaves
     state: tuple[Any, ...]  # likewise, one for each container of Call.updates
     captures: tuple[Capture, ...]
-    shape_reads: tuple[str, ...]  # lines that read a size: the trace holds for its sizes only
+    decisions: tuple[Decision, ...]  # sizes that it holds for, where the function read some
     static_numbers: frozenset[int] = frozenset()  # numbers whose value was read
     notes: tuple[tuple[int, str], ...] = ()  # (opaque node, why it is not elementwise)
 
@@ -108,32 +110,37 @@ def trace(fn: Callable[..., Any], call: Call) -> Trace:
 
 
 def _traced(fn: Callable[..., Any], call: Call) -> Trace:
-    static: frozenset[int] = frozenset()
+    static: frozenset[Token] = frozenset()
     depth = intercept.depth()
     while True:
-        tracer = Tracer()
+        tracer = Tracer(static=static)
         try:
-            return _run(tracer, fn, call, static)
+            return _run(tracer, fn, call)
         except Specialize as need:
-            if need.tracer is not tracer or need.positions <= static:
+            if need.tracer is not tracer or need.tokens <= static:
                 raise
-            static |= need.positions
+            static |= need.tokens
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            if len(static) == len(call.leaves.numbers) or not _met_a_number(error):
+            refused = _refused(error, tracer, call)
+            if refused <= static:
                 raise
-            static = frozenset(range(len(call.leaves.numbers)))
+            static |= refused
         finally:
             tracer.finished = True
             intercept.unwind(depth)
 
 
-def _met_a_number(error: Exception) -> bool:
-    """Whether `error` is C code's refusal of a ScalarProxy."""
-    return ScalarProxy.__name__ in str(error) or "std::bad_cast" in str(error)
+def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
+    """The numbers that C code may have refused, as `error` says: sizes, and then all."""
+    if ScalarProxy.__name__ not in str(error) and "std::bad_cast" not in str(error):
+        return frozenset()
+    if tracer.sizes.made:
+        return frozenset({SIZES})
+    return frozenset(range(len(call.leaves.numbers)))
 
 
-def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, static: frozenset[int]) -> Trace:
-    with _recorded(tracer, call, static) as (args, kwargs):
+def _run(tracer: Tracer, fn: Callable[..., Any], call: Call) -> Trace:
+    with _recorded(tracer, call) as (args, kwargs):
         try:
             result = fn(*args, **kwargs)
         except (RuntimeError, TypeError) as error:
@@ -141,30 +148,30 @@ def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, static: frozenset[i
             if explained is None:
                 raise
             raise explained from error
-        _look_back(tracer, static)
+        _look_back(tracer)
         try:
             outputs: dict[int, Output] = {}
             recipe = _recipe(tracer, result, outputs)
             state = tuple(_updates(tracer, container, outputs) for container in call.updates)
         except TraceError as error:
-            raise TraceError(_named(str(error), fn, call, static)) from None
+            raise TraceError(_named(str(error), fn, call, tracer.static)) from None
     return Trace(
         tracer.graph,
         recipe,
         state,
         tuple(tracer.captures),
-        tuple(tracer.shape_reads),
-        static,
+        tuple(tracer.sizes.decisions),
+        frozenset([token for token in tracer.static if type(token) is int]),
         tuple(tracer.notes),
     )
 
 
 @contextmanager
-def _recorded(tracer: Tracer, call: Call, static: frozenset[int]) -> Iterator[Any]:
+def _recorded(tracer: Tracer, call: Call) -> Iterator[Any]:
     """Within the block calls are recorded; yields the arguments to call the function with."""
     proxies = tracer.array_inputs(call.leaves.arrays)
     numbers = [
-        value if i in static else ScalarProxy(("arg", i), value, tracer)
+        value if i in tracer.static else ScalarProxy(("arg", i), value, tracer)
         for i, value in enumerate(call.leaves.numbers)
     ]
     tracer.state = State(call.leaves.slots, proxies, call.containers)
@@ -172,11 +179,11 @@ def _recorded(tracer: Tracer, call: Call, static: frozenset[int]) -> Iterator[An
         yield unflatten(call.structure, iter(proxies), iter(numbers))
 
 
-def _look_back(tracer: Tracer, static: frozenset[int]) -> None:
+def _look_back(tracer: Tracer) -> None:
     """Raise what the function was told while it ran, in case it caught it and went on."""
     if tracer.refused is not None:
         raise tracer.refused
-    if not tracer.wanted <= static:
+    if not tracer.wanted <= tracer.static:
         raise Specialize(tracer.wanted, tracer)
 
 
@@ -193,15 +200,15 @@ def _explained(error: Exception) -> TraceError | None:
     )
 
 
-def _named(message: str, fn: Callable[..., Any], call: Call, static: frozenset[int]) -> str:
+def _named(message: str, fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> str:
     """`message` about an array that was returned or stored, with the line that made it.
 
     The function runs once more, watched line by line.
     """
-    tracer = Tracer()
+    tracer = Tracer(static=static)
     watch = locate.Watch(call.updates)
     try:
-        with _recorded(tracer, call, static) as (args, kwargs), locate.watching(watch):
+        with _recorded(tracer, call) as (args, kwargs), locate.watching(watch):
             fn(*args, **kwargs)
     except (Exception, Specialize):  # it raised what it raised before, or went another way
         pass
@@ -216,12 +223,11 @@ def _recipe(tracer: Tracer, tree: Any, outputs: dict[int, Output]) -> Any:
     if isinstance(tree, mx.array):
         tracer.check(tree)
         node = tree.node if isinstance(tree, Proxy) else tracer.capture(tree)
-        if node not in outputs:
-            outputs[node] = Output(len(outputs))
-            tracer.graph.outputs.append(node)
-        return outputs[node]
+        return _output(tracer, node, outputs)
     if type(tree) is ScalarProxy:
         tracer.check(tree)
+        if any(leaf[0] == "size" for leaf in leaves(tree.expr)):
+            return _output(tracer, tracer.sizes.node(tree, "int32"), outputs)
         return NumberOutput(tree.expr)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*[_recipe(tracer, item, outputs) for item in tree])
@@ -236,6 +242,14 @@ def _recipe(tracer: Tracer, tree: Any, outputs: dict[int, Output]) -> Any:
             "Use lists, tuples and dicts.",
         )
     return tree
+
+
+def _output(tracer: Tracer, node: int, outputs: dict[int, Output]) -> Output:
+    """The Output that stands for `node`, which becomes an output of the graph."""
+    if node not in outputs:
+        outputs[node] = Output(len(outputs))
+        tracer.graph.outputs.append(node)
+    return outputs[node]
 
 
 def _updates(tracer: Tracer, container: Any, outputs: dict[int, Output]) -> Any:

@@ -1,12 +1,15 @@
-"""Scalars: Python numbers that the caller passes, traced so that a new value makes no new kernel.
+"""Scalars: Python numbers known only at call time, traced so that a new value makes no new trace.
 
-A ScalarProxy stands for one such number, or for arithmetic over some. It computes in Python's own
-numbers at call time. Reading its value (a branch, `math.sqrt`, a shape) cannot be traced: then the
-number becomes a static value of the trace, through Specialize, and tracing starts again.
+A ScalarProxy stands for a number that the caller passes, for a size of an array, or for arithmetic
+over some. It computes in Python's own numbers at call time. Where the function reads the value of a
+size (a branch, `range`), the trace goes on with the example's, and holds only where that is the
+value (zmlx.trace.sizes). Where it reads the value of an argument, that becomes a static value of
+the trace, through Specialize, and tracing starts again.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,128 +17,81 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.trace import intercept
+from zmlx.trace.exprs import Expr, Number, apply, leaves, positions
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
-Number = bool | int | float
-Expr = tuple[Any, ...]  # ("arg", i) | ("value", v) | (operator name, Expr, ...)
-_LEAVES = ("arg", "value")
+Token = int | str | Expr  # a number's position, a size's leaf, or SIZES
+SIZES = "sizes"  # all sizes of all arrays
 
 
 class Specialize(BaseException):
-    """Unwinds a trace: the numbers at `positions` must be static values.
+    """Unwinds a trace: the numbers and sizes that `tokens` name must be static values.
 
     No Exception, so that a user's `except Exception` does not stop it.
     """
 
-    def __init__(self, positions: frozenset[int], tracer: Tracer | None = None) -> None:
-        super().__init__(sorted(positions))
-        self.positions, self.tracer = positions, tracer
-
-
-def evaluate(expr: Expr, numbers: Sequence[Number]) -> Number:
-    """The value of `expr` for the caller's numbers."""
-    head = expr[0]
-    if head == "arg":
-        return numbers[expr[1]]
-    if head == "value":
-        return expr[1]
-    known: dict[int, Number] = {}
-    for part in _parts(expr):
-        head = part[0]
-        if head == "arg":
-            known[id(part)] = numbers[part[1]]
-        elif head == "value":
-            known[id(part)] = part[1]
-        else:
-            known[id(part)] = getattr(operator, head)(*[known[id(p)] for p in part[1:]])
-    return known[id(expr)]
-
-
-def positions(expr: Expr) -> frozenset[int]:
-    """Which of the caller's numbers `expr` reads."""
-    return frozenset(part[1] for part in _parts(expr) if part[0] == "arg")
-
-
-def _parts(expr: Expr) -> list[Expr]:
-    """`expr` and all that it is made of, each once and operands first: a loop makes it deep, and
-    what it uses twice in every round would be read 2^rounds times.
-    """
-    if expr[0] in _LEAVES:
-        return [expr]
-    order: list[Expr] = []
-    seen: set[int] = set()
-    stack = [(expr, False)]
-    while stack:
-        top, ready = stack.pop()
-        if ready:
-            order.append(top)
-        elif id(top) not in seen:
-            seen.add(id(top))
-            stack.append((top, True))
-            if top[0] not in _LEAVES:
-                stack += [(part, False) for part in top[1:]]
-    return order
-
-
-class Numbering:
-    """Equal expressions get equal numbers; 1, 1.0, True and -0.0 are not equal."""
-
-    def __init__(self) -> None:
-        self._keys: dict[Any, int] = {}
-        self._known: dict[int, tuple[Expr, int]] = {}  # by id; the expression stays alive
-
-    def of(self, expr: Expr) -> int:
-        """The number of `expr`."""
-        if id(expr) not in self._known:
-            for part in _parts(expr):
-                if id(part) not in self._known:
-                    leaf = part[0] in _LEAVES
-                    own = (repr(part[1]),) if leaf else [self._known[id(p)][1] for p in part[1:]]
-                    number = self._keys.setdefault((part[0], *own), len(self._keys))
-                    self._known[id(part)] = part, number
-        return self._known[id(expr)][1]
+    def __init__(self, tokens: frozenset[Token], tracer: Tracer | None = None) -> None:
+        super().__init__(sorted(map(str, tokens)))
+        self.tokens, self.tracer = tokens, tracer
 
 
 class ScalarProxy:
     """A Python number known only at call time; `value` is the example of the running trace."""
 
-    __slots__ = ("expr", "tracer", "value")
+    __slots__ = ("expr", "sized", "tracer", "value")
     __array_ufunc__ = None
 
-    def __init__(self, expr: Expr, value: Number, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        expr: Expr,
+        value: Number,
+        tracer: Tracer | None = None,
+        sized: bool | None = None,  # whether it depends on sizes alone
+    ) -> None:
         self.expr, self.value, self.tracer = expr, value, tracer
+        self.sized = not positions(expr) if sized is None else sized
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(self.value)  # so that isinstance(rate, float) holds, as it will when called
 
     def specialize(self) -> BaseException:
-        """What to raise where the value is read."""
-        if self.tracer is None:
-            return Specialize(positions(self.expr))
-        return self.tracer.specialize(positions(self.expr))
+        """What to raise where the value is read, and the trace cannot go on."""
+        given = positions(self.expr)
+        tokens: frozenset[Token] = frozenset(given or leaves(self.expr))
+        return Specialize(tokens) if self.tracer is None else self.tracer.specialize(tokens)
 
-    def _read(self, *_: Any) -> Any:
-        raise self.specialize()
+    def read(self) -> Any:
+        """The value, where the trace may go on with it: that of a size, which is then decided."""
+        if not self.sized or self.tracer is None or intercept.current() is not self.tracer:
+            raise self.specialize()
+        return self.tracer.sizes.decide(self.expr, self.value)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise self.specialize()  # C code: MLX takes what has a __float__ for a complex number
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(self.value, name):  # is_integer, real, ...
-            raise self.specialize()
+            return getattr(self.read(), name)
         raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         if self.tracer is not None and intercept.current() is self.tracer:
-            raise self.specialize()
+            return repr(self.read())
         return f"ScalarProxy({self.value!r})"
 
-    __bool__ = __int__ = __float__ = __index__ = __complex__ = _read
-    __round__ = __trunc__ = __floor__ = __ceil__ = __format__ = __str__ = _read
-    __divmod__ = __rdivmod__ = __hash__ = __mlx_array__ = _read
+    def __copy__(self) -> ScalarProxy:
+        return self
 
-    __and__ = __or__ = __xor__ = __lshift__ = __rshift__ = __invert__ = _read
-    __rand__ = __ror__ = __rxor__ = __rlshift__ = __rrshift__ = _read
+    def __deepcopy__(self, memo: Any) -> ScalarProxy:
+        return self
+
+    __float__ = __complex__ = __mlx_array__ = _refuse
+
+    def __bool__(self) -> bool:
+        return bool(_compared("ne", self, 0))
 
     def beside(self, op: str, operands: Sequence[Any]) -> Any:
         """Record row `op` on operands that include this number and an array."""
@@ -149,13 +105,51 @@ def expr_of(value: Any) -> Expr:
     return value.expr if type(value) is ScalarProxy else ("value", value)
 
 
+def plain(value: Any) -> Any:
+    """`value`, read if it is known only at call time."""
+    return value.read() if type(value) is ScalarProxy else value
+
+
+def example(value: Any) -> Any:
+    return value.value if type(value) is ScalarProxy else value
+
+
+def combined(name: str, *operands: Any) -> Any:
+    """The number `name(*operands)`, at least one of them a ScalarProxy."""
+    kept = _idle(name, operands)
+    if kept is not None:
+        return kept
+    proxies = [o for o in operands if type(o) is ScalarProxy]
+    value = apply(name, [example(o) for o in operands])
+    sized = all(o.sized for o in proxies)
+    return ScalarProxy((name, *map(expr_of, operands)), value, proxies[0].tracer, sized)
+
+
+def _idle(name: str, pair: Sequence[Any]) -> Any:
+    """The operand that sizes' arithmetic passes on unchanged, if it does."""
+    unit = {"add": 0, "sub": 0, "mul": 1, "floordiv": 1}.get(name)
+    if unit is None:
+        return None
+    places = (0, 1) if name in ("add", "mul") else (1,)
+    for place in places:
+        other = pair[1 - place]
+        whole = type(pair[place]) is int and type(other) is ScalarProxy and other.sized
+        if whole and pair[place] == unit and type(other.value) is int:
+            return other
+    return None
+
+
 def _keeps_its_type(name: str, pair: Sequence[Any]) -> bool:
     """Whether the type of the result is the same for all values of these types."""
     if name != "pow":
         return True
     base, exponent = pair
     if type(exponent) is ScalarProxy:
+        if type(base) is int and exponent.sized and type(exponent.value) is int:
+            return bool(_compared("ge", exponent, 0))
         return type(base) is float and base > 0
+    if base.sized and type(base.value) is int:
+        return type(exponent) is int or (type(exponent) is float and bool(_compared("ge", base, 0)))
     return isinstance(base, float) and isinstance(exponent, int)
 
 
@@ -168,28 +162,68 @@ def _binary(name: str, row: str, reflected: bool) -> Callable[[ScalarProxy, Any]
             return self.beside(row, pair)
         number = type(other) is ScalarProxy or isinstance(other, (int, float))
         if not number or not _keeps_its_type(name, pair):
-            raise self.specialize()
-        example = [p.value if type(p) is ScalarProxy else p for p in pair]
-        return ScalarProxy((name, *map(expr_of, pair)), function(*example), self.tracer)
+            return function(*map(plain, pair))
+        return combined(name, *pair)
 
     return method
 
 
-def _compare(row: str) -> Callable[[ScalarProxy, Any], Any]:
+def _bits(name: str, reflected: bool) -> Callable[[ScalarProxy, Any], Any]:
+    function = getattr(operator, name)
+
+    def method(self: ScalarProxy, other: Any) -> Any:
+        pair = (other, self) if reflected else (self, other)
+        if self.sized and isinstance(self.value, int) and type(example(other)) is int:
+            return combined(name, *pair)
+        return function(*map(plain, pair))
+
+    return method
+
+
+def _compare(name: str, row: str) -> Callable[[ScalarProxy, Any], Any]:
     def method(self: ScalarProxy, other: Any) -> Any:
         if isinstance(other, mx.array):
             return self.beside(row, (self, other))
-        raise self.specialize()
+        if type(other) is not ScalarProxy and not isinstance(other, (int, float)):
+            return NotImplemented if self.sized else self._refuse()
+        return _compared(name, self, other)
 
     return method
 
 
-def _unary(name: str) -> Callable[[ScalarProxy], ScalarProxy]:
-    def method(self: ScalarProxy) -> ScalarProxy:
-        value = getattr(operator, name)(self.value)
-        return ScalarProxy((name, self.expr), value, self.tracer)
+def _compared(name: str, number: ScalarProxy, other: Any) -> Any:
+    """The comparison's result: known for all sizes, or decided by the example's."""
+    function = getattr(operator, name)
+    if number.sized and number.tracer is not None and intercept.current() is number.tracer:
+        if number.tracer.sizes.same(number, other):
+            return function(0, 0)
+        known = number.tracer.sizes.known(function, number.expr, other)
+        if known is not None:
+            return known
+    return combined(name, number, other).read()
+
+
+def _unary(name: str, sized: bool = False) -> Callable[..., Any]:
+    """A function of one number; with `sized`, only sizes keep it for the time of the call."""
+
+    def method(self: ScalarProxy, *more: Any) -> Any:
+        if more or (sized and not self.sized):
+            return getattr(self.read(), f"__{name.strip('_')}__")(*more)
+        return combined(name, self)
 
     return method
+
+
+def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *rest: function(self.read(), *rest)
+
+
+def _divmod(self: ScalarProxy, other: Any) -> Any:
+    return (self // other, self % other) if self.sized else self._refuse()
+
+
+def _rdivmod(self: ScalarProxy, other: Any) -> Any:
+    return (other // self, other % self) if self.sized else self._refuse()
 
 
 _ARITHMETIC = {
@@ -209,10 +243,26 @@ _COMPARISONS = {
     "gt": "greater",
     "ge": "greater_equal",
 }
-for _name, _row in _ARITHMETIC.items():
-    setattr(ScalarProxy, f"__{_name}__", _binary(_name, _row, reflected=False))
-    setattr(ScalarProxy, f"__r{_name}__", _binary(_name, _row, reflected=True))
-for _name, _row in _COMPARISONS.items():
-    setattr(ScalarProxy, f"__{_name}__", _compare(_row))
-for _name in ("neg", "pos", "abs"):
-    setattr(ScalarProxy, f"__{_name}__", _unary(_name))
+
+
+def _install() -> None:
+    made: dict[str, Any] = {"divmod": _divmod, "rdivmod": _rdivmod}
+    for name, row in _ARITHMETIC.items():
+        made[name] = _binary(name, row, reflected=False)
+        made[f"r{name}"] = _binary(name, row, reflected=True)
+    for name in ("and_", "or_", "xor", "lshift", "rshift"):
+        made[name.strip("_")] = _bits(name, reflected=False)
+        made["r" + name.strip("_")] = _bits(name, reflected=True)
+    for name, row in _COMPARISONS.items():
+        made[name] = _compare(name, row)
+    for name in ("neg", "pos", "abs"):
+        made[name] = _unary(name)
+    for name in ("floor", "ceil", "round", "invert"):
+        made[name] = _unary(name, sized=True)
+    for function in (int, operator.index, math.trunc, format, str, hash):
+        made[function.__name__] = _reading(function)
+    for name, method in made.items():
+        setattr(ScalarProxy, f"__{name}__", method)
+
+
+_install()

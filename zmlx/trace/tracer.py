@@ -29,7 +29,8 @@ from zmlx.trace.operands import (
     without_numpy,
 )
 from zmlx.trace.proxy import Proxy, foreign
-from zmlx.trace.scalars import Expr, Numbering, ScalarProxy, Specialize
+from zmlx.trace.scalars import ScalarProxy, Specialize, Token
+from zmlx.trace.sizes import Sizes
 from zmlx.trace.state import State
 from zmlx.trace.writes import At
 
@@ -53,17 +54,19 @@ class Tracer:
 
     graph: Graph = field(default_factory=Graph)
     captures: list[Capture] = field(default_factory=list)
-    shape_reads: list[str] = field(default_factory=list)  # where a size was read
     notes: list[tuple[int, str]] = field(default_factory=list)  # (node, why it is opaque)
     refused: TraceError | None = None  # what the function did wrong first, even if it caught it
-    wanted: frozenset[int] = frozenset()  # numbers whose values were read
+    static: frozenset[Token] = frozenset()  # numbers and sizes that stand for their example
+    wanted: frozenset[Token] = frozenset()  # those whose values were read
     finished: bool = False
     state: State = field(default_factory=State)
     streams: Streams = field(default_factory=Streams)
     copies: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)  # of others, by id
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
-    _scalars: dict[tuple[int, str], int] = field(default_factory=dict)
-    _numbering: Numbering = field(default_factory=Numbering)
+    sizes: Sizes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sizes = Sizes(self, self.static)
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
@@ -127,12 +130,15 @@ class Tracer:
         draws: bool = False,
     ) -> Any:
         """A function of mlx.core, by its name there."""
+        if name == "broadcast_shapes":
+            return self.sizes.common(function, args)
         meaning = namespace.meaning(name, args, kwargs)
         if meaning is not None:
             return self.fresh(meaning(self), args)
         if draws:
             return self.random(name, function, args, kwargs)
-        return self.opaque(name, function, args, kwargs, why=namespace.reason(name, kwargs))
+        why = namespace.reason(name, kwargs)
+        return self.opaque(name, function, args, kwargs, why=why, named=True)
 
     def method(
         self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
@@ -151,7 +157,7 @@ class Tracer:
     ) -> Any:
         """A draw from mx.random: recorded, so that calls draw anew; the trace draws nothing."""
         if kwargs.get("key") is not None:
-            return self.opaque(name, function, args, kwargs)
+            return self.opaque(name, function, args, kwargs, named=True)
 
         def example(*base_args: Any, **base_kwargs: Any) -> Any:
             try:
@@ -159,7 +165,7 @@ class Tracer:
             except TypeError:  # the key came by position
                 return function(*base_args, **base_kwargs)
 
-        return self.opaque(name, function, args, kwargs, example=example)
+        return self.opaque(name, function, args, kwargs, example=example, named=True)
 
     def constant(self, array: mx.array) -> Proxy:
         """An array made of Python's data: made once, and no capture."""
@@ -226,14 +232,16 @@ class Tracer:
         why: str = "",
         closed: bool = True,
         runs_always: bool = False,
+        named: bool = False,
     ) -> Any:
         """Record a call that MLX runs, with the traced values inside `args` and `kwargs`.
 
         `example` stands in for `fn` while tracing, where `fn` would draw random numbers. Where
         `fn` is not `closed`, it may compute with more than its arguments; `runs_always` says that
-        it has effects beside its result.
+        it has effects beside its result, `named` that it is MLX's function of the name `label`.
         """
         operands: list[int] = []
+        args, kwargs = self.sizes.settled(label if named else "", (tuple(args), kwargs))
         sizes = label in _SIZED_BY_VALUE
         template_args, template_kwargs = self._template((tuple(args), kwargs), operands, sizes)
         base_args, base_kwargs = mapped((tuple(args), kwargs), self.base)
@@ -251,6 +259,7 @@ class Tracer:
         call = OpaqueCall(fn, template_args, template_kwargs, label, count)
         known = pure and closed and not self.varies((args, kwargs))
         node, proxies = self._results(call, operands, found, pure, known)
+        self.sizes.names[node] = label if named else ""
         calls.tell(call, example or fn, (base_args, base_kwargs), result)
         if why:
             self.notes.append((node, why))
@@ -272,14 +281,6 @@ class Tracer:
         return node, (
             self.proxy(a, "item", (node,), known=known, index=i) for i, a in enumerate(found)
         )
-
-    def read_shape(self, value: Any) -> Any:
-        """A size becomes a Python number: the trace then holds for these sizes only."""
-        if intercept.current() is self:
-            loc = locate.here()
-            if loc not in self.shape_reads:
-                self.shape_reads.append(loc)
-        return value
 
     # -- operands ---------------------------------------------------------------------------------
     def takes(self, operand: Any) -> bool:
@@ -314,15 +315,8 @@ class Tracer:
         if isinstance(operand, mx.array):
             return self.capture(operand)
         if type(operand) is ScalarProxy:
-            return self.scalar(operand.expr, dtype)
+            return self.sizes.node(operand, dtype)
         return self.graph.add("const", dtype=dtype, value=operand, loc=locate.here())
-
-    def scalar(self, expr: Expr, dtype: str) -> int:
-        """The node of a Python number given at call time, adopted as `dtype`."""
-        key = self._numbering.of(expr), dtype
-        if key not in self._scalars:
-            self._scalars[key] = self.graph.add("scalar", dtype=dtype, expr=expr, loc=locate.here())
-        return self._scalars[key]
 
     def capture(self, array: mx.array) -> int:
         """The node of an array that is not an argument; raises where it hides a lost trace."""
@@ -340,7 +334,7 @@ class Tracer:
             shape, dtype = value.shape, name_of(value.dtype)
             filled = placeholders.is_filled(array) and not locate.is_named(array)
             if filled and self._is_a_size_here(shape):
-                self.read_shape(None)  # maybe zeros_like(x), by a name that zmlx cannot see
+                self.sizes.decide_inputs()  # maybe zeros_like(x), by a name that zmlx cannot see
             node = self.graph.add("array", shape=shape, dtype=dtype, value=value, loc=loc)
             found = self._captured[id(array)] = Capture(array, node, loc)
             self.captures.append(found)
@@ -358,13 +352,14 @@ class Tracer:
     def _template(self, tree: Any, operands: list[int], sizes: bool) -> Any:
         """`tree` with every traced value and array replaced by a Ref to an operand, in order.
 
-        Ints become static, as they say shapes and axes, and with `sizes` floats too.
+        Ints that the caller passes become static, as they say shapes and axes, and with `sizes`
+        floats too.
         """
 
         def leaf(value: Any) -> Any:
             self.check(value)
             number = type(value) is ScalarProxy
-            if number and (sizes or type(value.value) is not float):
+            if number and not value.sized and (sizes or type(value.value) is not float):
                 raise value.specialize()
             if not number and not isinstance(value, mx.array):
                 return value
@@ -380,13 +375,14 @@ class Tracer:
         self.refused = self.refused or error
         return error
 
-    def specialize(self, positions: frozenset[int]) -> BaseException:
-        """What to raise where the numbers at `positions` are read."""
+    def specialize(self, tokens: frozenset[Token]) -> BaseException:
+        """What to raise where the numbers and sizes that `tokens` name are read."""
         if self.finished:
             tracer = intercept.current() or intercept.paused() or self
             return tracer.refuse(
                 "a number of a trace that has ended is used.",
                 "Do not keep a fused function's arguments outside of it; return what you need.",
             )
-        self.wanted |= positions
-        return Specialize(positions, self)
+        tokens = self.sizes.tokens(tokens)
+        self.wanted |= tokens
+        return Specialize(tokens, self)

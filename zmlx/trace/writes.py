@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def set_item(target: Proxy, index: Any, value: Any) -> None:
     """`target[index] = value`."""
-    result = target.tracer.opaque("setitem", _with_item, (target, index, value), {})
+    result = target.tracer.opaque("setitem", _with_item, (target, index, value), {}, named=True)
 
     def overwrite() -> None:  # `x[...] = y` takes over the type of y
         mx.array.__setitem__(target, Ellipsis, mx.array(result))
@@ -66,6 +66,6 @@ class At:
             if not self.tracer.sees(operands):
                 with intercept.recording(None):
                     return update(*operands)
-            return self.tracer.opaque(f"at.{name}", update, operands, {})
+            return self.tracer.opaque(f"at.{name}", update, operands, {}, named=True)
 
         return method
