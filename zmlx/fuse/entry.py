@@ -99,7 +99,7 @@ class Site:
         key = self._numbers(numbers)
         if self.decided is not None:
             key = self.decided.add(key, entry.trace.decisions)
-            self.decided.keep(self.entries)
+            self.decided.keep(list(self.entries))
         self.entries[key] = entry
 
     def key(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
