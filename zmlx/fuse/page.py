@@ -43,6 +43,7 @@ def html(explanation: Explanation, whole: bool = True) -> str:
             short_ops=short_ops,
             bytes_text=bytes_text,
             ms_text=ms_text,
+            any_inside=bool(insides(explanation)),
             fused_inside=any(i.launches or i.unseen for i in insides(explanation)),
         )
     )

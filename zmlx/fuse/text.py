@@ -53,7 +53,7 @@ def facts(explanation: Explanation) -> dict[str, str]:
         "regions": f"{len(e.regions)} ({sum(len(r.ops) for r in e.regions)} elementwise ops)",
         "kernels": f"{e.kernels_before} as plain MLX, {e.kernels_after} {now}",
         "bytes moved": f"{bytes_text(e.bytes_before)} as plain MLX, "
-        f"{bytes_text(e.bytes_after)} {now}{ratio(e)}",
+        f"{bytes_text(e.bytes_after)} {now}{ratio(e)}{', outside of calls' if insides(e) else ''}",
         "run by MLX": plural(len(e.unfused), "call"),
         "numerics": e.numerics,
     }

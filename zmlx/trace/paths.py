@@ -90,12 +90,12 @@ def _leaves(tree: Any, path: str, deepest: int, open_: set[int]) -> Iterator[tup
         yield path, tree
     elif deepest > 0 and id(tree) not in open_:
         open_.add(id(tree))
-        for step, item in _items(tree):
+        for step, item in items(tree):
             yield from _leaves(item, path + step, deepest - 1, open_)
         open_.discard(id(tree))
 
 
-def _items(tree: Any) -> list[tuple[str, Any]]:
+def items(tree: Any) -> list[tuple[str, Any]]:
     """What stands directly inside `tree`, with the step that leads there."""
     if tree is None or isinstance(tree, _NOT_ENTERED):
         return []
