@@ -94,12 +94,12 @@ def test_numbers_computed_from_numbers():
 
 # -- a new trace, and why -------------------------------------------------------------------------
 CHANGES = {  # name: (first call, second call, what the log must say)
-    "rank": ((x, row), (array(2, 3, 4, 6), row), "array 0: float32[4, 6] -> float32[3, 4, 6]"),
-    "dtype": ((x, row), (x, row.astype(mx.float16)), "array 1: float32[6] -> float16[6]"),
-    "pattern": ((x, row), (array(2, 1, 6), row), "array 0: float32[4, 6] -> float32[1, 6]"),
-    "number to array": ((x, 2.0), (x, row), "number 0: float 2.0 -> absent"),
-    "int to float": ((x, 2), (x, 2.0), "number 0: int 2 -> float 2.0"),
-    "bool to int": ((x, True), (x, 1), "number 0: absent -> int 1"),
+    "rank": ((x, row), (array(2, 3, 4, 6), row), "; a: float32[4, 6] -> float32[3, 4, 6]"),
+    "dtype": ((x, row), (x, row.astype(mx.float16)), "; b: float32[6] -> float16[6]"),
+    "pattern": ((x, row), (array(2, 1, 6), row), "; a: float32[4, 6] -> float32[1, 6]"),
+    "number to array": ((x, 2.0), (x, row), "; b: float 2.0 -> float32[6]"),
+    "int to float": ((x, 2), (x, 2.0), "; b: int 2 -> float 2.0"),
+    "bool to int": ((x, True), (x, 1), "; b: True -> int 1"),
 }
 
 
@@ -115,6 +115,19 @@ def test_what_retraces_is_logged(name, log):
     assert message in line and "traced again" in line
     fused(*first), fused(*second)
     assert log() == [] and fused.cache_info()[:2] == (2, 2)
+
+
+def test_the_log_names_what_changed_inside_containers(log):
+    fused = zmlx.fuse(lambda params, *rest, mode="add": params["w"] * rest[0])
+    fused({"w": x}, x)
+    log()
+    fused({"w": row}, x)
+    assert "; params['w']: float32[4, 6] -> float32[6]" in log()[0]
+    fused({"w": row, "b": 2.0}, x, mode="mul")
+    (line,) = log()
+    assert "params['b']: absent -> float 2.0" in line
+    assert "mode: absent -> 'mul'" in line
+    assert "<class" not in line and "Leaf" not in line
 
 
 def test_types_of_numbers_that_compare_equal_are_told_apart():

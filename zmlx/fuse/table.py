@@ -13,19 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-
 from zmlx import config
 from zmlx.device import signature
 from zmlx.device.rules import any_traced
 from zmlx.fuse.entry import Entry, Site
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
+from zmlx.fuse.told import changes, described
 from zmlx.trace import intercept
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names
 from zmlx.trace.run import Call, trace
-from zmlx.trace.tracer import name_of
 from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
 
 _log = logging.getLogger("zmlx.fuse")
@@ -106,6 +104,7 @@ class Table:
         call, key = self._call(args, kwargs)
         while intercept.others_trace() and call.waits():
             call, key = self._call(args, kwargs)
+        call.given = (args, kwargs)
         return call, key
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
@@ -176,28 +175,16 @@ class Table:
 
     def _report(self, call: Call) -> None:
         """Log that a trace is made, and what differs from the one before."""
-        now = _described(call)
+        if not _log.isEnabledFor(logging.INFO):  # the words cost more than small traces
+            return
+        leaves, state = call.leaves, self.options.inputs
+        now = described(self.fn, *call.given, leaves.arrays, leaves.numbers, state)
         if not self._last:
             _log.info("%s: traced", self.name)
         else:
-            pairs = [
-                (k, self._last.get(k, "absent"), now.get(k, "absent"))
-                for k in {**self._last, **now}
-            ]
-            changes = [f"{k}: {a} -> {b}" for k, a, b in pairs if a != b]
-            _log.info("%s: traced again; %s", self.name, "; ".join(changes) or "evicted before")
+            changed = changes(self._last, now) or "evicted before"
+            _log.info("%s: traced again; %s", self.name, changed)
         self._last = now
-
-
-def _described(call: Call) -> dict[str, str]:
-    """What a trace may depend on, in words, by name."""
-    words = {"arguments": repr(call.structure)}
-    for i, array in enumerate(call.leaves.arrays):
-        words[f"array {i}"] = f"{name_of(array.dtype)}{list(array.shape)}"
-    for i, number in enumerate(call.leaves.numbers):
-        words[f"number {i}"] = f"{type(number).__name__} {number!r}"
-    words["device"] = str(mx.default_device())
-    return words
 
 
 def _listed(state: Any) -> Any:

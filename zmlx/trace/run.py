@@ -40,6 +40,7 @@ class Call:
     structure: Any  # of (args, kwargs)
     updates: Sequence[Any] = ()  # containers whose arrays the function replaces (`outputs=`)
     containers: Sequence[Any] = ()  # everything that must be as before after the trace
+    given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # the arguments, to be named
 
     def held(self) -> list[Hashable]:
         """What names each container that a trace of the call puts its proxies into."""
