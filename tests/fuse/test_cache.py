@@ -119,11 +119,11 @@ def test_what_retraces_is_logged(name, log):
 
 def test_the_log_names_what_changed_inside_containers(log):
     fused = zmlx.fuse(lambda params, *rest, mode="add": params["w"] * rest[0])
-    fused({"w": x}, x)
+    fused({"w": x, "v": x}, x)
     log()
-    fused({"w": row}, x)
+    fused({"w": row, "v": x}, x)
     assert "; params['w']: float32[4, 6] -> float32[6]" in log()[0]
-    fused({"w": row, "b": 2.0}, x, mode="mul")
+    fused({"w": row, "v": x, "b": 2.0}, x, mode="mul")
     (line,) = log()
     assert "params['b']: absent -> float 2.0" in line
     assert "mode: absent -> 'mul'" in line
