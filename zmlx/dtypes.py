@@ -6,6 +6,8 @@ table, the tracer, the emitter and the tests read it, and nothing here imports M
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -137,3 +139,55 @@ def weak(value: Any, strong: str | Sequence[str] = ()) -> str:
 
 def _plain_int(value: int, names: tuple[str, ...]) -> str:
     return "int32" if names or -(2**31) <= value < 2**31 else "int64"
+
+
+# -- Python numbers in a type ---------------------------------------------------------------------
+def adopted(value: Any, dtype: str) -> Any:
+    """The Python number `value` as MLX holds it in `dtype`: rounded, or cut to an integer's bits.
+
+    Numbers in float32 and float64 are left for the array that holds them to round.
+    """
+    if dtype in HALVES:
+        return value if rounded(value, dtype) == value else rounded(value, dtype)
+    if dtype in INTEGERS and not isinstance(value, float):
+        low, high = integer_range(dtype)
+        return value if low <= value < high else (value - low) % (high - low) + low
+    return value
+
+
+def fits(value: Any, dtype: str, beside: Sequence[str]) -> bool:
+    """Whether MLX takes the Python number `value`, which adopts `dtype` beside arrays of `beside`.
+
+    Floats always fit. MLX refuses an integer beyond the range of its type, but for uint64, and for
+    the int32 that a number is beside bool: there any of 64 bits wraps around.
+    """
+    if dtype not in INTEGERS or not isinstance(value, int):
+        return True
+    low, high = integer_range(dtype)
+    if dtype == "uint64" or wraps(dtype, beside):
+        low, high = -(2**63), max(high, 2**63)
+    return low <= value < high
+
+
+def wraps(dtype: str, beside: Sequence[str]) -> bool:
+    """Whether a Python number that adopts `dtype` wraps around at its 32 bits."""
+    return dtype == "int32" and bool(beside) and set(beside) == {"bool"}
+
+
+def rounded(value: int | float, dtype: str) -> float:
+    """`value` as a number of the float type `dtype`: float32 first, then the half type, as MLX."""
+    value = _packed(float(value), "f")
+    if dtype == "float16":
+        return _packed(value, "e")
+    if dtype == "bfloat16" and not math.isnan(value):
+        bits = struct.unpack("I", struct.pack("f", value))[0]
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return float(struct.unpack("f", struct.pack("I", bits))[0])
+    return value
+
+
+def _packed(value: float, code: str) -> float:
+    try:
+        return float(struct.unpack(code, struct.pack(code, value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)

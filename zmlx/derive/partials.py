@@ -30,6 +30,12 @@ class sigmoid(sp.Function):  # lower case, as sympy names its functions
     nargs = 1
 
 
+class sech2(sp.Function):
+    """1/cosh(u)**2, kept whole likewise."""
+
+    nargs = 1
+
+
 class _Step(sp.Function):
     """Stands for a locally constant function (floor, ceiling, sign) while sympy differentiates."""
 
@@ -81,12 +87,13 @@ def _mask(expression: sp.Expr) -> sp.Expr:
 
 
 def _with_fixed_points(spec: OpSpec, operand: str, derivative: sp.Expr) -> sp.Expr:
-    """`derivative`, except where the row's `at` fixes another value ("condition: value")."""
+    """`derivative`, except where the row's `at` says another ("condition: partial; ...")."""
     if operand not in spec.at:
         return derivative
-    condition, value = spec.at[operand].split(":")
-    fixed = (sp.sympify(value), sp.sympify(condition, locals=SYMBOLS))
-    return sp.Piecewise(fixed, (derivative, True))
+    known = {**SYMBOLS, "sech2": sech2}
+    cases = [case.split(":") for case in spec.at[operand].split(";")]
+    fixed = [tuple(sp.sympify(part, locals=known) for part in reversed(case)) for case in cases]
+    return sp.Piecewise(*fixed, (derivative, True))
 
 
 # -- stable forms ---------------------------------------------------------------------------------

@@ -211,17 +211,16 @@ def _filled(template: Any, values: Sequence[Any]) -> Any:
 
 def number_maker(dtype: str) -> Callable[[Any], mx.array]:
     """What makes a Python number the array of one element in which kernels take it."""
-    kind = dtype_of(scalar_type(dtype))
-    bounds = dtypes.integer_range(dtype) if dtypes.is_integer(dtype) else None
+    kind = dtype_of(scalar_type(dtype) if dtypes.has_msl(dtype) else dtype)
 
     def make(value: Any) -> mx.array:
         if isinstance(value, mx.array):
             return value
-        if bounds is not None and not bounds[0] <= value < bounds[1]:
+        if not dtypes.fits(value, dtype, ()):
             raise ValueError(
                 f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the "
                 "arrays beside it. Cast the arrays, or pass a smaller number."
             )
-        return mx.array([value], kind)
+        return mx.array([dtypes.adopted(value, dtype)], kind)
 
     return make

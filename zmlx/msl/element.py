@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 
 from zmlx import dtypes
+from zmlx.dtypes import rounded
 from zmlx.errors import EmitError
 from zmlx.msl.helpers import helper_text
-from zmlx.msl.literal import literal, rounded
+from zmlx.msl.literal import literal
 from zmlx.msl.space import Space
 from zmlx.ops.spec import OPERANDS, OpSpec
 from zmlx.ops.table import OPS

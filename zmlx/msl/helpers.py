@@ -74,6 +74,15 @@ inline float zmlx_tanh_beside_one(float x) {
 }
 """
 
+# 1 / cosh(x)**2 of one exponential that cannot overflow; 2x is exact.
+_SECH2 = """
+inline float zmlx_sech2(float x) {
+  const float e = metal::precise::exp(-2.0f * metal::abs(x));
+  const float s = 1.0f + e;
+  return 4.0f * e / (s * s);
+}
+"""
+
 _LOGADDEXP = """
 inline float zmlx_logaddexp(float x, float y) {
   const float gap = (x == y) ? 0.0f : metal::abs(x - y);
@@ -268,6 +277,7 @@ HELPERS: dict[str, Helper] = {
     "log1p": Helper(_LOG1P),
     "sigmoid": Helper(_SIGMOID),
     "tanh_beside_one": Helper(_TANH_BESIDE_ONE),
+    "sech2": Helper(_SECH2),
     "logaddexp": Helper(_LOGADDEXP, ("log1p",)),
     "erf": Helper(_ERF),
     "erfinv": Helper(_ERFINV),

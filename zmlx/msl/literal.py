@@ -7,9 +7,9 @@ may stand wherever the name of a value may. The emitter calls it for constants.
 from __future__ import annotations
 
 import math
-import struct
 
 from zmlx import dtypes
+from zmlx.dtypes import rounded
 
 
 def literal(value: bool | int | float, dtype: str) -> str:
@@ -27,25 +27,6 @@ def literal(value: bool | int | float, dtype: str) -> str:
     text = f"{value:.9g}"
     text = text if any(c in text for c in ".e") else text + ".0"
     return f"{text}f" if math.copysign(1.0, value) > 0 else f"({text}f)"
-
-
-def rounded(value: int | float, dtype: str) -> float:
-    """`value` as a number of the float type `dtype`: float32 first, then the half type, as MLX."""
-    value = _packed(float(value), "f")
-    if dtype == "float16":
-        return _packed(value, "e")
-    if dtype == "bfloat16" and not math.isnan(value):
-        bits = struct.unpack("I", struct.pack("f", value))[0]
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        return float(struct.unpack("f", struct.pack("I", bits))[0])
-    return value
-
-
-def _packed(value: float, code: str) -> float:
-    try:
-        return float(struct.unpack(code, struct.pack(code, value))[0])
-    except OverflowError:
-        return math.copysign(math.inf, value)
 
 
 def _integer(value: int, kind: str) -> str:

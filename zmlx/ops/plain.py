@@ -35,6 +35,11 @@ def ldexp(F: Any, x: Any, y: Any) -> Any:
     return F.multiply(F.multiply(x, F.power(2.0, half)), F.power(2.0, F.subtract(whole, half)))
 
 
+def sech2(F: Any, x: Any) -> Any:
+    """1 / cosh(x)**2, as MLX's own derivative of tanh."""
+    return F.reciprocal(F.square(F.cosh(x)))
+
+
 def _lost_by_product(F: Any, x: Any, y: Any, product: Any) -> Any:
     """x * y - product, exactly."""
     (a, b), (c, d) = _halves(F, x), _halves(F, y)

@@ -33,7 +33,8 @@ class OpSpec:
     An op that only C expressions call has no name in `mx`; `plain` then says it in rows that have
     one: see zmlx.ops.plain.
 
-    `at` maps an operand to "condition: partial" where MLX fixes what mathematics leaves open.
+    `at` maps an operand to "condition: partial; ..." where MLX fixes what mathematics leaves open,
+    and to "True: partial" where the textbook's derivative loses digits that another form keeps.
     `msl_exact` replaces `msl` under numerics="mlx" where MLX rounds half types inside the op;
     `msl_const` has forms for a constant last operand under numerics="fp32".
 
@@ -58,7 +59,7 @@ class OpSpec:
     refuses: tuple[str, ...] = ()  # types of `at` for which MLX raises
     sym: str | None = None  # sympy text, textbook form; None where there is no derivative to take
     grad: str = "auto"  # "auto": differentiate sym; "zero": locally constant; "none": refuse
-    at: dict[str, str] = field(default_factory=dict)  # operand -> "condition: partial"
+    at: dict[str, str] = field(default_factory=dict)  # operand -> "condition: partial; ..."
     dunder: str | None = None  # Python operator, e.g. "add" for __add__ / __radd__ / __iadd__
     methods: tuple[str, ...] = ()  # methods of mx.array that mean exactly this op
     ref: str = ""  # NumPy expression in np, special (scipy), x, y, z; evaluated in float64

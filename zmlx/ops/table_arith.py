@@ -7,8 +7,7 @@ from zmlx.ops.spec import OpSpec
 
 _WIDE = (-30.0, 30.0)
 _TIES = (
-    "NaN wins from either side; at a tie the gradient goes to y, as in MLX; at NaN it goes to y "
-    "too, where MLX gives it to neither"
+    "NaN wins from either side; as in MLX the gradient goes to y at a tie, and to neither at NaN"
 )
 _MLX_INT = "MLX's host kernels: integer division by zero gives 0, remainder by zero the dividend"
 
@@ -97,13 +96,15 @@ ROWS = (
     OpSpec(
         "maximum", 2, ("maximum",), "promote", msl="({x} > {y} || {x} != {x}) ? {x} : {y}",
         msl_int="({x} > {y}) ? {x} : {y}", msl_bool="{x} || {y}",
-        sym="Piecewise((x, x > y), (y, True))", ref="np.maximum(x, y)", domain=(_WIDE, _WIDE),
+        sym="Piecewise((x, x > y), (y, True))",
+        at={"y": "x <= y: 1; True: 0"}, ref="np.maximum(x, y)", domain=(_WIDE, _WIDE),
         cost=2, source=_TIES,
     ),
     OpSpec(
         "minimum", 2, ("minimum",), "promote", msl="({x} < {y} || {x} != {x}) ? {x} : {y}",
         msl_int="({x} < {y}) ? {x} : {y}", msl_bool="{x} && {y}",
-        sym="Piecewise((x, x < y), (y, True))", ref="np.minimum(x, y)", domain=(_WIDE, _WIDE),
+        sym="Piecewise((x, x < y), (y, True))",
+        at={"y": "x >= y: 1; True: 0"}, ref="np.minimum(x, y)", domain=(_WIDE, _WIDE),
         cost=2, source=_TIES,
     ),
     OpSpec(

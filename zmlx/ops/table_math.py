@@ -6,6 +6,7 @@ zmlx.msl.helpers.
 
 from __future__ import annotations
 
+from zmlx.ops import plain
 from zmlx.ops.spec import OpSpec
 
 
@@ -13,7 +14,7 @@ def _unary(
     name: str, sym: str, ref: str, domain: tuple[float, float], *,
     metal: str = "", helper: str = "", mx: tuple[str, ...] = (), method: bool = False,
     real: bool = False, cost: int = 15, exact: str | None = None, exact_helper: str = "",
-    tol: float = 1.0, source: str = "",
+    tol: float = 1.0, source: str = "", partial: str = "",
 ) -> OpSpec:  # fmt: skip
     """A float function of one operand: `metal::precise::<metal>` or the helper `zmlx_<helper>`."""
     return OpSpec(
@@ -22,7 +23,7 @@ def _unary(
         msl_exact=exact, exact_helpers=(exact_helper,) if exact_helper else (),
         helpers=(helper,) if helper else (), refuses=("complex64",) if real else (),
         sym=sym, methods=(name,) if method else (), ref=ref, domain=(domain,), cost=cost,
-        tol=tol, source=source,
+        tol=tol, source=source, at={"x": f"True: {partial}"} if partial else {},
     )  # fmt: skip
 
 
@@ -39,13 +40,23 @@ ROWS = (
     _unary("tan", "tan(x)", "np.tan(x)", (-1.4, 1.4)),
     _unary("sinh", "sinh(x)", "np.sinh(x)", (-8.0, 8.0)),
     _unary("cosh", "cosh(x)", "np.cosh(x)", (-8.0, 8.0)),
-    _unary("tanh", "tanh(x)", "np.tanh(x)", (-4.0, 4.0)),
-    _unary("arcsin", "asin(x)", "np.arcsin(x)", (-0.95, 0.95), metal="asin", mx=("asin",)),
-    _unary("arccos", "acos(x)", "np.arccos(x)", (-0.95, 0.95), metal="acos", mx=("acos",)),
+    _unary("tanh", "tanh(x)", "np.tanh(x)", (-4.0, 4.0), partial="sech2(x)"),
+    OpSpec(
+        "sech2", 1, (), "float", msl="zmlx_sech2({x})", helpers=("sech2",), refuses=("complex64",),
+        sym="1/cosh(x)**2", at={"x": "True: -2*out*tanh(x)"}, plain=plain.sech2, cost=12,
+        ref="1 / np.cosh(x) ** 2", domain=((-4.0, 4.0),), tol=2.4,
+        source="the derivative of tanh, as 1 - tanh**2 loses all digits beyond 9; four roundings",
+    ),
+    _unary("arcsin", "asin(x)", "np.arcsin(x)", (-0.95, 0.95), metal="asin", mx=("asin",),
+        partial="1/sqrt((1 - x)*(1 + x))"),
+    _unary("arccos", "acos(x)", "np.arccos(x)", (-0.95, 0.95), metal="acos", mx=("acos",),
+        partial="-1/sqrt((1 - x)*(1 + x))"),
     _unary("arctan", "atan(x)", "np.arctan(x)", (-10.0, 10.0), metal="atan", mx=("atan",)),
     _unary("arcsinh", "asinh(x)", "np.arcsinh(x)", (-20.0, 20.0), metal="asinh", mx=("asinh",)),
-    _unary("arccosh", "acosh(x)", "np.arccosh(x)", (1.1, 20.0), metal="acosh", mx=("acosh",)),
-    _unary("arctanh", "atanh(x)", "np.arctanh(x)", (-0.95, 0.95), metal="atanh", mx=("atanh",)),
+    _unary("arccosh", "acosh(x)", "np.arccosh(x)", (1.1, 20.0), metal="acosh", mx=("acosh",),
+        partial="1/(sqrt(Abs(x) - 1)*sqrt(Abs(x) + 1))"),
+    _unary("arctanh", "atanh(x)", "np.arctanh(x)", (-0.95, 0.95), metal="atanh", mx=("atanh",),
+        partial="1/((1 - x)*(1 + x))"),
     _unary(
         "sqrt", "sqrt(x)", "np.sqrt(x)", (0.05, 50.0), method=True, cost=4,
     ),

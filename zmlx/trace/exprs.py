@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from zmlx import dtypes
 
 if TYPE_CHECKING:
     from zmlx.trace.paths import Names
@@ -37,6 +40,7 @@ _ARITHMETIC = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos", "abs", "lshift",
     "rshift", "and_", "or_", "xor", "invert", "eq", "ne", "lt", "le", "gt", "ge", "index",
 )  # fmt: skip
+WRAPPED = "int32"  # an integer that MLX cuts to 32 bits
 _LEAVES = ("arg", "size", "value")
 LONGEST = 40  # parts of an expression that is written out
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -48,6 +52,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": max,
     "wider": wider,
     "span": span,
+    WRAPPED: partial(dtypes.adopted, dtype="int32"),
 }
 
 

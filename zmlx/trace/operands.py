@@ -24,14 +24,6 @@ def name_of(dtype: mx.Dtype) -> str:
     return NAMES[dtype]
 
 
-def fits(value: Any, dtype: str) -> bool:
-    """Whether the Python number `value` can be held in `dtype`; floats always can."""
-    if dtype not in dtypes.INTEGERS or not isinstance(value, int):
-        return True
-    low, high = dtypes.integer_range(dtype)
-    return low <= value < high
-
-
 # -- NumPy ----------------------------------------------------------------------------------------
 def is_numpy(value: Any) -> bool:
     numpy = sys.modules.get("numpy")

@@ -21,7 +21,6 @@ from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.operands import (
     arrays_in,
     children,
-    fits,
     is_numpy,
     mapped,
     name_of,
@@ -194,10 +193,9 @@ class Tracer:
             name_of(b.dtype) if isinstance(b, mx.array) else dtypes.weak(b, strong) for b in bases
         ]
         at, inferred = infer(op, types, None if param is None else name_of(param))
-        why = self._misfit(operands, bases, types, strong, inferred, name_of(result.dtype))
-        if why:
+        if why := self._misfit(operands, bases, types, strong, inferred, name_of(result.dtype)):
             return self.opaque(op, function, operands, {}, why=why)
-        nodes = [self._operand(o, t) for o, t in zip(operands, types, strict=True)]
+        nodes = [self._operand(o, t, strong) for o, t in zip(operands, types, strict=True)]
         varies = self.varies(operands)
         tied = op not in _UNTIED and any(isinstance(operand, Proxy) for operand in operands)
         return self.proxy(result, "op", nodes, not tied, known=not varies, op=op, at=at)
@@ -218,7 +216,7 @@ class Tracer:
                     raise operand.specialize()  # int32 or int64, by its value
         if inferred != dtype:
             return f"MLX returns {dtype} here"
-        if not all(fits(b, t) for b, t in zip(bases, types, strict=True)):
+        if not all(dtypes.fits(b, t, strong) for b, t in zip(bases, types, strict=True)):
             return "a number does not fit its type"
         return "it runs on another stream" if self.streams.elsewhere() else ""
 
@@ -309,14 +307,16 @@ class Tracer:
         for item in children(tree):
             self.refuse_closures(item)
 
-    def _operand(self, operand: Any, dtype: str) -> int:
+    def _operand(self, operand: Any, dtype: str, strong: Sequence[str] = ()) -> int:
         if isinstance(operand, Proxy):
             return operand.node
         if isinstance(operand, mx.array):
             return self.capture(operand)
         if type(operand) is ScalarProxy:
-            return self.sizes.node(operand, dtype)
-        return self.graph.add("const", dtype=dtype, value=operand, loc=locate.here())
+            wrapped = dtypes.wraps(dtype, strong)
+            return self.sizes.node(operand.wrapped() if wrapped else operand, dtype)
+        value = dtypes.adopted(operand, dtype)
+        return self.graph.add("const", dtype=dtype, value=value, loc=locate.here())
 
     def capture(self, array: mx.array) -> int:
         """The node of an array that is not an argument; raises where it hides a lost trace."""

@@ -161,7 +161,7 @@ ZM_INLINE float exp10(float x) {
 }
 // Odd functions take the magnitude and put the sign back, which keeps -0.
 ZM_INLINE float tanh(float x) {
-  const double e = zm_expm1(2.0 * zm_within(double(__builtin_fabsf(x)), 0.0, 20.0));
+  const double e = zm_expm1(2.0 * zm_within(double(__builtin_fabsf(x)), 0.0, 60.0));
   return __builtin_copysignf(float(e / (e + 2.0)), x);
 }
 ZM_INLINE float sinh(float x) {
@@ -210,6 +210,12 @@ ZM_INLINE float zmlx_log1p(float x) {
 #define ZMLX_NATIVE_SIGMOID
 ZM_INLINE float zmlx_sigmoid(float x) {
   return float(1.0 / (1.0 + zm_exp(-double(x))));
+}
+// Beside tanh of the same value the exponential is computed once.
+#define ZMLX_NATIVE_SECH2
+ZM_INLINE float zmlx_sech2(float x) {
+  const double e = zm_expm1(2.0 * zm_within(double(__builtin_fabsf(x)), 0.0, 60.0));
+  return float(4.0 * (e + 1.0) / ((e + 2.0) * (e + 2.0)));
 }
 #define ZMLX_NATIVE_LOGADDEXP
 ZM_INLINE float zmlx_logaddexp(float x, float y) {
