@@ -145,11 +145,11 @@ def _plain_int(value: int, names: tuple[str, ...]) -> str:
 def adopted(value: Any, dtype: str) -> Any:
     """The Python number `value` as MLX holds it in `dtype`: rounded, or cut to an integer's bits.
 
-    Numbers in float32 and float64 are left for the array that holds them to round.
+    What an array of the type does by itself is left to it: float32 rounds, uint64 wraps.
     """
     if dtype in HALVES:
         return value if rounded(value, dtype) == value else rounded(value, dtype)
-    if dtype in INTEGERS and not isinstance(value, float):
+    if dtype in INTEGERS and dtype != "uint64" and not isinstance(value, float):
         low, high = integer_range(dtype)
         return value if low <= value < high else (value - low) % (high - low) + low
     return value

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from msl_cases import run, same_bits
 
 from zmlx.device.base import Device
+from zmlx.dtypes import rounded
 from zmlx.errors import EmitError
 from zmlx.msl.emit import emit
 from zmlx.msl.kernel import KernelSource
-from zmlx.msl.literal import literal, rounded
+from zmlx.msl.literal import literal
 from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.msl.literal import rounded
+from zmlx.dtypes import rounded
 from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph, broadcast

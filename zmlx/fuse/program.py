@@ -221,6 +221,8 @@ def number_maker(dtype: str) -> Callable[[Any], mx.array]:
                 f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the "
                 "arrays beside it. Cast the arrays, or pass a smaller number."
             )
+        if dtype == "uint64" and value < 0:  # wraps, but not in a list
+            return mx.array(value, kind).reshape(1)
         return mx.array([dtypes.adopted(value, dtype)], kind)
 
     return make
