@@ -16,11 +16,12 @@ from zmlx.device.base import device_named
 
 pytestmark = pytest.mark.usefixtures("default_device")
 
-# Written for any namespace with NumPy's names: MLX itself, and NumPy in float64.
+# Written for any namespace with NumPy's names: MLX itself, and NumPy in float64. Numbers adopt the
+# arrays' type, so these are numbers of every type.
 FLOAT: dict[str, Any] = {
-    "polynomial": lambda F, x, y: ((x * 0.3 + 0.2) * x - y) * x + 1.5,
+    "polynomial": lambda F, x, y: ((x * 0.3125 + 0.203125) * x - y) * x + 1.5,
     "silu * y": lambda F, x, y: x / (1 + F.exp(-x)) * y,
-    "gelu": lambda F, x, y: 0.5 * x * (1 + F.tanh(0.7978845608 * (x + 0.044715 * x * x * x))),
+    "gelu": lambda F, x, y: 0.5 * x * (1 + F.tanh(0.796875 * (x + 183 / 4096 * x * x * x))),
     "softplus": lambda F, x, y: F.logaddexp(x, y * 0),
     "hypot": lambda F, x, y: F.sqrt(x * x + y * y + 0.5),
     "leaky": lambda F, x, y: F.where(x > 0, x, 0.1 * x) + F.maximum(x, y) - F.minimum(x, 0.25),
