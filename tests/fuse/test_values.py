@@ -24,7 +24,7 @@ FLOAT: dict[str, Any] = {
     "gelu": lambda F, x, y: 0.5 * x * (1 + F.tanh(0.796875 * (x + 183 / 4096 * x * x * x))),
     "softplus": lambda F, x, y: F.logaddexp(x, y * 0),
     "hypot": lambda F, x, y: F.sqrt(x * x + y * y + 0.5),
-    "leaky": lambda F, x, y: F.where(x > 0, x, 0.1 * x) + F.maximum(x, y) - F.minimum(x, 0.25),
+    "leaky": lambda F, x, y: F.where(x > 0, x, 0.125 * x) + F.maximum(x, y) - F.minimum(x, 0.25),
     "waves": lambda F, x, y: F.sin(x * 2) * F.cos(y) + F.arctan2(x, F.abs(y) + 1),
     "ratio": lambda F, x, y: (x - y) / (F.abs(x) + F.abs(y) + 1),
 }

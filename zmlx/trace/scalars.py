@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.trace import intercept
-from zmlx.trace.exprs import Expr, Number, apply, leaves, positions
+from zmlx.trace.exprs import WRAPPED, Expr, Number, apply, leaves, positions
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -56,6 +56,10 @@ class ScalarProxy:
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(self.value)  # so that isinstance(rate, float) holds, as it will when called
+
+    def wrapped(self) -> ScalarProxy:
+        """The number as MLX cuts it to 32 bits."""
+        return ScalarProxy((WRAPPED, self.expr), apply(WRAPPED, (self.value,)), self.tracer)
 
     def specialize(self) -> BaseException:
         """What to raise where the value is read, and the trace cannot go on."""
