@@ -18,7 +18,7 @@ from zmlx.fuse.move import Chain, Lift, rewritten, steps_of
 from zmlx.fuse.regions import regions
 from zmlx.fuse.simplify import cost, simplify
 from zmlx.fuse.views import DENSE, INDEX, NUMBERS, RESHAPE, Shape, content_of, kind_of, run_of
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, broadcast
 
 ROUNDS = 8
 CHEAP = 8  # adds an element, about what storing and reading it costs
@@ -50,8 +50,7 @@ class _Search:
         self.kinds = {node: kind for node, kind in kinds.items() if kind is not None}
         self.groups = regions(graph) if self.kinds else []
         self.group = {node: i for i, group in enumerate(self.groups) for node in group}
-        shapes = [[prod(graph[n]["shape"]) for n in group] for group in self.groups]
-        self.spaces = [max(sizes) for sizes in shapes]
+        self.spaces = [broadcast([graph[n]["shape"] for n in group]) for group in self.groups]
         self.returned = set(graph.outputs)
         self.numbers = self._numbers()
         self.lifts = self._lifts()
@@ -145,7 +144,7 @@ class _Search:
         large = self._large(lift)
         computed = read = 0.0
         for chain in lift.chains:
-            part = self._elements(chain.end) / size
+            part = self._elements(lift, chain.end) / size
             along = self._run(lift.root, chain) >= min(RUN, size)
             computed += part * (1 if along else 2)
             read += prod(self._shape(chain.end)) / size * (1 if along else AGAINST)
@@ -171,8 +170,19 @@ class _Search:
             if n in self.returned or any(u not in group for u in self.graph.users(n))
         }
         if stored <= {other.root for other in beside}:
-            return self._extra(beside) <= EXTRA
-        return self._extra([lift]) <= 0 and len(self._large(lift)) <= 2
+            return self._extra(beside) <= EXTRA and self._new_kernels(beside) <= 1
+        few = self._extra([lift]) <= 0 and len(self._large(lift)) <= 2
+        return few and self._new_kernels([lift]) == 0
+
+    def _new_kernels(self, lifts: Sequence[Lift]) -> int:
+        """How many kernels store views that none of those that read them can compute alone."""
+        ends = {chain.end for lift in lifts for chain in lift.chains}
+        return sum(self._reader(end) is None for end in ends)
+
+    def _reader(self, end: int) -> int | None:
+        """The one kernel that reads a view, if that is all."""
+        homes = {self.group.get(u) for u in self.graph.users(end)}
+        return next(iter(homes)) if len(homes) == 1 and end not in self.returned else None
 
     def _extra(self, lifts: Sequence[Lift]) -> int:
         """How many more views MLX makes when these lifts are made."""
@@ -189,13 +199,22 @@ class _Search:
     def _price(self, view: int) -> int:
         return SLOW.get(self.kinds[view], 1)
 
-    def _elements(self, end: int) -> int:
-        """How often the ops are computed for a view: in the space of the kernel that reads it."""
-        users = self.graph.users(end)
-        homes = {self.group.get(u) for u in users}
-        home = next(iter(homes)) if len(homes) == 1 else None
-        own = prod(self.graph[end]["shape"])
-        return own if home is None or end in self.returned else max(own, self.spaces[home])
+    def _elements(self, lift: Lift, end: int) -> int:
+        """How often the ops are computed for a view: in the space of the kernel that reads it.
+
+        What stands still along that kernel's rows is computed once a row; on a GPU by each thread,
+        which is no price for cheap ops only.
+        """
+        home, own = self._reader(end), prod(self._shape(end))
+        if home is None:
+            return own
+        space = self.spaces[home]
+        if cost(self.graph, lift.cone) > CHEAP:
+            return max(own, prod(space))
+        still = len(self._shape(end))
+        while still and self._shape(end)[still - 1] == 1:
+            still -= 1
+        return max(own, prod(space[: len(space) - len(self._shape(end)) + still]))
 
     def _run(self, root: int, chain: Chain) -> int:
         """About how many neighbours in memory stay neighbours through the chain."""

@@ -183,7 +183,7 @@ class _Writer:
         call: OpaqueCall = data["call"]
         if how == LIFTED:
             others = [Ref(i) for i in range(1 + numbers, len(operands))]
-            given = ((call.args[1:], call.kwargs),) if numbers else ()
+            given = {"given": (call.args[1:], call.kwargs)} if numbers else {}
             made = Lifted(self.kinds[step.node], call)
-            data["call"] = OpaqueCall(made, (Ref(0), others, *given), {}, call.label, call.outputs)
+            data["call"] = OpaqueCall(made, (Ref(0), *others), given, call.label, call.outputs)
         return self.graph.add("opaque", operands, **data)

@@ -186,6 +186,39 @@ def _op_step(graph: Graph, node: int) -> Step:
 
 
 def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
+    fn, several = call.fn, call.outputs > 0
+    fixed = [*call.kwargs.values(), *[a for a in call.args if type(a) is not Ref]]
+    if not all(map(_is_fixed, fixed)):
+        return _nested_call_step(node, operands, call)
+    places = [operands[a.position] if type(a) is Ref else None for a in call.args]
+    pairs, kwargs = list(zip(places, call.args, strict=True)), call.kwargs
+    first, rest = places[0] if places else None, call.args[1:]
+    if first is None or any(place is not None for place in places[1:]):
+
+        def run(values: Values) -> None:
+            given = [a if place is None else values[place] for place, a in pairs]
+            result = fn(*given, **kwargs)
+            values[node] = list(arrays_in(result)) if several else result
+
+        return run
+
+    def run_on_one(values: Values) -> None:
+        result = fn(values[first], *rest, **kwargs)
+        values[node] = list(arrays_in(result)) if several else result
+
+    return run_on_one
+
+
+def _is_fixed(tree: Any) -> bool:
+    """Whether an argument is the same at every call: without Refs, and nobody can write to it."""
+    if type(tree) is tuple:
+        return all(map(_is_fixed, tree))
+    if type(tree) is slice:
+        return all(map(_is_fixed, (tree.start, tree.stop, tree.step)))
+    return not isinstance(tree, (Ref, list, dict))
+
+
+def _nested_call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
     def run(values: Values) -> None:
         given = [values[o] for o in operands]
         result = call.fn(*_filled(call.args, given), **_filled(call.kwargs, given))

@@ -66,7 +66,7 @@ def kind_of(graph: Graph, node: int) -> str | None:
     )
     if not fits or (kind == INDEX and not _is_basic(call.args[1:])):
         return None
-    return kind
+    return PLACE if kind == INDEX and _adds_ones(call.args[1]) else kind
 
 
 def key_of(graph: Graph, node: int, operands: Sequence[int]) -> Any:
@@ -94,6 +94,11 @@ def _is_basic(args: Sequence[Any]) -> bool:
     return all(type(item) in known for item in _items(args[0]))
 
 
+def _adds_ones(index: Any) -> bool:
+    """Whether an index takes everything, with further dimensions at most."""
+    return all(item in (None, Ellipsis, slice(None)) for item in _items(index))
+
+
 def _items(index: Any) -> tuple[Any, ...]:
     return index if type(index) is tuple else (index,)
 
@@ -119,7 +124,7 @@ class Lifted:
         self.kind, self.call = kind, call
         self._plans: dict[Any, Plan] = {}
 
-    def __call__(self, x: mx.array, others: Sequence[mx.array], given: Any = None) -> Any:
+    def __call__(self, x: mx.array, *others: mx.array, given: Any = None) -> Any:
         if traces_shapeless():
             return _called(self.call, mx.broadcast_arrays(x, *others)[0], given)
         shapes = (x.shape, *[o.shape for o in others])
@@ -267,7 +272,7 @@ def example_shapes(
 ) -> list[Shape]:
     """The shapes that Lifted gives for operands of these shapes; nothing is computed."""
     first, *rest = [mx.broadcast_to(mx.zeros(()), s) for s in (shape, *others)]
-    result = Lifted(kind, call)(first, rest)
+    result = Lifted(kind, call)(first, *rest)
     return [tuple(r.shape) for r in (result if call.outputs else [result])]
 
 
