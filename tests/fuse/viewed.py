@@ -29,7 +29,7 @@ def evaluated(graph: Graph, arrays: Sequence[mx.array]) -> list[mx.array]:
     for node, value in zip(graph.inputs, arrays, strict=True):
         values[node] = value
     for node in graph:
-        if graph.kind(node) in ("op", "opaque", "item"):
+        if graph.kind(node) in ("op", "opaque", "item", "size"):
             _native_step(graph, Native(node, ""))(values)
     return [values[node] for node in graph.outputs]
 

@@ -17,8 +17,8 @@ from typing import Any
 from zmlx.fuse.move import Chain, Lift, rewritten, steps_of
 from zmlx.fuse.regions import regions
 from zmlx.fuse.simplify import cost, simplify
-from zmlx.fuse.views import DENSE, INDEX, NUMBERS, RESHAPE, Shape, content_of, kind_of, run_of
-from zmlx.trace.graph import Graph, broadcast
+from zmlx.fuse.views import DENSE, INDEX, RESHAPE, Shape, content_of, kind_of, run_of
+from zmlx.trace.graph import NUMBERS, Graph, broadcast
 
 ROUNDS = 8
 CHEAP = 8  # adds an element, about what storing and reading it costs

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.device.rules import traces_shapeless
-from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 Shape = tuple[int, ...]
 
@@ -34,7 +34,6 @@ _NAMES = {
     RESHAPE: ("reshape", "flatten", "unflatten"),
     BROADCAST: ("broadcast_to",),
 }
-NUMBERS = ("scalar", "size")
 # By identity: a label may be the name of a user's function. Filled before any trace replaces names.
 _KINDS: dict[int, str] = {
     id(function): kind
