@@ -16,6 +16,15 @@ class TraceError(ZmlxError):
     """
 
 
+class LostTraceError(TraceError):
+    """An array left the tracer's sight: a function of MLX was reached in a way that hides it.
+
+    Raised where values are needed too; else the function runs as plain MLX, unfused.
+    """
+
+    needs_values = False
+
+
 class PlanError(ZmlxError):
     """A graph breaks a rule of the planner; always a defect of ZMLX, never of the user."""
 

@@ -25,6 +25,7 @@ from zmlx.device.grid_text import ATTRIBUTES
 from zmlx.errors import DeviceError
 from zmlx.msl.spec import MAX_THREADS, Extent, Launch, MetalKernelSpec
 from zmlx.msl.words import KEYWORDS
+from zmlx.trace import intercept
 from zmlx.trace.operands import name_of
 
 __all__ = ["KernelStats", "MetalKernel", "MetalKernelSpec", "kernel"]
@@ -115,6 +116,15 @@ class MetalKernel:
         or sizes do not fit; DeviceError where this machine cannot run kernels, or the text does not
         compile.
         """
+        tracer = intercept.current()
+        if tracer is not None and tracer.sees(inputs):
+            how = {
+                "template": template, "grid": grid, "threadgroup": threadgroup,
+                "output_shapes": output_shapes, "output_dtypes": output_dtypes,
+                "init_value": init_value,
+            }  # fmt: skip
+            found: list[mx.array] = tracer.opaque(self.spec.name, self, inputs, how)
+            return found
         launch = self.prepared(
             inputs, template, grid, threadgroup, output_shapes, output_dtypes, init_value
         )

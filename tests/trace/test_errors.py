@@ -190,7 +190,7 @@ def test_own_exceptions_pass_unchanged_and_mlx_is_restored(error):
 
     def fn(x, rate):
         state["a"] = x * rate
-        assert mx.exp is not imported_exp
+        assert hasattr(mx.exp, "__zmlx_original__")
         raise error
 
     with pytest.raises(type(error)) as caught:

@@ -68,6 +68,15 @@ class Entry:
         return rebuild(self.trace.result, values, numbers)
 
 
+class PlainEntry(Entry):
+    """A function that runs as plain MLX: the trace is for reports only."""
+
+    fn: Callable[..., Any]
+
+    def __call__(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
+        return self.fn(*arrays)
+
+
 def _shortcut(recipe: Any) -> Callable[[Sequence[mx.array]], Any] | None:
     """A faster `rebuild` for the two commonest results: one array, a flat tuple of arrays."""
     if type(recipe) is Output and recipe.index == 0:

@@ -16,14 +16,15 @@ from typing import Any
 from zmlx import config
 from zmlx.device import signature
 from zmlx.device.rules import any_traced
-from zmlx.fuse.entry import Entry, Site
+from zmlx.errors import LostTraceError
+from zmlx.fuse.entry import Entry, PlainEntry, Site
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.told import changes, described
 from zmlx.trace import intercept
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names
-from zmlx.trace.run import Call, trace
+from zmlx.trace.run import Call, Trace, trace, whole
 from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
 
 _log = logging.getLogger("zmlx.fuse")
@@ -94,6 +95,8 @@ class Table:
     def _flattened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call, key = self._settled(args, kwargs)
         entry = self._entry(call, key)
+        if entry.trace.plain:
+            return self.fn(*args, **kwargs)
         arrays, numbers = call.leaves.arrays, call.leaves.numbers
         if self._stateful:
             return entry.update(call.updates, arrays, numbers)
@@ -142,10 +145,13 @@ class Table:
         exact = _running.__dict__.setdefault("exact", [])
         exact.append(self.options.exact)
         try:
-            recorded = trace(self.fn, call)
+            recorded = self._recorded(call)
         finally:
             exact.pop()
-        entry = Entry(recorded, Program(recorded.graph, self.runtime, self.name), next(_clock))
+        kind = PlainEntry if recorded.plain else Entry
+        entry = kind(recorded, Program(recorded.graph, self.runtime, self.name), next(_clock))
+        if isinstance(entry, PlainEntry):
+            entry.fn = self.fn
         if any_traced([c.array for c in recorded.captures]):
             _log.info("%s: captures arrays that MLX is transforming: not cached", self.name)
             return entry
@@ -158,6 +164,17 @@ class Table:
         site.add(entry, arrays, numbers)
         self._evict()
         return entry
+
+    def _recorded(self, call: Call) -> Trace:
+        """The trace; of a function that no trace can follow, one call that is never made."""
+        try:
+            return trace(self.fn, call)
+        except LostTraceError as lost:
+            if lost.needs_values:
+                raise
+            why = str(lost).partition(": ")[2] or str(lost)
+            _log.info("%s runs as plain MLX: %s", self.name, lost)
+            return whole(self.fn, call, f"all of it runs as plain MLX: {why}")
 
     def _evict(self) -> None:
         """Drop the entries that were not called for longest, down to the bound."""

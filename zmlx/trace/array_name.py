@@ -26,11 +26,15 @@ ARRAY = mx.array
 _IS = dis.opmap["IS_OP"]
 CLASSES: set[type] = {ARRAY}  # of arrays, plain and traced
 _current: list[Callable[[], Tracer | None]] = []
+_stand_in: list[Callable[[Any], Any]] = []
 
 
-def show(current: Callable[[], Tracer | None]) -> None:
-    """From now on the name gives Array where `current` knows a tracer."""
-    _current[:] = [current]
+def show(current: Callable[[], Tracer | None], stand_in: Callable[[Any], Any]) -> None:
+    """From now on the name gives Array where `current` knows a tracer.
+
+    Methods that are called through it are what `stand_in` makes of them.
+    """
+    _current[:], _stand_in[:] = [current], [stand_in]
     mx.__class__ = _Module
 
 
@@ -95,7 +99,7 @@ class _Kind(type):
         return subclass is Array or issubclass(subclass, ARRAY)
 
     def __getattribute__(cls, name: str) -> Any:
-        return getattr(ARRAY, name)
+        return _stand_in[0](getattr(ARRAY, name))
 
     def __eq__(cls, other: object) -> bool:
         return other is Array or (isinstance(other, type) and any(other is c for c in CLASSES))

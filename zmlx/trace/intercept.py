@@ -9,24 +9,30 @@ ends. Several threads may trace at once: each has its own tracers, the names are
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial, wraps
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from zmlx.ops.table import OPS
-from zmlx.trace import array_name
+from zmlx.trace import array_name, reach
+from zmlx.trace.recorders import current, paused, recorders
+from zmlx.trace.wrappers import MethodWrapper, Wrapper, refuse_closures
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
+__all__ = [
+    "MODULES", "current", "depth", "elsewhere", "name_on_module", "original", "others_trace",
+    "paused", "recording", "show_everywhere", "stand_in", "unwind",
+]  # fmt: skip
+
 _LOCK = threading.RLock()  # held while names are replaced, never while a user's function runs
-_thread = threading.local()
 _recorders: dict[int, list[Tracer | None]] = {}  # by thread: who records there, innermost last
+_shown: list[reach.Place] = []  # places beside the names that hold wrappers now
 _by_function: dict[int, tuple[Any, Any]] = {}  # MLX's own functions and their wrappers, by id
 _complete: list[bool] = []  # holds something while all names are replaced
 _installed: list[tuple[Any, str, Any]] = []
@@ -43,37 +49,17 @@ _PASS = {
     "value_and_grad", "compile", "checkpoint", "custom_function", "vmap", "synchronize",
     "metal_kernel", "cuda_kernel", "precompiled_cuda_kernel", "init", "is_available",
 }  # fmt: skip
-# Functions that need values, and those with effects that a graph does not hold.
-_REFUSED = {
-    "eval", "async_eval", "save", "savez", "save_safetensors", "save_gguf", "savez_compressed",
-    "export_function", "exporter",
-}  # fmt: skip
-_EFFECTS = {"random.seed", "set_default_device", "set_default_stream"}
-_STREAMS = {"stream": "enter", "new_stream": "make"}  # methods of zmlx.trace.calls.Streams
-_CALLS_BACK = {"vjp", "jvp"}
-_DRAWS_NOTHING = {"random.key", "random.split", "random.seed"}
-# Functions that make arrays: recorded without traced arguments too, so that each call has its own.
-_CREATES = {
-    "array", "asarray", "zeros", "ones", "full", "empty", "arange", "eye", "tri", "linspace",
-    "identity", "zeros_like", "ones_like", "full_like", "empty_like", "hanning", "hamming",
-    "blackman", "bartlett", "fft.fftfreq", "fft.rfftfreq", "random.key",
-}  # fmt: skip
 _IN_PLACE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
              "lshift", "rshift")  # fmt: skip
 
 
-def current() -> Tracer | None:
-    """The tracer that records on this thread, if any (a paused tracer does not record)."""
-    stack = getattr(_thread, "stack", None)
-    return stack[-1] if stack else None
-
-
-def paused() -> Tracer | None:
-    """The tracer that waits on this thread while MLX runs an opaque call, if any."""
-    stack = getattr(_thread, "stack", None)
-    if not stack or stack[-1] is not None:
-        return None
-    return next((tracer for tracer in reversed(stack) if tracer is not None), None)
+_KNOWN = {
+    id(value): value
+    for module in (mx, *[m for m in vars(mx).values() if isinstance(m, ModuleType)])
+    for value in vars(module).values()
+    if type(value) is reach.FUNCTION
+}  # other functions of that type are kernels
+_METHODS = {id(m): name for name, m in vars(mx.array).items() if type(m) is reach.METHOD}
 
 
 class recording:
@@ -86,7 +72,7 @@ class recording:
         self._tracer = tracer
 
     def __enter__(self) -> None:
-        stack = _thread.__dict__.setdefault("stack", [])
+        stack = recorders()
         self._depth = len(stack)
         try:
             if not stack:
@@ -97,20 +83,20 @@ class recording:
             raise
 
     def __exit__(self, *_: object) -> None:
-        _leave(_thread.stack, self._depth)
+        _leave(recorders(), self._depth)
 
 
 def depth() -> int:
     """How deep recordings are nested on this thread."""
-    return len(getattr(_thread, "stack", ()))
+    return len(recorders())
 
 
 def unwind(depth: int) -> None:
     """Go back to that depth, in case an interrupt kept a recording from ending itself."""
     while _LOCK._is_owned():  # type: ignore[attr-defined]  # an interrupt on the way out of `with`
         _LOCK.release()
-    stack = getattr(_thread, "stack", None)
-    if stack is not None and (len(stack) > depth or not stack):
+    stack = recorders()
+    if len(stack) > depth or not stack:
         _leave(stack, depth)
 
 
@@ -121,13 +107,19 @@ def others_trace() -> bool:
 
 def elsewhere(tracer: Tracer) -> bool:
     """Whether `tracer` belongs to a trace of another thread that still runs."""
-    return not tracer.finished and tracer not in getattr(_thread, "stack", ())
+    return not tracer.finished and not any(tracer is other for other in recorders())
 
 
-def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a trace calls in place of `function`, which may be MLX's own."""
-    made = _by_function.get(id(function))
-    return made[1] if made is not None and made[0] is function else function
+def stand_in(function: Any) -> Any:
+    """What a trace calls in place of `function`, if it is one of MLX's own."""
+    kind, made = type(function), _by_function.get(id(function))
+    if made is None or made[0] is not function:
+        made = None
+        if kind is reach.FUNCTION and id(function) not in _KNOWN:
+            made = _by_function[id(function)] = (function, Wrapper("kernel", function))
+        elif kind is reach.METHOD and (name := _METHODS.get(id(function))) is not None:
+            made = _by_function[id(function)] = (function, MethodWrapper(name, function))
+    return function if made is None else made[1]
 
 
 def _enter(stack: list[Tracer | None]) -> None:
@@ -168,7 +160,7 @@ def _install() -> None:
             if name.startswith("_") or name in _PASS or isinstance(function, type):
                 continue
             if callable(function):
-                _replace(module, name, partial(_wrap, prefix + name))
+                _replace(module, name, partial(Wrapper, prefix + name))
     for kind in (type(mx.compile(abs)), mx.custom_function):
         _replace(kind, "__call__", _wrap_object)
     for op in _IN_PLACE:
@@ -179,7 +171,8 @@ def _install() -> None:
     _replace(mx.array, "__getitem__", _wrap_get_item)
     _replace(mx.array, "__setitem__", _wrap_set_item)
     _replace(mx.array, "at", _wrap_at)
-    array_name.show(current)
+    array_name.show(current, stand_in)
+    _show(reach.in_modules(stand_in))
     _complete.append(True)
 
 
@@ -191,65 +184,49 @@ def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
     if made is None or made[0] is not old:
         made = _made[id(owner), name] = (old, wrap(old))
         _by_function[id(old)] = made
+        if owner is mx.array:  # called as a function: mx.array.__add__(x, y)
+            _by_function[id(made[1])] = (made[1], MethodWrapper(name, old))
     _installed.append((owner, name, old))
     setattr(owner, name, made[1])
+
+
+def _show(places: Iterable[reach.Place]) -> None:
+    for place in places:
+        _shown.append(place)
+        place.show()
 
 
 def _restore() -> None:
     _complete.clear()
     array_name.hide()
+    while _shown:
+        _shown[-1].restore()
+        _shown.pop()
     while _installed:
         owner, name, value = _installed[-1]
         setattr(owner, name, value)
         _installed.pop()
 
 
+def show_everywhere(fn: Callable[..., Any] | None = None) -> None:
+    """Put wrappers wherever memory refers to a function of MLX; within a recording only.
+
+    With `fn` only into its closure and its defaults.
+    """
+    with _LOCK:
+        if fn is not None:
+            return _show(reach.of_function(fn, stand_in))
+        own: list[Any] = [_made, _by_function, _KNOWN, _installed, _shown]
+        own += [*_made.values(), *_by_function.values(), *_installed]
+        _show(reach.in_memory(stand_in, {id(item) for item in own}))
+
+
 # -- wrappers -------------------------------------------------------------------------------------
-def _wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    draws = name.startswith("random.") and name not in _DRAWS_NOTHING
-    always = draws or name in _EFFECTS
-    creates = name in _CREATES
-
-    @wraps(function, assigned=("__name__", "__doc__"), updated=())
-    def call(*args: Any, **kwargs: Any) -> Any:
-        tracer = current()
-        if tracer is None:
-            _refuse_closures((args, kwargs))
-            return function(*args, **kwargs)
-        if name in _STREAMS:
-            return getattr(tracer.streams, _STREAMS[name])(*args, **kwargs)
-        made = creates and not array_name.by_zmlx(sys._getframe(1))
-        if not (always or made) and not tracer.sees((args, kwargs)):
-            with recording(None) if name in _CALLS_BACK else nullcontext():
-                return function(*args, **kwargs)
-        if name in _REFUSED:
-            if not tracer.varies((args, kwargs)):
-                return tracer.plainly(function, args, kwargs)
-            raise tracer.refuse(
-                f"mx.{name} needs values, which a trace has not.", "Call it outside."
-            )
-        if name in _EFFECTS:
-            raise tracer.refuse(
-                f"mx.{name} has an effect that happens at no later call.", "Call it outside."
-            )
-        return tracer.call(name, function, args, kwargs, draws)
-
-    call.__zmlx_original__ = function  # type: ignore[attr-defined]
-    return call
-
-
-def _refuse_closures(tree: Any) -> None:
-    """Raise where an opaque call reaches a traced value through a closure."""
-    tracer = paused()
-    if tracer is not None and tracer.sees(tree):
-        tracer.refuse_closures(tree)
-
-
 def _wrap_object(call: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: Any, *args: Any, **kwargs: Any) -> Any:
         tracer = current()
         if tracer is None:
-            _refuse_closures((args, kwargs))
+            refuse_closures((args, kwargs))
             return call(self, *args, **kwargs)
         return tracer.call_object(call, self, args, kwargs)
 
@@ -270,7 +247,7 @@ def _wrap_in_place(method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: mx.array, other: Any) -> Any:
         tracer = current()
         if tracer is None:
-            _refuse_closures(other)
+            refuse_closures(other)
             return method(self, other)
         if tracer.sees(other):
             return NotImplemented  # Python then asks the proxy, which records
@@ -284,7 +261,7 @@ def _wrap_get_item(method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: mx.array, index: Any) -> Any:
         tracer = current()
         if tracer is None:
-            _refuse_closures(index)
+            refuse_closures(index)
             return method(self, index)
         if not tracer.sees(index):
             return method(self, index)
@@ -297,7 +274,7 @@ def _wrap_set_item(method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: mx.array, index: Any, value: Any) -> None:
         tracer = current()
         if tracer is None:
-            _refuse_closures((index, value))
+            refuse_closures((index, value))
         elif tracer.sees((index, value)):
             raise tracer.refuse(
                 "an array that is no argument is written in place with a traced value.",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx.errors import TraceError
+from zmlx.errors import LostTraceError, TraceError
 from zmlx.trace import intercept, locate
 from zmlx.trace.claims import Claim, wait_for
 from zmlx.trace.exprs import Expr, Number, evaluate, leaves
@@ -85,6 +85,7 @@ class Trace:
     decisions: tuple[Decision, ...]  # sizes that it holds for, where the function read some
     static_numbers: frozenset[int] = frozenset()  # numbers whose value was read
     notes: tuple[tuple[int, str], ...] = ()  # (opaque node, why it is not elementwise)
+    plain: str = ""  # why the function must run as plain MLX, unfused
 
     def settled(self) -> bool:
         """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
@@ -111,12 +112,20 @@ def trace(fn: Callable[..., Any], call: Call) -> Trace:
 
 
 def _traced(fn: Callable[..., Any], call: Call) -> Trace:
+    """As trace; where an array gets lost, once more with wrappers all over memory."""
+    try:
+        return _numbers_found(fn, call, spread=False)
+    except LostTraceError:
+        return _numbers_found(fn, call, spread=True)
+
+
+def _numbers_found(fn: Callable[..., Any], call: Call, spread: bool) -> Trace:
     static: frozenset[Token] = frozenset()
     depth = intercept.depth()
     while True:
         tracer = Tracer(static=static)
         try:
-            return _run(tracer, fn, call)
+            return _run(tracer, fn, call, spread)
         except Specialize as need:
             if need.tracer is not tracer or need.tokens <= static:
                 raise
@@ -140,8 +149,9 @@ def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
     return frozenset(range(len(call.leaves.numbers)))
 
 
-def _run(tracer: Tracer, fn: Callable[..., Any], call: Call) -> Trace:
+def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, spread: bool) -> Trace:
     with _recorded(tracer, call) as (args, kwargs):
+        intercept.show_everywhere(None if spread else fn)
         try:
             result = fn(*args, **kwargs)
         except (RuntimeError, TypeError) as error:
@@ -155,7 +165,7 @@ def _run(tracer: Tracer, fn: Callable[..., Any], call: Call) -> Trace:
             recipe = _recipe(tracer, result, outputs)
             state = tuple(_updates(tracer, container, outputs) for container in call.updates)
         except TraceError as error:
-            raise TraceError(_named(str(error), fn, call, tracer.static)) from None
+            raise type(error)(_named(str(error), fn, call, tracer.static)) from None
     return Trace(
         tracer.graph,
         recipe,
@@ -165,6 +175,19 @@ def _run(tracer: Tracer, fn: Callable[..., Any], call: Call) -> Trace:
         frozenset([token for token in tracer.static if type(token) is int]),
         tuple(tracer.notes),
     )
+
+
+def whole(fn: Callable[..., Any], call: Call, why: str) -> Trace:
+    """`fn` as one call that MLX runs, for the report of a function that runs as plain MLX."""
+
+    def as_call(*args: Any, **kwargs: Any) -> Any:
+        tracer = intercept.current()
+        assert tracer is not None
+        with tracer.state.shown(tracer):
+            return tracer.opaque(name, fn, args, kwargs, why=why, closed=False, runs_always=True)
+
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return replace(_numbers_found(as_call, call, spread=False), plain=why)
 
 
 @contextmanager
@@ -177,7 +200,9 @@ def _recorded(tracer: Tracer, call: Call) -> Iterator[Any]:
     ]
     tracer.state = State(call.leaves.slots, proxies, call.containers)
     with intercept.recording(tracer), replaced(call.leaves.slots, proxies, call.containers):
-        yield unflatten(call.structure, iter(proxies), iter(numbers))
+        args, kwargs = unflatten(call.structure, iter(proxies), iter(numbers))
+        given = {key: intercept.stand_in(value) for key, value in kwargs.items()}
+        yield tuple([intercept.stand_in(value) for value in args]), given
 
 
 def _look_back(tracer: Tracer) -> None:
@@ -196,9 +221,11 @@ def _explained(error: Exception) -> TraceError | None:
         what = "a NumPy function was called on a traced array."
     elif "without a primitive" not in text and "during function transformations" not in text:
         return None
-    return TraceError(
+    explained = LostTraceError(
         f"[zmlx.trace] {locate.of_error(error)}: {what} Do it outside of the fused function."
     )
+    explained.needs_values = True
+    return explained
 
 
 def _named(message: str, fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.errors import TraceError
+from zmlx.errors import LostTraceError, TraceError
 from zmlx.ops.infer import infer
 from zmlx.trace import calls, intercept, locate, namespace, placeholders, through
 from zmlx.trace.calls import Flat, Streams, is_flat, keeping_random_state
@@ -35,6 +35,10 @@ from zmlx.trace.writes import At
 
 __all__ = ["Capture", "Tracer", "arrays_in", "name_of"]
 
+_UNSEEN = (
+    "an array was computed from a traced one where zmlx could not see it (a function of MLX that "
+    "only C code or a running frame refers to)."
+)
 _UNTIED, _SIZED_BY_VALUE = ("zeros_like", "ones_like"), ("arange",)  # by name: see below
 
 
@@ -325,11 +329,7 @@ class Tracer:
         found = self._captured.get(id(array))
         if found is None:
             if placeholders.depends_on_one(array):
-                raise self.refuse(
-                    "an array was computed from a traced one where zmlx could not see it (a name "
-                    "imported with `from mlx.core import ...`, mx.array(x), or a C extension).",
-                    "Call the function through its module (mx.exp), or outside.",
-                )
+                raise self.refuse(_UNSEEN, "Call it through its module (mx.exp).", LostTraceError)
             loc, value = locate.here(), mx.array(array)  # a copy: the user may write to `array`
             shape, dtype = value.shape, name_of(value.dtype)
             filled = placeholders.is_filled(array) and not locate.is_named(array)
@@ -369,9 +369,9 @@ class Tracer:
         return mapped(tree, leaf)
 
     # -- refusals ---------------------------------------------------------------------------------
-    def refuse(self, what: str, way_out: str) -> TraceError:
+    def refuse(self, what: str, way_out: str, kind: type[TraceError] = TraceError) -> TraceError:
         """The error to raise; remembered, in case the function catches it and goes on."""
-        error = TraceError(f"[zmlx.trace] {locate.where()}{what} {way_out}")
+        error = kind(f"[zmlx.trace] {locate.where()}{what} {way_out}")
         self.refused = self.refused or error
         return error
 
