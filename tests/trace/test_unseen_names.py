@@ -76,7 +76,8 @@ def leaked_number_alone(x, rate=0.5):
 
 LEAKS = [
     leaked_return, leaked_local, leaked_inner, leaked_beside, leaked_both, leaked_opaque,
-    leaked_copy, leaked_list, leaked_draw, leaked_zeros, leaked_sum, leaked_number, leaked_number_alone,
+    leaked_copy, leaked_list, leaked_draw, leaked_zeros, leaked_sum, leaked_number,
+    leaked_number_alone,
 ]  # fmt: skip
 
 
