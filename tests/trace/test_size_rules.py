@@ -74,6 +74,7 @@ DERIVED: dict[str, Callable[[Any, Any], Any]] = {
     "zeros_like": lambda x, y: mx.zeros_like(x),
     "arange": lambda x, y: mx.arange(x.shape[1]),
     "arange less": lambda x, y: mx.arange(x.shape[1] - 2),
+    "linspace": lambda x, y: mx.linspace(0, 1, x.shape[1]),
     "eye": lambda x, y: mx.eye(x.shape[1]),
     "tril": lambda x, y: mx.tril(mx.ones((x.shape[1], x.shape[1]))),
     "random": lambda x, y: mx.random.uniform(shape=x.shape[:2]),
@@ -87,6 +88,7 @@ READ: dict[str, Callable[[Any, Any], Any]] = {
     "einsum": lambda x, y: mx.einsum("bld,ld->bl", x, y),
     "as_strided": lambda x, y: mx.as_strided(y, (y.shape[0] - 1, 2), (8, 1)),
     "arange by two": lambda x, y: mx.arange(1, x.shape[1], 2),
+    "tri": lambda x, y: mx.tri(x.shape[1]) @ y,
     "compiled": lambda x, y: mx.compile(lambda v: v[:, 1:])(x),
     "gradient": lambda x, y: mx.grad(lambda v: (v * v).sum())(x),
 }

@@ -292,6 +292,10 @@ def _eye(ask: Sizes, n: Any, m: Any = None, *_: Any, **__: Any) -> Dims:
     return (n, n if m is None else m)
 
 
+def _linspace(ask: Sizes, start: Any, stop: Any, num: Any = 50, *_: Any, **__: Any) -> Dims:
+    return (num,)
+
+
 _SAME = (
     "softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "tril",
     "triu", "roll", "contiguous", "stop_gradient", "copy", "setitem", "fast.rms_norm",
@@ -332,6 +336,7 @@ RULES: dict[str, Rule] = {
     "fast.scaled_dot_product_attention": _attention,
     "arange": _arange,
     "eye": _eye,
+    "linspace": _linspace,
     "identity": _eye,
     "random.normal": _drawn(0),
     "random.uniform": _drawn(2),
@@ -341,7 +346,7 @@ RULES: dict[str, Rule] = {
 # Functions whose sizes change neither the rank nor the number nor the type of their results: a size
 # among their arguments stays a number known at call time. Any other is called with one value.
 TAKES_SIZES = frozenset(RULES) - {"flatten", "expand_dims", "squeeze"} | {
-    "array", "tri", "linspace", "take_along_axis", "topk", "as_strided", "slice",
+    "array", "tri", "take_along_axis", "topk", "as_strided", "slice",
     "slice_update", "random.gumbel", "random.truncated_normal", "random.laplace",
     "random.categorical", "random.permutation", "fft.fft", "fft.ifft", "fft.rfft", "fft.irfft",
     "diag", "diagonal", "trace",

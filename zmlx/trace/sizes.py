@@ -88,10 +88,13 @@ class Sizes:
         graph = self.tracer.graph
         found = range(len(graph)) if node is None else {node, *networkx.ancestors(graph.nx, node)}
         for source in sorted(found):
-            if graph.kind(source) == "input":
-                for axis, size in enumerate(graph[source]["shape"]):
-                    if size != 1:
-                        self.decide(("size", source, axis), size)
+            shape = graph[source]["shape"] if graph.kind(source) == "input" else ()
+            read = [("size", source, axis) for axis, size in enumerate(shape) if size != 1]
+            if graph.kind(source) == "scalar":  # it has the sizes that it reads in its expression
+                read = leaves(graph[source]["expr"])
+            for leaf in read:
+                if leaf[0] == "size":
+                    self.decide(leaf, graph[leaf[1]]["shape"][leaf[2]])
 
     def known(self, compare: Callable[[Any, Any], bool], expr: Expr, other: Any) -> bool | None:
         """The comparison's result where it is the same for all sizes of the trace's key."""
