@@ -6,7 +6,7 @@ import hypothesis
 import mlx.core as mx
 import numpy as np
 import pytest
-from fuse_cases import array, close, equal
+from fuse_cases import array, close, equal, regions_of
 from hypothesis import strategies as st
 from tracing import traced
 from viewed import evaluated, function, views
@@ -71,6 +71,11 @@ PLANS = {  # name: (function, arguments, kernels that compute)
     "a view that is stored too": (lambda x: [(v := (x * 2)[:4]) * 3, v], (x,), 1),
     "what is needed as it is": (lambda x: (mx.sin(x).reshape(-1) * 2, mx.sin(x) @ w), (x,), 2),
     "a row's factor": (lambda x, y: x * ((y[:, 0] - 1) * 2)[:, None] + 1, (x, y), 1),
+    "a cast of what is spread": (
+        lambda x: mx.broadcast_to((x[:, 0] * 2).astype(mx.float16), (2, 8)) + 1,
+        (x,),
+        2,
+    ),
     "what is returned": (lambda x: (mx.sin(x).reshape(-1) * 2, mx.sin(x)), (x,), 2),
     "a dear op in a larger space": (outer, (b, b), 3),
     "a dear op of shifted views": (lambda x: mx.exp(x)[:, 1:] - mx.exp(x)[:, :-1], (x,), 2),
@@ -271,6 +276,19 @@ def test_another_length_needs_no_new_trace():
     for length in (3, 7, 5):
         close(fused(array(0, length, 6), b[:6]), fused.__wrapped__(array(0, length, 6), b[:6]))
     assert fused.cache_info().misses == 1
+
+
+def test_views_by_sizes_that_stay_symbolic():
+    def plain(x, b):
+        batch, length, width = x.shape
+        h = (x @ x.swapaxes(1, 2) @ x + b).reshape(batch, length, 4, width // 4)
+        return mx.tanh(h.transpose(0, 2, 1, 3) * 2)
+
+    fused = zmlx.fuse(plain)
+    for length in (3, 5):
+        close(fused(array(0, 2, length, 64), b), plain(array(0, 2, length, 64), b), rtol=1e-4)
+    assert fused.cache_info().misses == 1
+    assert len(regions_of(fused, array(0, 2, 4, 64), b)) == 1
 
 
 def test_a_function_that_is_called_like_a_view_is_none():

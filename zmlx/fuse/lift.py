@@ -17,7 +17,7 @@ from typing import Any
 from zmlx.fuse.move import Chain, Lift, rewritten, steps_of
 from zmlx.fuse.regions import regions
 from zmlx.fuse.simplify import cost, simplify
-from zmlx.fuse.views import DENSE, INDEX, RESHAPE, Shape, content_of, kind_of, run_of
+from zmlx.fuse.views import BROADCAST, DENSE, INDEX, RESHAPE, Shape, content_of, kind_of, run_of
 from zmlx.trace.graph import NUMBERS, Graph, broadcast
 
 ROUNDS = 8
@@ -148,11 +148,17 @@ class _Search:
             along = self._run(lift.root, chain) >= min(RUN, size)
             computed += part * (1 if along else 2)
             read += prod(self._shape(chain.end)) / size * (1 if along else AGAINST)
-        if cost(self.graph, lift.cone) * (computed - 1) > CHEAP:
+        if cost(self.graph, lift.cone) * (computed - 1) > CHEAP or self._rounds_more(lift):
             return False
         if read * (len(large) - 1) > len(large) + 1:
             return False
         return self._reshapes(lift, large) and self._keeps_shapes(lift)
+
+    def _rounds_more(self, lift: Lift) -> bool:
+        """Whether a gradient would be cast before it is summed, not after."""
+        spread = any(self.kinds.get(n) == BROADCAST for c in lift.chains for n in c.nodes)
+        read = {o for n in lift.cone for o in self.graph.operands(n)} - self.numbers
+        return spread and len({self.graph[n]["dtype"] for n in (*read, lift.root)}) > 1
 
     def _large(self, lift: Lift) -> list[int]:
         """The leaves of about the size of what is viewed."""
