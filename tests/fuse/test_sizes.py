@@ -243,7 +243,10 @@ def test_the_log_names_the_line_that_a_size_steers(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO, logger="zmlx"):
         zmlx.fuse(fn)(sample(4))
     line = f"test_sizes.py:{fn.__code__.co_firstlineno + 1}"
-    assert any(f".shape[1] > 5 is False at {line}" in r.getMessage() for r in caplog.records)
+    assert any(
+        f"fn: only where x.shape[1] > 5 is False at {line}" in r.getMessage()
+        for r in caplog.records
+    )
 
 
 def test_traces_dropped_by_the_bound_are_made_again():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from zmlx.trace import intercept
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names
 from zmlx.trace.run import Call, Trace, trace, whole
+from zmlx.trace.sizes import Decision
 from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
 
 _log = logging.getLogger("zmlx.fuse")
@@ -158,8 +159,7 @@ class Table:
         if not recorded.settled():
             _log.info("%s: captures arrays that wait on another thread: not cached", self.name)
             return entry
-        for decision in recorded.decisions:
-            _log.info("%s: only where %s", self.name, decision.told(Names()))
+        self._tell(call, recorded.decisions)
         site = self._sites.setdefault(key, Site())
         site.add(entry, arrays, numbers)
         self._evict()
@@ -189,6 +189,14 @@ class Table:
             if not self._sites[key].entries:
                 del self._sites[key]
         self.size = len(held) - surplus
+
+    def _tell(self, call: Call, decisions: Sequence[Decision]) -> None:
+        """Log the sizes that the new trace holds for, and the lines that asked."""
+        if decisions and _log.isEnabledFor(logging.INFO):
+            leaves, state = call.leaves, self.options.inputs
+            called = names(self.fn, *call.given, leaves.arrays, leaves.numbers, state)
+            for decision in decisions:
+                _log.info("%s: only where %s", self.name, decision.told(called))
 
     def _report(self, call: Call) -> None:
         """Log that a trace is made, and what differs from the one before."""
