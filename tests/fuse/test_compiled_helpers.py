@@ -109,3 +109,34 @@ def test_draws_of_a_compiled_helper_go_on():
     want = [noisy(x) * 2 for _ in range(3)]
     mx.random.seed(3)
     close([fused(x) for _ in range(3)], want)
+
+
+class Clipped(nn.Module):
+    """Sets a weight in its call, then uses a compiled helper, as some published models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = mx.array([1.5, -3.0, 9.0])
+
+    def __call__(self, x: mx.array) -> mx.array:
+        self.weight = mx.clip(self.weight, -1, 1)
+        return swiglu(x * self.weight, x) + 1
+
+
+def test_a_module_that_sets_a_weight_then_calls_a_compiled_helper():
+    rows = array(6, 5, 3)
+    fused, want = zmlx.fuse(Clipped()), Clipped()(rows)
+    for _ in range(2):
+        close(fused(rows), want)
+
+
+def test_a_kernel_object_is_one_call():
+    double = zmlx.metal.kernel(
+        name="double", input_names=["x"], output_names=["out"],
+        source="uint i = thread_position_in_grid.x; out[i] = 2 * x[i];",
+    )  # fmt: skip
+    fused = zmlx.fuse(lambda v: double(mx.sin(v) + 1)[0] * mx.cos(v) + 1)
+    for rows in (4, 5):
+        v = array(rows, rows, 6)
+        close(fused(v), (mx.sin(v) + 1) * 2 * mx.cos(v) + 1)
+    assert [item.label for item in zmlx.explain(fused, x).unfused] == ["double"]
