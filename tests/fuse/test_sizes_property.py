@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,14 +154,42 @@ def called(steps: list[tuple[int, int, int]]) -> Any:
     return fused
 
 
-@settings(max_examples=40, deadline=None)
+REPLAYED = pytest.mark.filterwarnings("ignore:.*ZMLX_DEVICE=replay:RuntimeWarning")
+
+
+def replayed(steps: list[tuple[int, int, int]]) -> Any:
+    """As `called`, without kernels: what is compiled makes no difference to a trace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZMLX_DEVICE", "replay")
+        return called(steps)
+
+
+def keys() -> int:
+    return len({tuple(n == 1 for n in sizes) for sizes in CALLS})
+
+
+@REPLAYED
+@settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_programs_that_use_sizes_are_traced_once_for_each_key(steps: list[tuple[int, int, int]]):
-    ones = len({tuple(n == 1 for n in sizes) for sizes in CALLS})
-    assert called(steps).cache_info().misses <= ones
+    assert replayed(steps).cache_info().misses <= keys()
 
 
-@settings(max_examples=40, deadline=None)
+@REPLAYED
+@settings(max_examples=60, deadline=None)
 @given(STEERING)
 def test_programs_that_sizes_steer_give_what_plain_ones_give(steps: list[tuple[int, int, int]]):
-    called(steps)
+    replayed(steps)
+
+
+@REPLAYED
+def test_a_branch_on_a_size_that_came_through_a_number():
+    """The array's only tie to the argument is the number that it was made with."""
+    replayed([(0, 32, 5), (1, 47, 5), (3, 7, 3), (4, 29, 4)])
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_programs_that_use_sizes_run_as_kernels(steps: list[tuple[int, int, int]]):
+    assert called(steps).cache_info().misses <= keys()
