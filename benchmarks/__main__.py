@@ -15,7 +15,7 @@ import mlx.core as mx
 import typer
 from rich.console import Console
 
-from benchmarks import catalog, elementwise, gradients, latency, report, training
+from benchmarks import catalog, elementwise, gradients, latency, report, training, users
 from benchmarks.harness import Result, Row, Settings, run_rows
 
 SUITES = {
@@ -24,6 +24,7 @@ SUITES = {
     "catalog": catalog.rows,
     "latency": latency.rows,
     "training": training.rows,
+    "users": users.rows,
 }
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 150  # columns of the table where no terminal says how many
@@ -40,6 +41,7 @@ class Suite(str, Enum):
     catalog = "catalog"
     latency = "latency"
     training = "training"
+    users = "users"
 
 
 class DeviceName(str, Enum):
@@ -67,7 +69,7 @@ def run(
     where = report.environment(settings)
     errors = Console(stderr=True)
     results = run_rows(rows, settings, lambda row: errors.print(f"{row.suite}: {row.name} ..."))
-    results += elementwise.summary(results, settings)
+    results += elementwise.summary(results, settings) + users.summary(results, settings)
     write(results, where, settings, out)
     if as_json:
         typer.echo(report.as_json(results, where, settings), nl=False)

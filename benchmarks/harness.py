@@ -184,14 +184,15 @@ def contest(
     expected: Sequence[mx.array],
     dtype: mx.Dtype,
     settings: Settings,
+    launches: int | None = None,
 ) -> tuple[dict[str, list[float]], tuple[Skipped, ...]]:
-    """Samples of all who compute `expected`; who has none, and why.
+    """Samples of all who compute `expected`, of `launches` calls each; who has none, and why.
 
     A peer that fails or parts does not take the row with it; the subject does.
     """
     fit = [fitted(contestant, expected, dtype) for contestant in contestants]
     failed: list[Skipped] = []
-    samples = measure(fit, settings, failed=failed)
+    samples = measure(fit, settings, launches=launches, failed=failed)
     return samples, (*skipped(fit), *failed)
 
 

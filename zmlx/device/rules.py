@@ -59,15 +59,10 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     if isinstance(launch, AttachesRules):
         return launch.with_rules(rules, ruled)
 
-    fitted: dict[int, Rules] = {}
-
-    def run(arrays: Arrays) -> list[mx.array]:
-        count = len(arrays)
-        if count not in fitted:
-            fitted[count] = Fitted(rules, [False] * count)
-        return ruled(launch(arrays), fitted[count])
-
-    return run
+    if isinstance(launch, native.Kernel):
+        kernel: Any = launch
+        return lambda arrays: kernel(arrays, rules)
+    return lambda arrays: ruled(launch(arrays), rules)
 
 
 def or_ops(run: Launcher, ops: Launcher) -> Launcher:

@@ -51,7 +51,8 @@ class RegionFunction:
         self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
-        return self.settled(arrays)(arrays)
+        run = self._runs.get(self.runtime.signature(arrays))
+        return (run or self.settled(arrays))(arrays)
 
     def settled(self, arrays: Arrays) -> Run:
         """The function for arrays of this signature alone: it does not look again."""
@@ -171,7 +172,10 @@ class RegionRules:
         run, found = self._pulls[wanted, used]
         pairs = zip(cotangents, outputs, strict=True)
         seeds = [_like(cotangent, o) for cotangent, o in pairs if cotangent is not None]
-        gradients = dict(zip(found, run([*primals, *seeds]), strict=True)) if found else {}
+        results = run([*primals, *seeds]) if found else []
+        if found == wanted:
+            return results
+        gradients = dict(zip(found, results, strict=True))
         return [gradients[i] if i in gradients else mx.zeros_like(primals[i]) for i in wanted]
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:

@@ -196,11 +196,17 @@ class Kernel {
  public:
   explicit Kernel(std::shared_ptr<const Compiled> compiled) : compiled_(std::move(compiled)) {}
 
-  nb::list call(nb::handle sequence) const {
+  // Lazy results for `sequence`, with `rules` unless they are None.
+  nb::list call(nb::handle sequence, nb::handle rules) const {
     std::vector<mx::array> inputs = arrays_of(sequence);
     compiled_->check(inputs);
     mx::Shape shape = compiled_->output_shape(inputs);
-    auto primitive = std::make_shared<HostKernel>(current_stream(), compiled_);
+    std::shared_ptr<mx::Primitive> primitive =
+        std::make_shared<HostKernel>(current_stream(), compiled_);
+    if (!rules.is_none()) {
+      Held::bury();
+      primitive = std::make_shared<Ruled>(std::move(primitive), rules);
+    }
     nb::list results;
     if (compiled_->outputs.size() == 1) {
       results.append(nb::cast(mx::array(
@@ -317,6 +323,6 @@ NB_MODULE(zmlx_native, m) {
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
   nb::class_<zmlx::Kernel>(m, "Kernel")
-      .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"))
+      .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def_prop_ro("name", [](const zmlx::Kernel& kernel) { return kernel.name().c_str(); });
 }

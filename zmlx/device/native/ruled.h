@@ -9,6 +9,7 @@
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -19,6 +20,7 @@
 #include "mlx/array.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "tracing.h"
 
 namespace zmlx {
 
@@ -127,6 +129,40 @@ class Here {
   const mx::Stream stream_;
 };
 
+// mx.vjp wraps its primals in Copy to tell them apart; a gradient need not wait for those copies.
+inline std::vector<mx::array> uncopied(std::vector<mx::array> arrays) {
+  for (auto& array : arrays) {
+    while (array.has_primitive() && std::strcmp(array.primitive().name(), "Copy") == 0) {
+      array = mx::array(array.inputs()[0]);
+    }
+  }
+  return arrays;
+}
+
+// The one evaluated number that `array`, not evaluated yet, repeats: the cotangent of a sum.
+inline const mx::array* repeated(const mx::array& array) {
+  if (!array.has_primitive()) {
+    return array.size() == 1 && array.is_available() ? &array : nullptr;
+  }
+  const std::string name = array.primitive().name();
+  const bool views = name == "Broadcast" || name == "ExpandDims";
+  return views ? repeated(array.inputs()[0]) : nullptr;
+}
+
+// `array`, evaluated at once where it repeats a number: a view costs less than a task does.
+inline mx::array viewed(const mx::array& array) {
+  const mx::array* number = array.has_primitive() ? repeated(array) : nullptr;
+  if (number == nullptr || array.size() < 2 || traces_shapeless()) {
+    return array;
+  }
+  mx::array view(array.shape(), array.dtype(), nullptr, {});
+  auto flags = number->flags();
+  flags.row_contiguous = flags.col_contiguous = false;
+  view.copy_shared_buffer(*number, mx::Strides(array.ndim(), 0), flags, number->data_size());
+  view.set_status(mx::array::Status::available);
+  return view;
+}
+
 class Ruled : public mx::Primitive {
  public:
   Ruled(std::shared_ptr<mx::Primitive> inner, nb::handle rules)
@@ -149,10 +185,10 @@ class Ruled : public mx::Primitive {
     const Here here(stream());
     nb::list seeds;
     for (const auto& cotangent : cotangents) {
-      seeds.append(is_zeros(cotangent) ? nb::none() : nb::cast(cotangent));
+      seeds.append(is_zeros(cotangent) ? nb::none() : nb::cast(viewed(cotangent)));
     }
     return arrays_of(rules_.get().attr("vjp")(
-        list_of(primals), seeds, list_of(argnums), list_of(outputs)));
+        list_of(uncopied(primals)), seeds, list_of(argnums), list_of(outputs)));
   }
 
   // One tangent for each output; tangents[i] belongs to primals[argnums[i]].
