@@ -62,7 +62,15 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     if isinstance(launch, native.Kernel):
         kernel: Any = launch
         return lambda arrays: kernel(arrays, rules)
-    return lambda arrays: ruled(launch(arrays), rules)
+    fitted: dict[int, Rules] = {}
+
+    def run(arrays: Arrays) -> list[mx.array]:
+        count = len(arrays)
+        if count not in fitted:
+            fitted[count] = Fitted(rules, [False] * count)
+        return ruled(launch(arrays), fitted[count])
+
+    return run
 
 
 def or_ops(run: Launcher, ops: Launcher) -> Launcher:
