@@ -12,9 +12,11 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 import zmlx
 from benchmarks import cases, changing
@@ -28,6 +30,7 @@ from zmlx.device.base import device_for_current_stream
 SUITE = "latency"
 SMALL = (1024,)
 CALLS = 2000  # in one sample of a call's host time
+FEW, LEAVES = 100, 100  # calls and arrays where the argument is a tree
 LINKS = 200  # calls in a row of dependent ones
 NEW_SIZES = 5
 WAYS = {SUBJECT: "fuse", COMPILE: "compile"}  # of benchmarks.child
@@ -54,6 +57,8 @@ def rows(settings: Settings) -> list[Row]:
         ("first call of the chain, empty caches", first_call("chain", WAYS, 3)),
         ("first call of the chain, second process", second_process),
         ("host time to build a call, 1024 elements", build_call),
+        ("host time to build a call, dict of 100 arrays", build_dict_call),
+        ("host time to build a call, module of 100 parameters", build_module_call),
         ("200 dependent calls, 1024 elements, each", dependent_calls),
         ("traces for 5 new sizes", new_sizes),
         *changing.rows(),
@@ -88,13 +93,51 @@ def build_call(settings: Settings) -> Result:
     """Microseconds of Python for a call whose result is not evaluated."""
     inputs = [mx.random.normal(SMALL) for _ in range(2)]
     mx.eval(inputs)
-    calls = 50 if settings.quick else CALLS
     single = mlx_peers(cases.silu_mul, inputs)
-    agree(single, [cases.silu_mul(*inputs)], mx.float32)
+    calls = 50 if settings.quick else CALLS
+    built = _built(single, cases.silu_mul(*inputs), settings, calls)
+    return replace(built, bars=(Bar("at most", 5),))
+
+
+def build_dict_call(settings: Settings) -> Result:
+    """The same where the one argument is a dict."""
+    tree = {f"w{i}": mx.full((16,), float(i)) for i in range(LEAVES)}
+    mx.eval(tree)
+
+    def scaled(tree: dict[str, mx.array]) -> mx.array:
+        return tree["w1"] * mx.sigmoid(tree["w2"])
+
+    ways = ((SUBJECT, zmlx.fuse(scaled)), (COMPILE, mx.compile(scaled)))
+    return _built([Peer(name, call_of(f, [tree])) for name, f in ways], scaled(tree), settings, FEW)
+
+
+class Many(nn.Module):
+    """A module of many parameters, two of which it uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = [mx.full((16,), float(i)) for i in range(LEAVES)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x * self.weights[1] + mx.sigmoid(self.weights[2])
+
+
+def build_module_call(settings: Settings) -> Result:
+    """The same of a module, whose parameters ZMLX looks up at each call."""
+    x, model = mx.ones((16,)), Many()
+    mx.eval(model.parameters(), x)
+    compiled = mx.compile(lambda x: model(x), inputs=model.state)
+    ways = ((SUBJECT, zmlx.fuse(model)), (COMPILE, compiled))
+    return _built([Peer(name, call_of(f, [x])) for name, f in ways], model(x), settings, FEW)
+
+
+def _built(single: list[Peer], expected: mx.array, settings: Settings, calls: int) -> Result:
+    """Microseconds of Python for a call, from samples of so many."""
+    agree(single, [expected], mx.float32)
     peers = [Peer(peer.name, repeated(peer.call, calls), nothing, nothing) for peer in single]
     taken = measure(peers, settings, "µs", launches=1)
     samples = {name: [t / calls for t in values] for name, values in taken.items()}
-    return Result(SUITE, "", "µs", samples, (Bar("at most", 5),), note=f"samples of {calls} calls")
+    return Result(SUITE, "", "µs", samples, note=f"samples of {calls} calls")
 
 
 def repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
