@@ -9,7 +9,6 @@
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -129,16 +128,6 @@ class Here {
   const mx::Stream stream_;
 };
 
-// mx.vjp wraps its primals in Copy to tell them apart; a gradient need not wait for those copies.
-inline std::vector<mx::array> uncopied(std::vector<mx::array> arrays) {
-  for (auto& array : arrays) {
-    while (array.has_primitive() && std::strcmp(array.primitive().name(), "Copy") == 0) {
-      array = mx::array(array.inputs()[0]);
-    }
-  }
-  return arrays;
-}
-
 // The one evaluated number that `array`, not evaluated yet, repeats: the cotangent of a sum.
 inline const mx::array* repeated(const mx::array& array) {
   if (!array.has_primitive()) {
@@ -188,7 +177,7 @@ class Ruled : public mx::Primitive {
       seeds.append(is_zeros(cotangent) ? nb::none() : nb::cast(viewed(cotangent)));
     }
     return arrays_of(rules_.get().attr("vjp")(
-        list_of(uncopied(primals)), seeds, list_of(argnums), list_of(outputs)));
+        list_of(primals), seeds, list_of(argnums), list_of(outputs)));
   }
 
   // One tangent for each output; tangents[i] belongs to primals[argnums[i]].
