@@ -56,15 +56,6 @@ def tolist(x):
     return x * len(x.tolist())  # here
 
 
-def iterate(x):
-    return sum(v for v in x)  # here
-
-
-def unpack(x):
-    a, b, c = x  # here
-    return a + b + c
-
-
 def contains(x):
     return x * (1 if 0.5 in x else 2)  # here
 
@@ -136,7 +127,7 @@ def not_(x):
 
 
 READS = [
-    branch, loop, as_float, as_int, as_complex, as_index, item, tolist, iterate, unpack, contains,
+    branch, loop, as_float, as_int, as_complex, as_index, item, tolist, contains,
     numpy_array, numpy_asarray, numpy_function, numpy_of_list, memory, pickled, evaluated,
     evaluated_tree, saved, seeded, device_set, membership, chained, logic, not_,
 ]  # fmt: skip
@@ -160,14 +151,37 @@ def test_a_refusal_that_is_caught_still_counts():
 
 
 def test_writing_to_a_captured_array():
+    """With traced values and without: it would happen at the first call only."""
     table = mx.zeros((3,))
 
-    def fn(x):
+    def traced_item(x):
         table[0] = x[0]  # here
-        return table
+        return table * x
 
-    refused(fn, X, words="written in place.*mx.where")
+    def constant_item(x):
+        table[0] = 1.0  # here
+        return table * x
+
+    def traced_operator(x):
+        local = table
+        local += x  # here
+        return local
+
+    def constant_operator(x):
+        local = {"a": table}
+        local["a"] *= 2  # here
+        return local["a"] * x
+
+    for fn in (traced_item, constant_item, traced_operator, constant_operator):
+        refused(fn, X, words="written in place.*inputs= and outputs=.*mx.array")
     same(table, mx.zeros((3,)))
+
+    def copied(x):
+        local = mx.array(table)
+        local += x
+        return local
+
+    same(run(copied, X), X)
 
 
 # -- what a function raises -----------------------------------------------------------------------

@@ -100,6 +100,11 @@ def test_a_leak_into_state():
 
 def test_a_leak_that_reads_a_value():
     def fn(x):
-        return x * hidden_exp(x).sum().item()  # here
+        return x * len(hidden_exp(x).tolist())  # here
 
     refused(fn, X, words="read an array's value")
+
+    def summed(x):
+        return x * hidden_exp(x).sum().item()  # here
+
+    refused(summed, X, words="could not see it")

@@ -63,7 +63,12 @@ class FusedFunction:
                 return self._fn(*args, **kwargs)
             return tracer.opaque(self._name, self._unbound, args, kwargs)
         table = self._table()
-        return self._fn(*args, **kwargs) if table is None else table(args, kwargs)
+        if table is None:
+            return self._fn(*args, **kwargs)
+        if tracer is None:
+            return table(args, kwargs)
+        with intercept.recording(None):
+            return table(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)

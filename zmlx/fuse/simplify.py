@@ -90,8 +90,9 @@ def _idle(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> in
     found = None if rule is None else rule(result, data, operands)
     if found is None:
         return None
-    same = result[found]["dtype"] == data["dtype"] and result[found]["shape"] == data["shape"]
-    return found if same else None
+    kept = result[found]  # a number is no array, even where it is multiplied by 1
+    same = kept["dtype"] == data["dtype"] and kept["shape"] == data["shape"]
+    return found if same and kept["kind"] != "scalar" else None
 
 
 def _identity(result: Graph, data: dict[str, Any], operands: Sequence[int]) -> int | None:

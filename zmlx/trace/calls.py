@@ -40,6 +40,18 @@ class OnStream:
             return self.fn(*args, **kwargs)
 
 
+def keyed(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """`draw`, a function of mx.random, with a key of its own: the random state does not move."""
+
+    def example(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return draw(*args, **{**kwargs, "key": mx.random.key(0)})
+        except TypeError:  # the key came by position
+            return draw(*args, **kwargs)
+
+    return example
+
+
 def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
     """What the caller called, of an opaque call's `fn`."""
     while isinstance(fn, (Flat, OnStream)):

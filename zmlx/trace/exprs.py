@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
+
 from zmlx import dtypes
+from zmlx.trace.operands import from_numpy
 
 if TYPE_CHECKING:
     from zmlx.trace.paths import Names
@@ -36,6 +39,11 @@ def span(size: int, start: int | None, stop: int | None, step: int | None) -> in
     return len(range(*slice(start, stop, step).indices(size)))
 
 
+def adopt(dtype: str, value: Any) -> Any:
+    """A NumPy number as MLX casts it to the type of the array beside it."""
+    return from_numpy(value, [getattr(mx, dtypes.attribute(dtype))])
+
+
 _ARITHMETIC = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos", "abs", "lshift",
     "rshift", "and_", "or_", "xor", "invert", "eq", "ne", "lt", "le", "gt", "ge", "index",
@@ -46,6 +54,7 @@ LONGEST = 40  # parts of an expression that is written out
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in _ARITHMETIC},
+    **{f"numpy_{dtype}": partial(adopt, dtype) for dtype in dtypes.ALL},
     "floor": math.floor,
     "ceil": math.ceil,
     "round": round,

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from zmlx.ops.table import OPS
-from zmlx.trace import array_name, reach
+from zmlx.trace import array_name, plain, reach
 from zmlx.trace.recorders import current, paused, recorders
 from zmlx.trace.wrappers import MethodWrapper, Wrapper, refuse_closures
 
@@ -49,8 +48,6 @@ _PASS = {
     "value_and_grad", "compile", "checkpoint", "custom_function", "vmap", "synchronize",
     "metal_kernel", "cuda_kernel", "precompiled_cuda_kernel", "init", "is_available",
 }  # fmt: skip
-_IN_PLACE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
-             "lshift", "rshift")  # fmt: skip
 
 
 _KNOWN = {
@@ -163,14 +160,8 @@ def _install() -> None:
                 _replace(module, name, partial(Wrapper, prefix + name))
     for kind in (type(mx.compile(abs)), mx.custom_function):
         _replace(kind, "__call__", _wrap_object)
-    for op in _IN_PLACE:
-        _replace(mx.array, f"__i{op}__", _wrap_in_place)
-    for spec in OPS.values():
-        if spec.dunder and spec.arity == 2:
-            _replace(mx.array, f"__{spec.dunder}__", partial(_wrap_binary, spec.name))
-    _replace(mx.array, "__getitem__", _wrap_get_item)
-    _replace(mx.array, "__setitem__", _wrap_set_item)
-    _replace(mx.array, "at", _wrap_at)
+    for name, wrap in plain.wrappers():
+        _replace(mx.array, name, wrap)
     array_name.show(current, stand_in)
     _show(reach.in_modules(stand_in))
     _complete.append(True)
@@ -231,66 +222,3 @@ def _wrap_object(call: Callable[..., Any]) -> Callable[..., Any]:
         return tracer.call_object(call, self, args, kwargs)
 
     return intercepted
-
-
-def _wrap_binary(op: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    def intercepted(self: mx.array, other: Any) -> Any:
-        beside = getattr(type(other), "beside", None)  # a ScalarProxy; other arrays come first
-        if beside is None or not (current() or paused()):
-            return method(self, other)
-        return other.beside(op, (self, other))
-
-    return intercepted
-
-
-def _wrap_in_place(method: Callable[..., Any]) -> Callable[..., Any]:
-    def intercepted(self: mx.array, other: Any) -> Any:
-        tracer = current()
-        if tracer is None:
-            refuse_closures(other)
-            return method(self, other)
-        if tracer.sees(other):
-            return NotImplemented  # Python then asks the proxy, which records
-        tracer.forget(self)
-        return method(self, other)
-
-    return intercepted
-
-
-def _wrap_get_item(method: Callable[..., Any]) -> Callable[..., Any]:
-    def intercepted(self: mx.array, index: Any) -> Any:
-        tracer = current()
-        if tracer is None:
-            refuse_closures(index)
-            return method(self, index)
-        if not tracer.sees(index):
-            return method(self, index)
-        return tracer.method("getitem", method, (self, index), {})
-
-    return intercepted
-
-
-def _wrap_set_item(method: Callable[..., Any]) -> Callable[..., Any]:
-    def intercepted(self: mx.array, index: Any, value: Any) -> None:
-        tracer = current()
-        if tracer is None:
-            refuse_closures((index, value))
-        elif tracer.sees((index, value)):
-            raise tracer.refuse(
-                "an array that is no argument is written in place with a traced value.",
-                "Pass it as an argument, or build the result with mx.where, mx.stack or x.at[...].",
-            )
-        else:
-            tracer.forget(self)
-        method(self, index, value)
-
-    return intercepted
-
-
-def _wrap_at(original_at: property) -> property:
-    def at(self: mx.array) -> Any:
-        tracer = current()
-        get: Callable[[mx.array], Any] = original_at.fget  # type: ignore[assignment]
-        return get(self) if tracer is None else tracer.at(self)
-
-    return property(at)

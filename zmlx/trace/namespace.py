@@ -75,9 +75,9 @@ def reason(name: str, kwargs: dict[str, Any]) -> str:
 
 
 def _has_kernels(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether no array is of a type that a kernel cannot hold: a composite gains nothing there."""
+    """Whether there are arrays, of types that a kernel can hold: else a composite gains nothing."""
     arrays = [a for a in (*args, *kwargs.values()) if isinstance(a, mx.array)]
-    return all(dtypes.has_msl(name_of(a.dtype)) for a in arrays)
+    return bool(arrays) and all(dtypes.has_msl(name_of(a.dtype)) for a in arrays)
 
 
 def function(op: str, param: mx.Dtype | None = None) -> Callable[..., Any]:

@@ -27,7 +27,7 @@ def name_of(dtype: mx.Dtype) -> str:
 # -- NumPy ----------------------------------------------------------------------------------------
 def is_numpy(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray))
+    return numpy is not None and issubclass(type(value), (numpy.generic, numpy.ndarray))
 
 
 def from_numpy(value: Any, strong: Sequence[mx.Dtype]) -> Any:
@@ -42,21 +42,20 @@ def from_numpy(value: Any, strong: Sequence[mx.Dtype]) -> Any:
     return array if value.shape else array.item() if strong else array
 
 
-def without_numpy(op: str, operands: Sequence[Any]) -> list[Any]:
-    """The operands of row `op` with NumPy's values replaced as MLX takes them."""
-    if not any(map(is_numpy, operands)):
-        return list(operands)
-    strong = [o.dtype for o in _adopting(op, operands) if isinstance(o, mx.array)]
-    return [from_numpy(o, strong) if is_numpy(o) else o for o in operands]
+def is_python_number(value: Any) -> bool:
+    """Whether `value` is a Python int or float, or one of a subclass (np.float64, an IntEnum)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def strong_types(op: str, operands: Sequence[Any]) -> list[str]:
-    """The types of the arrays among row `op`'s operands that Python numbers adopt."""
-    return [name_of(o.dtype) for o in _adopting(op, operands) if isinstance(o, mx.array)]
+def is_numpy_number(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.integer, numpy.floating))
 
 
-def _adopting(op: str, operands: Sequence[Any]) -> Sequence[Any]:
-    return operands[1:] if OPS[op].operands == "select" else operands
+def strong_types(op: str, operands: Sequence[Any]) -> list[mx.Dtype]:
+    """The types of the arrays among row `op`'s operands that numbers adopt."""
+    others = operands[1:] if OPS[op].operands == "select" else operands
+    return [o.dtype for o in others if isinstance(o, mx.array)]
 
 
 # -- trees ----------------------------------------------------------------------------------------

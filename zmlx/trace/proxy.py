@@ -10,46 +10,24 @@ what is elementwise goes to its row of the op table, the rest is recorded for ML
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from zmlx.ops.table import OPS
 from zmlx.trace import array_name, intercept, writes
+from zmlx.trace.members import INHERITED, READS
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.size_rules import product
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
-# Reads of values: what a user wrote, and the way out.
-READS = {
-    "__bool__": ("a branch on an array's value", "Use mx.where(condition, a, b)."),
-    "__float__": ("float(array)", "Keep it an array, or compute it outside and pass it in."),
-    "__int__": ("int(array)", "Keep it an array, or compute it outside and pass it in."),
-    "__index__": ("an array as an index", "Use mx.take or indexing by an array."),
-    "__complex__": ("complex(array)", "Keep it an array."),
-    "__iter__": ("iterating over an array", "Index it (x[0], x[1]), or use mx.split."),
-    "__array__": ("a conversion to NumPy", "Do it outside of the fused function."),
-    "__dlpack__": ("a conversion through DLPack", "Do it outside of the fused function."),
-    "__bytes__": ("bytes(array)", "Do it outside of the fused function."),
-    "__reduce__": ("pickling an array", "Do it outside of the fused function."),
-    "__reduce_ex__": ("pickling an array", "Do it outside of the fused function."),
-    "__getstate__": ("pickling an array", "Do it outside of the fused function."),
-    "item": ("array.item()", "Return the array and read it outside."),
-    "tolist": ("array.tolist()", "Return the array and read it outside."),
-    "__contains__": ("`in` on an array's values", "Use mx.any(x == value)."),
-}
+_MATMUL = mx.array.__matmul__  # while a trace runs there is a wrapper in its place
 _CONVERSIONS: dict[str, Callable[..., Any]] = {
     "__complex__": complex, "__index__": operator.index, "__bytes__": bytes,
     "__contains__": operator.contains,
-}  # fmt: skip
-_INHERITED = {
-    "__class__", "__delattr__", "__dir__", "__doc__", "__getattribute__", "__init__", "__new__",
-    "__init_subclass__", "__module__", "__setattr__", "__sizeof__", "__subclasshook__", "__hash__",
-    "__array_namespace__", "__dlpack_device__", "__setstate__", "__repr__", "__str__", "__format__",
-    "dtype", "ndim", "itemsize",
 }  # fmt: skip
 
 
@@ -94,6 +72,12 @@ class Proxy(mx.array):
     def nbytes(self) -> Any:
         return self.size * self.itemsize
 
+    def __iter__(self) -> Iterator[Proxy]:
+        if self.ndim == 0:
+            raise TypeError("iter() 0-dimensional array.")
+        rows = self.tracer.alias(self)  # what is written meanwhile is not seen, as in MLX
+        return (rows[i] for i in range(len(self)))
+
     def __copy__(self) -> Proxy:
         return self.tracer.alias(self)
 
@@ -104,7 +88,7 @@ class Proxy(mx.array):
         return self.tracer.alias(self)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return self.tracer.call("matmul", mx.array.__matmul__, (other, self), {})
+        return self.tracer.call("matmul", _MATMUL, (other, self), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         writes.set_item(self, index, value)
@@ -168,7 +152,7 @@ def _in_place(op: str, name: str) -> Callable[[Proxy, Any], Any]:
         if not self.tracer.takes(other):
             return own(mx.array(self), other)
         if op == "matmul":
-            result = self.tracer.call(op, mx.array.__matmul__, (self, other), {})
+            result = self.tracer.call(op, _MATMUL, (self, other), {})
         else:
             result = self.tracer.elementwise(op, (self, other))
         return writes.rebind(self, result, lambda: own(self, self.tracer.base(other)))
@@ -206,7 +190,7 @@ def _install() -> None:
             if hasattr(mx.array, f"__i{spec.dunder}__"):
                 made[f"__i{spec.dunder}__"] = _in_place(spec.name, f"__i{spec.dunder}__")
     for name in sorted({*dir(mx.array), *made, *READS}):
-        if name in _INHERITED or name in Proxy.__dict__:
+        if name in INHERITED or name in Proxy.__dict__:
             continue
         if name in READS:
             setattr(Proxy, name, _read(name))

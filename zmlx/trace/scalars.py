@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from zmlx.trace import intercept
 from zmlx.trace.exprs import WRAPPED, Expr, Number, apply, leaves, positions
+from zmlx.trace.operands import name_of
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -41,7 +42,6 @@ class ScalarProxy:
     """A Python number known only at call time; `value` is the example of the running trace."""
 
     __slots__ = ("expr", "sized", "tracer", "value")
-    __array_ufunc__ = None
 
     def __init__(
         self,
@@ -97,6 +97,14 @@ class ScalarProxy:
     def __bool__(self) -> bool:
         return bool(_compared("ne", self, 0))
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """A NumPy function of this number; NumPy's own numbers leave arithmetic with it here."""
+        row = ufunc.__name__ if method == "__call__" and not kwargs else ""
+        name = next((n for n, r in _ARITHMETIC.items() if r == row), None)
+        if name is None or not all(isinstance(value, (int, float)) for value in inputs):
+            return getattr(ufunc, method)(*map(plain, inputs), **kwargs)
+        return getattr(operator, name)(*[v if type(v) is ScalarProxy else float(v) for v in inputs])
+
     def beside(self, op: str, operands: Sequence[Any]) -> Any:
         """Record row `op` on operands that include this number and an array."""
         tracer = intercept.current()
@@ -127,6 +135,15 @@ def combined(name: str, *operands: Any) -> Any:
     value = apply(name, [example(o) for o in operands])
     sized = all(o.sized for o in proxies)
     return ScalarProxy((name, *map(expr_of, operands)), value, proxies[0].tracer, sized)
+
+
+def adopted(operand: Any, strong: Sequence[mx.Dtype]) -> Any:
+    """`operand`; a NumPy number (no Python number) as MLX casts it to the type beside it."""
+    if type(operand) is not ScalarProxy or isinstance(operand.value, (int, float)):
+        return operand
+    if not strong:
+        raise operand.specialize()
+    return combined(f"numpy_{name_of(strong[0])}", operand)
 
 
 def _idle(name: str, pair: Sequence[Any]) -> Any:
@@ -164,10 +181,11 @@ def _binary(name: str, row: str, reflected: bool) -> Callable[[ScalarProxy, Any]
         pair = (other, self) if reflected else (self, other)
         if isinstance(other, mx.array):
             return self.beside(row, pair)
-        number = type(other) is ScalarProxy or isinstance(other, (int, float))
+        number = all(isinstance(part, (int, float)) for part in pair)
         if not number or not _keeps_its_type(name, pair):
             return function(*map(plain, pair))
-        return combined(name, *pair)
+        result = combined(name, *pair)
+        return result if isinstance(result, (int, float)) else function(*map(plain, pair))
 
     return method
 
@@ -211,7 +229,8 @@ def _unary(name: str, sized: bool = False) -> Callable[..., Any]:
     """A function of one number; with `sized`, only sizes keep it for the time of the call."""
 
     def method(self: ScalarProxy, *more: Any) -> Any:
-        if more or (sized and not self.sized):
+        python = isinstance(self.value, (int, float))
+        if more or (sized and not self.sized) or not python:
             return getattr(self.read(), f"__{name.strip('_')}__")(*more)
         return combined(name, self)
 

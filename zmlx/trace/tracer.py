@@ -21,17 +21,16 @@ from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.operands import (
     arrays_in,
     children,
+    from_numpy,
     is_numpy,
     mapped,
     name_of,
     strong_types,
-    without_numpy,
 )
 from zmlx.trace.proxy import Proxy, foreign
-from zmlx.trace.scalars import ScalarProxy, Specialize, Token
+from zmlx.trace.scalars import ScalarProxy, Specialize, Token, adopted
 from zmlx.trace.sizes import Sizes
 from zmlx.trace.state import State
-from zmlx.trace.writes import At
 
 __all__ = ["Capture", "Tracer", "arrays_in", "name_of"]
 
@@ -98,6 +97,13 @@ class Tracer:
         base = placeholders.tied(base) if tie and not known else base
         return Proxy(base, self, node, known)
 
+    def lifted(self, array: mx.array) -> Proxy:
+        """`array`, or the traced array that stands for a captured one."""
+        if type(array) is Proxy:
+            return array
+        node = self.capture(array)
+        return Proxy(mx.array(array), self, node, known=True)
+
     def alias(self, proxy: Proxy) -> Proxy:
         """A second array object of the same value; in-place changes do not reach the first."""
         self.check(proxy)
@@ -161,22 +167,13 @@ class Tracer:
         """A draw from mx.random: recorded, so that calls draw anew; the trace draws nothing."""
         if kwargs.get("key") is not None:
             return self.opaque(name, function, args, kwargs, named=True)
-
-        def example(*base_args: Any, **base_kwargs: Any) -> Any:
-            try:
-                return function(*base_args, **{**base_kwargs, "key": mx.random.key(0)})
-            except TypeError:  # the key came by position
-                return function(*base_args, **base_kwargs)
-
-        return self.opaque(name, function, args, kwargs, example=example, named=True)
+        drawn = calls.keyed(function)
+        return self.opaque(name, function, args, kwargs, example=drawn, named=True)
 
     def constant(self, array: mx.array) -> Proxy:
         """An array made of Python's data: made once, and no capture."""
         intercept.original("eval")(array)  # a cast of it waits on this thread's stream
         return self.proxy(array, "array", known=True, value=array)
-
-    def at(self, array: mx.array) -> At:
-        return At(array, self)
 
     def fresh(self, result: Any, args: Sequence[Any]) -> Any:
         """`result`, or an alias where it is one of the arguments (mx.positive)."""
@@ -188,11 +185,14 @@ class Tracer:
         """Record row `op` of the table on `operands` (proxies, arrays, numbers)."""
         for operand in operands:
             self.check(operand)
-        operands = without_numpy(op, operands)
+        adopting = strong_types(op, operands)
+        operands = [
+            from_numpy(o, adopting) if is_numpy(o) else adopted(o, adopting) for o in operands
+        ]
         bases = [self.base(operand) for operand in operands]
         function = namespace.function(op, param)
         result = function(*bases)
-        strong = strong_types(op, bases)
+        strong = [name_of(dtype) for dtype in strong_types(op, bases)]
         types = [
             name_of(b.dtype) if isinstance(b, mx.array) else dtypes.weak(b, strong) for b in bases
         ]
@@ -216,7 +216,7 @@ class Tracer:
         """Why MLX must run the row itself, or ""; raises where a number must become static."""
         if not strong:
             for operand in operands:
-                if type(operand) is ScalarProxy and type(operand.value) is int:
+                if type(operand) is ScalarProxy and isinstance(operand.value, int):
                     raise operand.specialize()  # int32 or int64, by its value
         if inferred != dtype:
             return f"MLX returns {dtype} here"
@@ -288,7 +288,7 @@ class Tracer:
     def takes(self, operand: Any) -> bool:
         """Whether `operand` may stand beside an array: an array or a number."""
         known = isinstance(operand, (mx.array, bool, int, float, complex))
-        return known or is_numpy(operand)
+        return known or type(operand) is ScalarProxy or is_numpy(operand)
 
     def base(self, operand: Any) -> Any:
         """What MLX computes with in place of `operand`."""
@@ -340,14 +340,17 @@ class Tracer:
             self.captures.append(found)
         return found.node
 
+    def lets_write(self, array: mx.array, values: Any) -> bool:
+        """Whether a plain array may be written: a copy that a compiled function got, constants."""
+        if id(array) not in self.copies or self.sees(values):
+            return False
+        self.copies[id(array)] = array, array
+        self._captured.pop(id(array), None)
+        return True
+
     def _is_a_size_here(self, shape: tuple[int, ...]) -> bool:
         traced = (self.graph[n] for n in self.graph if self.graph.kind(n) != "array")
         return max(shape, default=1) != 1 and any(data["shape"] == shape for data in traced)
-
-    def forget(self, array: mx.array) -> None:
-        """`array` is about to be written in place: what it was before stays captured."""
-        self._captured.pop(id(array), None)
-        self.copies.pop(id(array), None)
 
     def _template(self, tree: Any, operands: list[int], sizes: bool) -> Any:
         """`tree` with every traced value and array replaced by a Ref to an operand, in order.
@@ -359,7 +362,7 @@ class Tracer:
         def leaf(value: Any) -> Any:
             self.check(value)
             number = type(value) is ScalarProxy
-            if number and not value.sized and (sizes or type(value.value) is not float):
+            if number and not value.sized and (sizes or not isinstance(value.value, float)):
                 raise value.specialize()
             if not number and not isinstance(value, mx.array):
                 return value

@@ -17,6 +17,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from zmlx.trace.operands import is_numpy_number, is_python_number
+
 
 class Leaf(Enum):
     """What stands for a leaf in a structure."""
@@ -79,6 +81,12 @@ def _flatten_rare(tree: Any, leaves: Leaves) -> Any:
         return (nn.Module, Static(tree), _flatten_container(tree, leaves), _settings(tree))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return (type(tree), tuple([flatten(item, leaves) for item in tree]))
+    if is_python_number(tree) or is_numpy_number(tree):
+        leaves.numbers.append(tree)
+        return (NUMBER, type(tree))
+    if type(tree) is slice:
+        parts = (tree.start, tree.stop, tree.step)
+        return (slice, tuple([flatten(part, leaves) for part in parts]))
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(tree, numpy.ndarray):
         raise TypeError("[zmlx.fuse] an argument is a NumPy array. Pass mx.array(it).")

@@ -24,23 +24,17 @@ _EFFECTS = {"random.seed", "set_default_device", "set_default_stream"}
 _STREAMS = {"stream": "enter", "new_stream": "make"}  # methods of zmlx.trace.calls.Streams
 _CALLS_BACK = {"vjp", "jvp"}
 _DRAWS_NOTHING = {"random.key", "random.split", "random.seed"}
-# Functions that make arrays: recorded without traced arguments too, so that each call has its own.
-_CREATES = {
-    "array", "asarray", "zeros", "ones", "full", "empty", "arange", "eye", "tri", "linspace",
-    "identity", "zeros_like", "ones_like", "full_like", "empty_like", "hanning", "hamming",
-    "blackman", "bartlett", "fft.fftfreq", "fft.rfftfreq", "random.key",
-}  # fmt: skip
 
 
 class Wrapper:
-    """MLX's `function`, for threads that do not record and calls without traced values."""
+    """MLX's `function`, for threads that do not record, and for ZMLX itself."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.__zmlx_original__ = function
         self._draws = name.startswith("random.") and name not in _DRAWS_NOTHING
         self._always = self._draws or name in _EFFECTS
-        self._creates = name in _CREATES
+        self._waits = name in _REFUSED or name in _CALLS_BACK  # for traced values
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tracer, name, function = current(), self.name, self.__zmlx_original__
@@ -49,8 +43,8 @@ class Wrapper:
             return function(*args, **kwargs)
         if name in _STREAMS:
             return getattr(tracer.streams, _STREAMS[name])(*args, **kwargs)
-        made = self._creates and not array_name.by_zmlx(sys._getframe(1))
-        if not (self._always or made) and not tracer.sees((args, kwargs)):
+        recorded = not self._waits and not array_name.by_zmlx(sys._getframe(1))
+        if not (self._always or recorded or tracer.sees((args, kwargs))):
             if name in _CALLS_BACK:
                 return _paused(function, args, kwargs)
             return function(*args, **kwargs)
@@ -85,7 +79,8 @@ class MethodWrapper(Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tracer = current()
         if tracer is None or not tracer.sees((args, kwargs)):
-            return super().__call__(*args, **kwargs)
+            refuse_closures((args, kwargs))
+            return self.__zmlx_original__(*args, **kwargs)
         if args and type(args[0]) in array_name.CLASSES and type(args[0]) is not array_name.ARRAY:
             return getattr(type(args[0]), self.name)(*args, **kwargs)
         return tracer.method(self.name.strip("_"), self.__zmlx_original__, args, kwargs)

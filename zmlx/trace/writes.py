@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from zmlx.trace.proxy import Proxy
     from zmlx.trace.tracer import Tracer
 
+_SET_ITEM = mx.array.__setitem__  # while a trace runs there is a wrapper in its place
+
 
 def set_item(target: Proxy, index: Any, value: Any) -> None:
     """`target[index] = value`."""
     result = target.tracer.opaque("setitem", _with_item, (target, index, value), {}, named=True)
 
     def overwrite() -> None:  # `x[...] = y` takes over the type of y
-        mx.array.__setitem__(target, Ellipsis, mx.array(result))
+        _SET_ITEM(target, Ellipsis, mx.array(result))
 
     rebind(target, result, overwrite)
 
@@ -46,7 +48,7 @@ def rebind(target: Proxy, result: Proxy, update_base: Callable[[], Any]) -> Prox
 
 
 class At:
-    """`x.at[index].add(value)` and its siblings, on an array that meets traced values."""
+    """`x.at[index].add(value)` and its siblings, on a traced array."""
 
     def __init__(self, array: mx.array, tracer: Tracer, index: Any = None) -> None:
         self.array, self.tracer, self.index = array, tracer, index
@@ -63,9 +65,6 @@ class At:
 
         def method(value: Any) -> Any:
             operands = (self.array, self.index, value)
-            if not self.tracer.sees(operands):
-                with intercept.recording(None):
-                    return update(*operands)
             return self.tracer.opaque(f"at.{name}", update, operands, {}, named=True)
 
         return method
