@@ -1,10 +1,10 @@
 """Interception: while a trace runs, MLX's functions report to the tracer of their thread.
 
 The names on mlx.core and its submodules are replaced by wrappers that pass straight through for
-other threads and for calls without traced values. Compiled functions, gradients and custom
-functions are objects, not names: their type's `__call__` is replaced, and so are the methods of
-mx.array that a captured array meets traced values in. Everything is restored when the last trace
-ends. Several threads may trace at once: each has its own tracers, the names are shared.
+other threads and for ZMLX itself. Compiled functions, gradients and custom functions are objects,
+not names: their type's `__call__` is replaced, and so are the members of mx.array
+(zmlx.trace.plain). Everything is restored when the last trace ends. Several threads may trace at
+once: each has its own tracers, the names are shared.
 """
 
 from __future__ import annotations
