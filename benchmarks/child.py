@@ -25,7 +25,7 @@ from zmlx.fuse.simplify import simplify
 from zmlx.msl.emit import emit
 from zmlx.msl.kernel import KernelSource
 from zmlx.trace.run import Call, trace
-from zmlx.trace.tree import Leaves, flatten
+from zmlx.trace.tree import flatten_call
 
 SIZE = (1024,)
 WARM = 5  # further runs of the stages in the same process
@@ -93,9 +93,8 @@ def stages() -> dict[str, float]:
 
 def planned(x: mx.array) -> Plan:
     """The plan of the chain, through the stages' own functions."""
-    leaves = Leaves()
-    structure = flatten(((x,), {}), leaves)
-    recorded = trace(chain, Call(leaves, structure))
+    call = Call(*flatten_call((x,), {}))
+    recorded = trace(chain, call)
     return plan(simplify(recorded.graph), device_for_current_stream().worth_alone)
 
 

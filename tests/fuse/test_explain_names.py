@@ -102,7 +102,9 @@ def test_numbers_read_by_name_are_listed_and_others_are_not() -> None:
     assert "SCALE = 3.0" in zmlx.explain(f, x)._repr_html_()
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, zmlx.fuse, functools.partial], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, zmlx.fuse, functools.partial], ids=["nothing", "fuse", "partial"]
+)
 def test_wrappers_hide_no_frozen_number(wrap: Any) -> None:
     def f(x: Any) -> Any:
         return mx.exp(x) * SCALE

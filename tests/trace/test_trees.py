@@ -8,16 +8,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from tracing import call_of, replay, replayed, run, same, traced
+from tracing import call_of, recorded, replay, replayed, run, same, traced
 
-from zmlx.trace.run import trace, write_state
+from zmlx.trace.recipe import Given, update
+from zmlx.trace.run import trace
+from zmlx.trace.static import Static
 from zmlx.trace.tree import (
     Leaves,
-    Static,
-    containers,
+    Source,
     flatten,
+    flatten_call,
     flatten_state,
-    replaced,
+    restored,
     unflatten,
 )
 
@@ -38,7 +40,8 @@ def test_flatten_and_unflatten_are_inverse(name):
     leaves = Leaves()
     structure = flatten(TREES[name], leaves)
     hash(structure)
-    same(unflatten(structure, iter(leaves.arrays), iter(leaves.numbers)), TREES[name])
+    source = Source(iter(leaves.arrays), iter(leaves.numbers), leaves.objects)
+    same(unflatten(structure, source), TREES[name])
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -59,6 +62,7 @@ def test_trees_go_in_and_out(name):
 def test_outputs_that_are_one_array_are_one_output():
     found = traced(lambda x: [x, x, {"a": x * 1}, x + Y, X], X)
     assert len(found.graph.outputs) == 4  # x; x * 1; x + Y; the captured X
+    assert found.result[0] == found.result[1]
     same(replayed(found, [Y]), [Y, Y, {"a": Y}, Y + Y, X])
 
 
@@ -110,7 +114,7 @@ def test_a_modules_arrays_are_inputs():
     net = Net()
     before = {id(p) for _, p in nn.utils.tree_flatten(net.parameters())}
     call = call_of((net, X), {})
-    found = trace(Net.__call__, call)
+    found = recorded(Net.__call__, call)
     found.graph.verify()
     assert not found.captures and len(found.graph.inputs) == 8
     assert {id(p) for _, p in nn.utils.tree_flatten(net.parameters())} == before
@@ -141,14 +145,16 @@ def test_a_module_in_a_closure_is_captured():
 
 def test_a_modules_settings_are_part_of_the_structure():
     net = Net()
-    first = flatten(net, Leaves())
-    assert flatten(net, Leaves()) == first
-    net.scale = 0.25
+    leaves = Leaves()
+    first = flatten(net, leaves)
+    assert flatten(net, Leaves()) == first and 0.5 in leaves.numbers
+    net.scale = 1
     assert flatten(net, Leaves()) != first
     net.scale = 0.5
     net.eval()
     assert flatten(net, Leaves()) != first
-    assert flatten(Net(), Leaves()) != first
+    net.train()
+    assert flatten(net, Leaves()) == first == flatten(Net(), Leaves())
 
 
 def test_a_module_is_restored_after_an_error():
@@ -182,9 +188,9 @@ def test_a_step_of_training_with_state():
         return value, nn.utils.tree_map(lambda m: rate * m, memory.momentum)
 
     call = call_of((net, optimizer, X, 0.5), {}, outputs=[optimizer])
-    found = trace(step, call)
+    found = recorded(step, call)
     found.graph.verify()
-    got = replayed(found, call.leaves.arrays, [0.5])
+    got = replayed(found, call.leaves.arrays, call.leaves.numbers)
     want = step(net, optimizer, X, 0.5)
     same(got, want)
 
@@ -192,7 +198,7 @@ def test_a_step_of_training_with_state():
 # -- captured state -------------------------------------------------------------------------------
 def traced_state(fn, state, *args):
     call = call_of(args, {}, inputs=[state], outputs=[state])
-    found = trace(fn, call)
+    found = recorded(fn, call)
     found.graph.verify()
     return found, call
 
@@ -212,7 +218,7 @@ def test_state_is_read_and_written():
     assert "new" not in state
     values = replay(found.graph, call.leaves.arrays)
     inner = state["nested"]["list"]
-    write_state(state, found.state[0], values)
+    update(found.updates, Given(values, call.leaves.numbers, call.leaves.objects))
     want = {"count": mx.array(2.0), "nested": {"list": [X * 2, Y]}, "name": "s", "new": X}
     same(state, want)
     assert state["nested"]["list"] is inner
@@ -226,7 +232,8 @@ def test_a_list_of_state_may_grow_and_shrink():
         state = [X, Y]
         found, call = traced_state(lambda x: [change(state, x)], state, Y)  # noqa: B023
         assert state[0] is X and state[1] is Y
-        write_state(state, found.state[0], replay(found.graph, call.leaves.arrays))
+        values = replay(found.graph, call.leaves.arrays)
+        update(found.updates, Given(values, (), call.leaves.objects))
         same(state, want)
 
 
@@ -238,9 +245,11 @@ def test_numbers_and_deletions_in_state():
         del state["gone"]
         return x
 
-    found = trace(fn, call_of((X, 0.25), {}, inputs=[state], outputs=[state]))
+    call = call_of((X, 0.25), {}, inputs=[state], outputs=[state])
+    found = recorded(fn, call)
     assert state["gone"] is X and state["rate"] == 0.5
-    write_state(state, found.state[0], [X, Y], [0.75])
+    assert found.written_numbers == {1} == set(call.leaves.soft)
+    update(found.updates, Given([X, Y], [0.75, 0.5], call.leaves.objects))
     same(state, {"rate": 1.5, "kept": Y})
 
 
@@ -255,31 +264,30 @@ def test_random_state_may_be_named_as_state():
     mx.random.seed(4)
     values = replay(found.graph, call.leaves.arrays)
     moved = mx.random.state[0].tolist()
-    write_state(state, found.state[0], values)
+    update(found.updates, Given(values, (), call.leaves.objects))
     assert state[1] is mx.random.state and mx.random.state[0].tolist() == moved
     mx.random.seed(4)
     same(state[0]["w"], X + mx.random.normal((3,)))
-    alone, call = traced_state(lambda x: x * 2, mx.random.state, X)
-    write_state(mx.random.state, alone.state[0], replay(alone.graph, call.leaves.arrays))
+    alone, _ = traced_state(lambda x: x * 2, mx.random.state, X)
+    assert alone.updates == ()
 
 
 def test_state_of_other_kinds_is_refused():
     for state in ((X,), X, 3):
-        with pytest.raises(TypeError, match="must be a list, a dict or an nn.Module"):
+        with pytest.raises(TypeError, match="must be a list, a dict or an object"):
             flatten_state(state, Leaves())
-    with pytest.raises(TypeError, match="tuple of arrays"):
-        flatten_state({"a": (X, Y)}, Leaves())
 
 
-def test_containers_and_replaced():
-    state = {"a": [X, {"b": Y}], "c": 1}
-    assert containers(state) == [state, state["a"], state["a"][1]] and containers(X) == []
-    leaves = Leaves()
-    flatten_state(state, leaves)
-    with replaced(leaves.slots, [1, 2], containers(state)):
-        assert state == {"a": [1, {"b": 2}], "c": 1}
+def test_what_was_used_in_place_is_restored():
+    inner = {"b": Y}
+    state = {"a": [X, inner], "c": 1}
+    leaves, structure = flatten_call((), {}, [state])
+    assert leaves.objects == [state, state["a"], inner] and leaves.soft == [0]
+    with restored(leaves.objects):
+        unflatten(structure[2][0], Source(iter([10, 20]), iter([30]), leaves.objects))
+        assert state == {"a": [10, {"b": 20}], "c": 30} and state["a"][1] is inner
         state["a"].append(7)
         state["d"] = 8
     same(state, {"a": [X, {"b": Y}], "c": 1})
-    with replaced([], []):
+    with restored([]):
         pass

@@ -14,8 +14,9 @@ import numpy as np
 from zmlx.ops.table import OPS
 from zmlx.trace.exprs import evaluate
 from zmlx.trace.graph import NUMBERS, Graph, Ref
-from zmlx.trace.run import Call, Trace, rebuild, trace
-from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
+from zmlx.trace.recipe import Given, rebuild
+from zmlx.trace.run import Call, Trace, trace
+from zmlx.trace.tree import flatten_call
 
 A = mx.array(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
 B = mx.array(np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32))
@@ -29,30 +30,30 @@ def mx_dtype(name: str) -> mx.Dtype:
 
 
 def call_of(args: tuple, kwargs: dict, inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()):
-    leaves = Leaves()
-    structure = flatten((args, kwargs), leaves)
-    for state in inputs:
-        flatten_state(state, leaves)
-    held = [c for state in (*inputs, *outputs) for c in containers(state)]
-    return Call(leaves, structure, tuple(outputs), held)
+    return Call(*flatten_call(args, kwargs, [*inputs, *outputs]))
 
 
 def traced(fn: Callable, *args: Any, inputs: Sequence = (), outputs: Sequence = (), **kwargs: Any):
-    result = trace(fn, call_of(args, kwargs, inputs, outputs))
+    result = recorded(fn, call_of(args, kwargs, inputs, outputs))
     result.graph.verify()
     return result
+
+
+def recorded(fn: Callable, call: Call) -> Trace:
+    """A trace in which the numbers of objects are static, as at a function's first call."""
+    return trace(fn, call, frozenset(call.leaves.soft))
 
 
 def run(fn: Callable, *args: Any, inputs: Sequence = (), **kwargs: Any) -> Any:
     """Trace `fn`, then replay the graph on the same arguments."""
     call = call_of(args, kwargs, inputs)
-    result = trace(fn, call)
+    result = recorded(fn, call)
     result.graph.verify()
     return replayed(result, call.leaves.arrays, call.leaves.numbers)
 
 
 def replayed(found: Trace, arrays: Sequence[mx.array], numbers: Sequence[Any] = ()) -> Any:
-    return rebuild(found.result, replay(found.graph, arrays, numbers), numbers)
+    return rebuild(found.result, Given(replay(found.graph, arrays, numbers), numbers))
 
 
 def replay(graph: Graph, arrays: Sequence[mx.array], numbers: Sequence[Any] = ()) -> list[mx.array]:

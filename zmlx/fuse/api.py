@@ -13,12 +13,13 @@ from functools import update_wrapper, wraps
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-import mlx.nn as nn
+import mlx.core as mx
 
 from zmlx import config
 from zmlx.fuse.fusable import check
 from zmlx.fuse.table import Options, Table, tracing_exactly
 from zmlx.trace import intercept
+from zmlx.trace.kinds import Kind, kind_of
 
 if TYPE_CHECKING:
     from zmlx.fuse.entry import Entry
@@ -46,10 +47,10 @@ class FusedFunction:
         self.__wrapped__: Callable[..., Any]  # set by update_wrapper
         self._bound: Any = None
         self._fn, self._options = fn, options
-        if isinstance(fn, nn.Module):
-            self._bound, self._fn = fn, type(fn).__call__
-        elif isinstance(fn, MethodType) and isinstance(fn.__self__, nn.Module):
+        if isinstance(fn, MethodType):
             self._bound, self._fn = fn.__self__, fn.__func__
+        elif kind_of(fn) is Kind.OBJECT:
+            self._bound, self._fn = fn, type(fn).__call__
         self._name = getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
         self._tables: dict[tuple[Any, ...], Table | None] = {}
         update_wrapper(self, fn, updated=())
@@ -82,7 +83,7 @@ class FusedFunction:
         """An attribute of a fused module is the module's, as when it is read."""
         wrapped = self.__dict__.get("__wrapped__")
         own = name.startswith("__") or name in self.__dict__
-        if own or not isinstance(wrapped, nn.Module):
+        if own or kind_of(wrapped) is not Kind.OBJECT:
             object.__setattr__(self, name, value)
         else:
             setattr(wrapped, name, value)
@@ -208,9 +209,10 @@ def fuse(
     if type(cache_size) is not int or cache_size < 1:
         raise ValueError(f"[zmlx.fuse] cache_size is {cache_size!r}; wanted an int of 1 or more.")
     for name, state in (("inputs", inputs), ("outputs", outputs)):
-        if state is not None and not isinstance(state, (list, tuple, dict)):
+        held = kind_of(state) in (Kind.COPIED, Kind.OBJECT, Kind.ROW)
+        if state is not None and not held and state is not mx.random.state:
             raise TypeError(
-                f"[zmlx.fuse] {name} is a {type(state).__name__}; wanted a list, dict or nn.Module "
+                f"[zmlx.fuse] {name} is a {type(state).__name__}; wanted a list, dict or object "
                 "that holds the arrays, so that they can be replaced in place."
             )
     options = Options(inputs, outputs, numerics == "mlx", cache_size)

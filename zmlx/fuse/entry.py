@@ -1,24 +1,25 @@
-"""Entries: what one trace of a function became, ready to be called, and where it is found again.
+"""Entries: what one trace of a function became, ready to be called.
 
-A Site holds the traces for one key (structure, ranks, dtypes, sizes of one); they differ in what
-those traces found out that they depend on: sizes and numbers whose value was read.
-zmlx.fuse.table makes both.
+Comes in: a Trace and its Program. Goes out: an Entry, which turns the program's values into the
+function's result and writes back what the function wrote. zmlx.fuse.table makes entries.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx.fuse.decided import Decided
 from zmlx.fuse.program import Program
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.runtime import Run
 from zmlx.trace.exprs import Compute, Number, computed
-from zmlx.trace.run import Output, Trace, rebuild, write_state
+from zmlx.trace.recipe import Given, Output, overwrite, rebuild, update
+from zmlx.trace.run import Trace
+from zmlx.trace.tree import Leaves
 
 
 @dataclass(eq=False)
@@ -28,11 +29,14 @@ class Entry:
     trace: Trace
     program: Program
     used: int = 0  # when it was last called, for the cache's bound
+    owner: int | None = None  # the object that it holds for; None where it holds for all
     _run: Run = field(init=False)
     _unsettled: RegionFunction | None = field(init=False)
     _numbers: Compute = field(init=False)
     _plain: bool = field(init=False)
+    _writes: bool = field(init=False)
     _result: Callable[[Sequence[mx.array]], Any] | None = field(init=False)
+    _objects: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         graph = self.trace.graph
@@ -41,13 +45,19 @@ class Entry:
         self._unsettled = simple if isinstance(simple, RegionFunction) else None
         scalars = [graph[n]["expr"] for n in graph.inputs if graph.kind(n) == "scalar"]
         self._numbers, self._plain = computed(scalars), not scalars
-        self._result = _shortcut(self.trace.result)
+        self._writes = bool(self.trace.updates or self.trace.writes)
+        self._result = None if self._writes else _shortcut(self.trace.result)
 
-    def __call__(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
+    def __call__(
+        self, arrays: Sequence[mx.array], numbers: Sequence[Number], objects: Sequence[Any]
+    ) -> Any:
         values = self.values(arrays, numbers)
         if self._result is not None:
             return self._result(values)
-        return rebuild(self.trace.result, values, numbers)
+        given = Given(values, numbers, objects)
+        if self._writes:
+            self._write(arrays, given)
+        return rebuild(self.trace.result, given)
 
     def values(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> list[mx.array]:
         """The values of the graph's outputs."""
@@ -58,14 +68,27 @@ class Entry:
             return self._run(arrays)
         return self._run([*arrays, *self._numbers(arrays, numbers)])  # a graph has arrays first
 
-    def update(
-        self, states: Sequence[Any], arrays: Sequence[mx.array], numbers: Sequence[Number]
-    ) -> Any:
-        """The function's result; the containers of `outputs=` get their new arrays."""
-        values = self.values(arrays, numbers)
-        for container, recipe in zip(states, self.trace.state, strict=True):
-            write_state(container, recipe, values, numbers)
-        return rebuild(self.trace.result, values, numbers)
+    def own(self, leaves: Leaves | None) -> None:
+        """Make the entry hold for the objects of this call only, as long as they live."""
+        if leaves is not None:
+            self.owner = id(leaves.passed[0]) if leaves.passed else None
+            self._objects = tuple([_weak(value) for value in leaves.passed])
+
+    def gone(self) -> bool:
+        """Whether an object that it holds for has gone."""
+        return any(ref() is None for ref in self._objects)
+
+    def _write(self, arrays: Sequence[mx.array], given: Given) -> None:
+        for write in self.trace.writes:
+            overwrite(arrays[write.array], given.values[write.output])
+        update(self.trace.updates, given)
+
+
+def _weak(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:  # a list: it lives as long as the object that holds it
+        return lambda: True
 
 
 class PlainEntry(Entry):
@@ -73,8 +96,10 @@ class PlainEntry(Entry):
 
     fn: Callable[..., Any]
 
-    def __call__(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
-        return self.fn(*arrays)
+    def __call__(
+        self, arrays: Sequence[mx.array], numbers: Sequence[Number], objects: Sequence[Any]
+    ) -> Any:
+        return self.fn(*arrays)  # a call of arrays alone; Table makes the others
 
 
 def _shortcut(recipe: Any) -> Callable[[Sequence[mx.array]], Any] | None:
@@ -85,36 +110,3 @@ def _shortcut(recipe: Any) -> Callable[[Sequence[mx.array]], Any] | None:
         indices = [item.index for item in recipe]
         return lambda values: tuple([values[i] for i in indices])
     return None
-
-
-@dataclass(eq=False)
-class Site:
-    """The entries for one key, told apart by what their traces depend on beyond it."""
-
-    decided: Decided | None = None  # the sizes whose values traces read
-    static: frozenset[int] = frozenset()  # numbers whose value a trace read
-    entries: dict[Any, Entry] = field(default_factory=dict)
-
-    def find(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Entry | None:
-        return self.entries.get(self.key(arrays, numbers))
-
-    def add(self, entry: Entry, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> None:
-        """Keep `entry`; where it depends on more than earlier ones, those are traced again."""
-        if not entry.trace.static_numbers <= self.static:
-            self.entries.clear()
-            self.static |= entry.trace.static_numbers
-        if entry.trace.decisions and self.decided is None:
-            self.decided = Decided()
-        key = self._numbers(numbers)
-        if self.decided is not None:
-            key = self.decided.add(key, entry.trace.decisions)
-            self.decided.keep(list(self.entries))
-        self.entries[key] = entry
-
-    def key(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
-        if self.decided is not None:
-            return self.decided.path(self._numbers(numbers), arrays, numbers)
-        return self._numbers(numbers)
-
-    def _numbers(self, numbers: Sequence[Number]) -> tuple[str, ...]:
-        return tuple([repr(numbers[i]) for i in sorted(self.static)]) if self.static else ()

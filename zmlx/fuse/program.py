@@ -42,7 +42,9 @@ class Program:
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]
         self._inputs, self._outputs = tuple(graph.inputs), tuple(graph.outputs)
-        self._repeats = [i for i, n in enumerate(self._outputs) if n in self._outputs[:i]]
+        arrays = [(i, n) for i, n in enumerate(self._outputs) if graph.kind(n) not in NUMBERS]
+        self._repeats = [i for i, n in arrays if n in self._outputs[:i]]
+        self._shared = [i for i, n in arrays if graph.kind(n) != "op"]
         self.functions = [
             RegionFunction(region.graph, runtime, f"{name}.region{i}")
             for i, region in enumerate(self.plan.regions)
@@ -65,6 +67,8 @@ class Program:
         for step in self._steps:
             step(values)
         results = [values[node] for node in self._outputs]
+        for i in self._shared:  # the caller may write into what it gets: new handles, same data
+            results[i] = results[i].__copy__()
         for i in self._repeats:  # mx.vjp heeds one cotangent only for an array returned twice
             results[i] = mx.contiguous(results[i], allow_col_major=True)
         return results

@@ -17,19 +17,21 @@ from zmlx import config
 from zmlx.device import signature
 from zmlx.device.rules import any_traced
 from zmlx.errors import LostTraceError
-from zmlx.fuse.entry import Entry, PlainEntry, Site
+from zmlx.fuse.entry import Entry, PlainEntry
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
+from zmlx.fuse.site import Site
 from zmlx.fuse.told import changes, described
 from zmlx.trace import intercept
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names
 from zmlx.trace.run import Call, Trace, trace, whole
 from zmlx.trace.sizes import Decision
-from zmlx.trace.tree import Leaves, containers, flatten, flatten_state
+from zmlx.trace.tree import Leaves, flatten_call
 
 _log = logging.getLogger("zmlx.fuse")
 _clock = itertools.count(1)
+_NO_LEAVES = Leaves()  # of a call with nothing but arrays
 _running = threading.local()  # `exact`: numerics of the thread's traces, innermost last
 PATIENCE = 60.0  # seconds; then a thread makes a trace that another one seems not to finish
 
@@ -63,20 +65,25 @@ class Table:
         )
         self.hits = self.misses = 0
         self.size = 0
+        self._full = False  # the bound was passed, and told
         self._sites: dict[Any, Site] = {}
         self._last: dict[str, str] = {}
-        self._stateful = options.inputs is not None or options.outputs is not None
+        self._states = _states(options)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not kwargs and not self._stateful:
+        if not kwargs and not self._states:
             key = self.signature(args)  # None unless all are arrays
             site = self._sites.get(key) if key is not None else None
-            entry = site.find(args, ()) if site is not None else None
+            entry = site.find(args, (), _NO_LEAVES) if site is not None else None
             if entry is not None:
                 self.hits += 1
                 entry.used = next(_clock)
-                return entry(args, ())
-        return self._flattened(args, kwargs)
+                return entry(args, (), ())
+        call, key = self._settled(args, kwargs)
+        entry, leaves = self._entry(call, key), call.leaves
+        if entry.trace.plain:
+            return self.fn(*args, **kwargs)
+        return entry(leaves.arrays, leaves.numbers, leaves.objects)
 
     def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         """The entry that a call with these arguments uses, made if need be."""
@@ -93,18 +100,8 @@ class Table:
         return names(self.fn, args, kwargs, leaves.arrays, leaves.numbers, self.options.inputs)
 
     # -- the general way --------------------------------------------------------------------------
-    def _flattened(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call, key = self._settled(args, kwargs)
-        entry = self._entry(call, key)
-        if entry.trace.plain:
-            return self.fn(*args, **kwargs)
-        arrays, numbers = call.leaves.arrays, call.leaves.numbers
-        if self._stateful:
-            return entry.update(call.updates, arrays, numbers)
-        return entry(arrays, numbers)
-
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
-        """The call, read while no other thread's trace has its proxies in the same modules."""
+        """The call, read while no other thread's trace has its proxies in the same objects."""
         call, key = self._call(args, kwargs)
         while intercept.others_trace() and call.waits():
             call, key = self._call(args, kwargs)
@@ -112,41 +109,37 @@ class Table:
         return call, key
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
-        leaves = Leaves()
-        structure = flatten((args, kwargs), leaves)
-        if not self._stateful:
-            if not kwargs and len(leaves.arrays) == len(args) and not leaves.slots:
-                return Call(leaves, structure), self.signature(args)
-            return Call(leaves, structure), (structure, self.signature(leaves.arrays))
-        read, written = (_listed(s) for s in (self.options.inputs, self.options.outputs))
-        state = flatten_state(read, leaves) if read is not None else None
-        updates = () if written is None else (written,)
-        held = tuple(c for s in (read, written) for c in containers(s))
-        call = Call(leaves, structure, updates, held)
-        return call, (structure, state, self.signature(leaves.arrays))
+        leaves, structure = flatten_call(args, kwargs, self._states)
+        call = Call(leaves, structure)
+        if not kwargs and not self._states:
+            key = self.signature(args)
+            if key is not None:
+                return call, key
+        return call, (structure, self.signature(leaves.arrays))
 
     def _entry(self, call: Call, key: Any) -> Entry:
-        arrays, numbers = call.leaves.arrays, call.leaves.numbers
-        site = self._sites.get(key)
-        entry = site.find(arrays, numbers) if site is not None else None
+        entry = self._found(call, key)
         if entry is None:
             with Claim([(id(self), key)], PATIENCE):  # one thread makes it, the others wait
-                site = self._sites.get(key)
-                entry = site.find(arrays, numbers) if site is not None else None
+                entry = self._found(call, key)
                 if entry is None:
                     return self._traced(call, key)
         self.hits += 1
         entry.used = next(_clock)
         return entry
 
+    def _found(self, call: Call, key: Any) -> Entry | None:
+        site, leaves = self._sites.get(key), call.leaves
+        return None if site is None else site.find(leaves.arrays, leaves.numbers, leaves)
+
     def _traced(self, call: Call, key: Any) -> Entry:
         self.misses += 1
-        arrays, numbers = call.leaves.arrays, call.leaves.numbers
         self._report(call)
+        site = self._sites.get(key) or Site()
         exact = _running.__dict__.setdefault("exact", [])
         exact.append(self.options.exact)
         try:
-            recorded = self._recorded(call)
+            recorded = self._recorded(call, site)
         finally:
             exact.pop()
         kind = PlainEntry if recorded.plain else Entry
@@ -160,15 +153,15 @@ class Table:
             _log.info("%s: captures arrays that wait on another thread: not cached", self.name)
             return entry
         self._tell(call, recorded.decisions)
-        site = self._sites.setdefault(key, Site())
-        site.add(entry, arrays, numbers)
+        self._sites[key] = site
+        site.add(entry, call.leaves)
         self._evict()
         return entry
 
-    def _recorded(self, call: Call) -> Trace:
+    def _recorded(self, call: Call, site: Site) -> Trace:
         """The trace; of a function that no trace can follow, one call that is never made."""
         try:
-            return trace(self.fn, call)
+            return trace(self.fn, call, site.static_for(call.leaves))
         except LostTraceError as lost:
             if lost.needs_values:
                 raise
@@ -177,18 +170,35 @@ class Table:
             return whole(self.fn, call, f"all of it runs as plain MLX: {why}")
 
     def _evict(self) -> None:
-        """Drop the entries that were not called for longest, down to the bound."""
+        """Drop entries whose objects have gone, and those not called for longest, to the bound.
+
+        The bound counts for each object apart, where traces hold for one object only.
+        """
+        counts: dict[Any, int] = {}
         held = [
-            (entry.used, key, inner)
+            (entry, key, inner)
             for key, site in self._sites.items()
             for inner, entry in site.entries.items()
         ]
-        surplus = max(0, len(held) - self.options.cache_size)
-        for _, key, inner in sorted(held, key=lambda h: h[0])[:surplus]:
-            del self._sites[key].entries[inner]
-            if not self._sites[key].entries:
-                del self._sites[key]
-        self.size = len(held) - surplus
+        for entry, key, inner in sorted(held, key=lambda h: -h[0].used):
+            count = counts[entry.owner] = counts.get(entry.owner, 0) + 1
+            if entry.gone() or count > self.options.cache_size:
+                self._warn_once(count)
+                del self._sites[key].entries[inner]
+                if not self._sites[key].entries:
+                    del self._sites[key]
+        self.size = sum(len(site.entries) for site in self._sites.values())
+
+    def _warn_once(self, count: int) -> None:
+        if count > self.options.cache_size and not self._full:
+            self._full = True
+            _log.warning(
+                "%s: more than cache_size=%d kinds of calls; those not called for longest are "
+                "traced again. Give zmlx.fuse a larger cache_size, or pass what varies as arrays "
+                "or numbers.",
+                self.name,
+                self.options.cache_size,
+            )
 
     def _tell(self, call: Call, decisions: Sequence[Decision]) -> None:
         """Log the sizes that the new trace holds for, and the lines that asked."""
@@ -212,6 +222,10 @@ class Table:
         self._last = now
 
 
-def _listed(state: Any) -> Any:
-    """A tuple of containers as a list, whose items are the containers themselves."""
-    return list(state) if isinstance(state, tuple) else state
+def _states(options: Options) -> tuple[Any, ...]:
+    """The captured containers, each once; a tuple of them as its items."""
+    found: dict[int, Any] = {}
+    for named in (options.inputs, options.outputs):
+        for state in named if type(named) is tuple else () if named is None else (named,):
+            found.setdefault(id(state), state)
+    return tuple(found.values())

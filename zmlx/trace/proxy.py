@@ -41,6 +41,7 @@ class Proxy(mx.array):
         mx.array.__init__(self, base)
         self.tracer, self.node = tracer, node
         self.known = known  # the same at every call: its base has the value
+        tracer.living.note(self)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -164,7 +165,7 @@ def _method(name: str) -> Callable[..., Any]:
     original = getattr(mx.array, name)
 
     def method(self: Proxy, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.method(name.strip("_"), original, (self, *args), kwargs)
+        return self.tracer.call(name.strip("_"), original, (self, *args), kwargs)
 
     return method
 
@@ -175,7 +176,7 @@ def _property(name: str) -> property:
 
     if name == "T":
         transpose = mx.array.transpose
-        return property(lambda self: self.tracer.method("transpose", transpose, (self,), {}))
+        return property(lambda self: self.tracer.call("transpose", transpose, (self,), {}))
     return property(lambda self: self.tracer.call(name, read, (self,), {}))
 
 

@@ -1,7 +1,7 @@
 """Running a function once over proxies: `trace(fn, call)` returns a Trace.
 
 Comes in: the function and a Call (the flattened arguments and captured state). Goes out: a graph
-and the recipe to rebuild what the function returned. zmlx.fuse.api is the caller.
+and the recipes to rebuild what the function returned and wrote. zmlx.fuse.table is the caller.
 """
 
 from __future__ import annotations
@@ -11,41 +11,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import mlx.core as mx
-
 from zmlx.errors import LostTraceError, TraceError
-from zmlx.trace import intercept, locate
+from zmlx.trace import intercept, leaks, locate
 from zmlx.trace.claims import Claim, wait_for
-from zmlx.trace.exprs import Expr, Number, evaluate, leaves
 from zmlx.trace.graph import Graph
+from zmlx.trace.kinds import items as keyed
 from zmlx.trace.proxy import Proxy
+from zmlx.trace.recipe import UNCHANGED, Recipes, Update, Write
 from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token
 from zmlx.trace.sizes import Decision
 from zmlx.trace.state import State
 from zmlx.trace.tracer import Capture, Tracer
-from zmlx.trace.tree import Leaves, replaced, store, unflatten
+from zmlx.trace.tree import Leaves, Source, number_places, restored, unflatten
 
 PATIENCE = 60.0  # seconds
 _STUCK = (
-    "[zmlx.trace] another thread has traced a function over the same module or captured state for "
+    "[zmlx.trace] another thread has traced a function over the same object or captured state for "
     f"{PATIENCE:.0f} seconds. Does it wait for this thread? Call the fused function once before."
 )
 
 
 @dataclass
 class Call:
-    """One call's arguments, flattened, with the containers of captured state."""
+    """One call's arguments and captured state, flattened by zmlx.trace.tree.flatten_call."""
 
     leaves: Leaves
-    structure: Any  # of (args, kwargs)
-    updates: Sequence[Any] = ()  # containers whose arrays the function replaces (`outputs=`)
-    containers: Sequence[Any] = ()  # everything that must be as before after the trace
+    structure: Any  # of args, kwargs and states
     given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # the arguments, to be named
 
     def held(self) -> list[Hashable]:
-        """What names each container that a trace of the call puts its proxies into."""
-        inside = [slot.container for slot in self.leaves.slots]
-        return list({id(c) for c in (*inside, *self.containers)})
+        """What names each object that a trace of the call puts its proxies into."""
+        return [id(value) for value in self.leaves.passed]
 
     def waits(self) -> bool:
         """Whether the call has read proxies of another thread's trace; returns when that ended."""
@@ -58,33 +54,19 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Output:
-    """Stands for output number `index` of the graph in a tree that the function returned."""
-
-    index: int
-
-
-UNCHANGED = Output(-1)  # in the recipe of a container: the array that it holds already
-
-
-@dataclass(frozen=True)
-class NumberOutput:
-    """Stands for a Python number that the function computed from its arguments' numbers."""
-
-    expr: Expr
-
-
-@dataclass(frozen=True)
 class Trace:
     """What one run of a function recorded."""
 
     graph: Graph
-    result: Any  # the returned tree, with Output and NumberOutput leaves
-    state: tuple[Any, ...]  # likewise, one for each container of Call.updates
+    result: Any  # the recipe of the returned tree
+    updates: tuple[Update, ...]  # of the call's objects
+    writes: tuple[Write, ...]  # of its arrays
     captures: tuple[Capture, ...]
     decisions: tuple[Decision, ...]  # sizes that it holds for, where the function read some
-    static_numbers: frozenset[int] = frozenset()  # numbers whose value was read
+    static_numbers: frozenset[int] = frozenset()  # numbers whose value the trace is made for
     notes: tuple[tuple[int, str], ...] = ()  # (opaque node, why it is not elementwise)
+    written_numbers: frozenset[int] = frozenset()  # those of objects that the function wrote
+    personal: bool = False  # it holds for the very objects of its call only
     plain: str = ""  # why the function must run as plain MLX, unfused
 
     def settled(self) -> bool:
@@ -99,45 +81,81 @@ class Trace:
         return True
 
 
-def trace(fn: Callable[..., Any], call: Call) -> Trace:
+def trace(fn: Callable[..., Any], call: Call, static: frozenset[int] = frozenset()) -> Trace:
     """Run `fn` over proxies for the arrays of `call` and return what it did.
 
-    A Python number whose value is read becomes static, and the function is run again.
-    Raises TraceError where the function needs values, or leaves the tracer's sight.
+    A Python number whose value is read becomes static, as those at the positions `static` are from
+    the start, and the function is run again. Raises TraceError where the function needs values,
+    leaves the tracer's sight, or keeps a traced array.
     """
     with Claim(call.held(), PATIENCE) as alone:
         if not alone:
             raise TraceError(_STUCK)
-        return _traced(fn, call)
+        return _traced(fn, call, static)
 
 
-def _traced(fn: Callable[..., Any], call: Call) -> Trace:
+def _traced(fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> Trace:
     """As trace; where an array gets lost, once more with wrappers all over memory."""
     try:
-        return _numbers_found(fn, call, spread=False)
+        return _numbers_found(fn, call, static, spread=False)
     except LostTraceError:
-        return _numbers_found(fn, call, spread=True)
+        return _numbers_found(fn, call, static, spread=True)
 
 
-def _numbers_found(fn: Callable[..., Any], call: Call, spread: bool) -> Trace:
-    static: frozenset[Token] = frozenset()
-    depth = intercept.depth()
+def _numbers_found(
+    fn: Callable[..., Any], call: Call, static: frozenset[Token], spread: bool
+) -> Trace:
+    around, shared, depth = leaks.Surroundings(fn), False, intercept.depth()
     while True:
         tracer = Tracer(static=static)
         try:
-            return _run(tracer, fn, call, spread)
+            found = _run(tracer, fn, call, shared, spread)
+            tracer.sizes.forget()
+            around.empty(tracer.closed_over)
+            _refuse_leaks(tracer, fn)
+            if shared or not found.writes or not _repeats(call.leaves.arrays):
+                return found
+            shared = True  # what is written through one name is seen through the other
         except Specialize as need:
+            around.restore()
             if need.tracer is not tracer or need.tokens <= static:
                 raise
             static |= need.tokens
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            around.restore()
             refused = _refused(error, tracer, call)
             if refused <= static:
                 raise
             static |= refused
+        except BaseException:
+            around.restore()
+            raise
         finally:
             tracer.finished = True
             intercept.unwind(depth)
+
+
+def _refuse_leaks(tracer: Tracer, fn: Callable[..., Any]) -> None:
+    """Raise TraceError where a traced array lives on outside of its trace."""
+    found = leaks.survivor(tracer)
+    if found is None:
+        return
+    value, holder = found
+    line = tracer.graph[value.node]["loc"] if isinstance(value, Proxy) else ""
+    raise TraceError(
+        f"[zmlx.trace] {line or locate.of_function(fn)}: a traced value of {_called(fn)}, made "
+        f"here, is kept in a {type(holder).__name__} that is neither an argument nor named state, "
+        "so later calls would not renew it. Return it, pass that object as an argument, or name it "
+        "in inputs=."
+    )
+
+
+def _repeats(arrays: Sequence[Any]) -> bool:
+    return len(set(map(id, arrays))) < len(arrays)
+
+
+def _called(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
 
 
 def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
@@ -149,8 +167,10 @@ def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
     return frozenset(range(len(call.leaves.numbers)))
 
 
-def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, spread: bool) -> Trace:
-    with _recorded(tracer, call) as (args, kwargs):
+def _run(
+    tracer: Tracer, fn: Callable[..., Any], call: Call, shared: bool, spread: bool
+) -> Trace:
+    with _recorded(tracer, call, shared) as (args, kwargs, proxies):
         intercept.show_everywhere(None if spread else fn)
         try:
             result = fn(*args, **kwargs)
@@ -161,19 +181,26 @@ def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, spread: bool) -> Tr
             raise explained from error
         _look_back(tracer)
         try:
-            outputs: dict[int, Output] = {}
-            recipe = _recipe(tracer, result, outputs)
-            state = tuple(_updates(tracer, container, outputs) for container in call.updates)
+            recipes = Recipes(tracer)
+            recipe, updates = recipes.of(result), recipes.updates()
+            writes = tuple(
+                Write(i, recipes.output(proxy).index)
+                for i, (proxy, first) in enumerate(zip(proxies, tracer.first_nodes, strict=True))
+                if proxy.node != first
+            )
         except TraceError as error:
             raise type(error)(_named(str(error), fn, call, tracer.static)) from None
     return Trace(
         tracer.graph,
         recipe,
-        state,
+        updates,
+        writes,
         tuple(tracer.captures),
         tuple(tracer.sizes.decisions),
         frozenset([token for token in tracer.static if type(token) is int]),
         tuple(tracer.notes),
+        _written_numbers(call, updates),
+        tracer.personal,
     )
 
 
@@ -183,26 +210,55 @@ def whole(fn: Callable[..., Any], call: Call, why: str) -> Trace:
     def as_call(*args: Any, **kwargs: Any) -> Any:
         tracer = intercept.current()
         assert tracer is not None
-        with tracer.state.shown(tracer):
-            return tracer.opaque(name, fn, args, kwargs, why=why, closed=False, runs_always=True)
+        return tracer.state.run(tracer, name, fn, args, kwargs, why=why, runs_always=True)
 
     name = getattr(fn, "__name__", type(fn).__name__)
-    return replace(_numbers_found(as_call, call, spread=False), plain=why)
+    static = frozenset(call.leaves.soft)
+    return replace(_numbers_found(as_call, call, static, spread=False), plain=why)
+
+
+def _written_numbers(call: Call, updates: Sequence[Update]) -> frozenset[int]:
+    """The numbers of objects that `updates` give a new value."""
+    if not updates:
+        return frozenset()
+    written = {
+        (update.index, update.part, key)
+        for update in updates
+        for key, item in keyed(update.content)
+        if item is not UNCHANGED
+    }
+    places = number_places(call.structure)
+    return frozenset(position for place, position in places.items() if place in written)
 
 
 @contextmanager
-def _recorded(tracer: Tracer, call: Call) -> Iterator[Any]:
-    """Within the block calls are recorded; yields the arguments to call the function with."""
-    proxies = tracer.array_inputs(call.leaves.arrays)
+def _recorded(tracer: Tracer, call: Call, shared: bool = False) -> Iterator[Any]:
+    """Within the block calls are recorded; yields what to call the function with, and proxies.
+
+    With `shared` an array that is passed twice is one proxy.
+    """
+    leaves = call.leaves
+    proxies = tracer.array_inputs(leaves.arrays)
+    if shared:
+        first = {id(a): p for a, p in reversed(list(zip(leaves.arrays, proxies, strict=True)))}
+        proxies = [first[id(array)] for array in leaves.arrays]
+        tracer.first_nodes = tuple([proxy.node for proxy in proxies])
     numbers = [
         value if i in tracer.static else ScalarProxy(("arg", i), value, tracer)
-        for i, value in enumerate(call.leaves.numbers)
+        for i, value in enumerate(leaves.numbers)
     ]
-    tracer.state = State(call.leaves.slots, proxies, call.containers)
-    with intercept.recording(tracer), replaced(call.leaves.slots, proxies, call.containers):
-        args, kwargs = unflatten(call.structure, iter(proxies), iter(numbers))
-        given = {key: intercept.stand_in(value) for key, value in kwargs.items()}
-        yield tuple([intercept.stand_in(value) for value in args]), given
+    source = Source(iter(proxies), iter(numbers), leaves.objects)
+    with intercept.recording(tracer), restored(leaves.objects):
+        args, kwargs, states = call.structure
+        given = [intercept.stand_in(unflatten(item, source)) for item in args]
+        named = {key: intercept.stand_in(unflatten(item, source)) for key, item in kwargs}
+        for state in states:
+            unflatten(state, source)
+        tracer.state = State.of(source.live, frozenset(leaves.copied))
+        try:
+            yield given, named, proxies
+        finally:
+            tracer.state = State()
 
 
 def _look_back(tracer: Tracer) -> None:
@@ -234,9 +290,9 @@ def _named(message: str, fn: Callable[..., Any], call: Call, static: frozenset[T
     The function runs once more, watched line by line.
     """
     tracer = Tracer(static=static)
-    watch = locate.Watch(call.updates)
+    watch = locate.Watch(call.leaves.objects)
     try:
-        with _recorded(tracer, call) as (args, kwargs), locate.watching(watch):
+        with _recorded(tracer, call) as (args, kwargs, _), locate.watching(watch):
             fn(*args, **kwargs)
     except (Exception, Specialize):  # it raised what it raised before, or went another way
         pass
@@ -244,91 +300,3 @@ def _named(message: str, fn: Callable[..., Any], call: Call, static: frozenset[T
         tracer.finished = True
     place = watch.found or locate.of_function(fn)
     return f"[zmlx.trace] {place}: {message.split(': ', 1)[1]}"
-
-
-def _recipe(tracer: Tracer, tree: Any, outputs: dict[int, Output]) -> Any:
-    """`tree` with its arrays replaced by Outputs; new ones are appended to the graph's outputs."""
-    if isinstance(tree, mx.array):
-        tracer.check(tree)
-        node = tree.node if isinstance(tree, Proxy) else tracer.capture(tree)
-        return _output(tracer, node, outputs)
-    if type(tree) is ScalarProxy:
-        tracer.check(tree)
-        if any(leaf[0] == "size" for leaf in leaves(tree.expr)):
-            return _output(tracer, tracer.sizes.node(tree, "int32"), outputs)
-        return NumberOutput(tree.expr)
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*[_recipe(tracer, item, outputs) for item in tree])
-    if isinstance(tree, (list, tuple)):
-        return type(tree)([_recipe(tracer, item, outputs) for item in tree])
-    if isinstance(tree, dict):
-        return {key: _recipe(tracer, item, outputs) for key, item in tree.items()}
-    hidden = list(getattr(tree, "__dict__", {}).values())
-    if tracer.sees([tree, hidden]):
-        raise tracer.refuse(
-            f"a {type(tree).__name__} that holds traced arrays is returned or stored.",
-            "Use lists, tuples and dicts.",
-        )
-    return tree
-
-
-def _output(tracer: Tracer, node: int, outputs: dict[int, Output]) -> Output:
-    """The Output that stands for `node`, which becomes an output of the graph."""
-    if node not in outputs:
-        outputs[node] = Output(len(outputs))
-        tracer.graph.outputs.append(node)
-    return outputs[node]
-
-
-def _updates(tracer: Tracer, container: Any, outputs: dict[int, Output]) -> Any:
-    """The recipe of a captured container, which says what the function did not touch."""
-    if container is mx.random.state:
-        return container
-    if not isinstance(container, (dict, list)):
-        return _recipe(tracer, container, outputs)
-    pairs = container.items() if isinstance(container, dict) else enumerate(container)
-    made = {
-        key: UNCHANGED
-        if tracer.state.unchanged(container, key, value)
-        else _updates(tracer, value, outputs)
-        for key, value in pairs
-    }
-    return made if isinstance(container, dict) else list(made.values())
-
-
-def rebuild(recipe: Any, values: Sequence[mx.array], numbers: Sequence[Number]) -> Any:
-    """The tree that the function returns, from the graph's output values."""
-    kind = type(recipe)
-    if kind is Output:
-        return values[recipe.index]
-    if kind is NumberOutput:
-        return evaluate(recipe.expr, numbers)
-    if isinstance(recipe, tuple) and hasattr(recipe, "_fields"):
-        return kind(*[rebuild(item, values, numbers) for item in recipe])
-    if isinstance(recipe, (list, tuple)):
-        return kind([rebuild(item, values, numbers) for item in recipe])
-    if kind is dict:
-        return {key: rebuild(item, values, numbers) for key, item in recipe.items()}
-    return recipe
-
-
-def write_state(
-    container: Any, recipe: Any, values: Sequence[mx.array], numbers: Sequence[Number] = ()
-) -> None:
-    """Make `container` what `recipe` says, keeping existing inner containers."""
-    if recipe is container:  # mx.random.state: draws have moved it on by themselves
-        return
-    if isinstance(container, list):
-        del container[len(recipe) :]
-        container.extend([None] * (len(recipe) - len(container)))
-    else:
-        for key in [key for key in container if key not in recipe]:
-            dict.__delitem__(container, key)
-    for key, item in recipe.items() if isinstance(recipe, dict) else enumerate(recipe):
-        inner = container.get(key) if isinstance(container, dict) else container[key]
-        if item is UNCHANGED:  # a call that MLX ran may have updated it by itself
-            continue
-        if isinstance(item, (dict, list)) and isinstance(inner, (dict, list)):
-            write_state(inner, item, values, numbers)
-        else:
-            store(container, key, rebuild(item, values, numbers))

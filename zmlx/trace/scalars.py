@@ -41,7 +41,7 @@ class Specialize(BaseException):
 class ScalarProxy:
     """A Python number known only at call time; `value` is the example of the running trace."""
 
-    __slots__ = ("expr", "sized", "tracer", "value")
+    __slots__ = ("__weakref__", "expr", "sized", "tracer", "value")
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class ScalarProxy:
     ) -> None:
         self.expr, self.value, self.tracer = expr, value, tracer
         self.sized = not positions(expr) if sized is None else sized
+        if tracer is not None:
+            tracer.living.note(self)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

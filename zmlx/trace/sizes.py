@@ -58,6 +58,10 @@ class Sizes:
     numbers: dict[int, ScalarProxy] = field(default_factory=dict)  # by "scalar" or "size" node
     made: bool = False  # whether the function got a size that is no int
 
+    def forget(self) -> None:
+        """The trace has ended: let go of its numbers."""
+        self._known, self._items, self.numbers = {}, {}, {}
+
     # -- what the function reads ------------------------------------------------------------------
     def shape(self, node: int) -> Dims:
         """The shape of `node` as the function gets it."""

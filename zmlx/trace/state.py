@@ -1,90 +1,257 @@
-"""State: the arrays that live inside modules and captured containers while a trace runs.
+"""State: the objects and containers of a call while a trace runs.
 
-They are inputs, and proxies stand in their places. A call that runs the user's Python under MLX
-(a gradient, say) must find plain arrays there instead; and what the function leaves alone is not
-written back. zmlx.trace.run makes it, the tracer and the recipes of results ask it.
+Traced arrays stand in them in place of the caller's. A call that runs the user's Python under MLX
+(a gradient, say) must find plain arrays there instead; and what the function changes in them is
+found by comparing with what they held at first. zmlx.trace.run makes it, the tracer and the recipes
+of results ask it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from zmlx.trace.operands import children
+from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, same_content, store
+from zmlx.trace.leaks import holds, reached
 from zmlx.trace.proxy import Proxy
-from zmlx.trace.tree import Slot, containers, replaced
+from zmlx.trace.scalars import ScalarProxy
+from zmlx.trace.tree import Leaves, filled_cells, flatten_state, row
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
+_ABSENT = object()
+_LOCK = threading.RLock()  # for places that calls on several threads fill in turn
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One container of a call's object: `part` number `place` of object number `index`."""
+
+    index: int
+    place: int
+    part: Any
+    first: Any  # its content when the function began
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """A part that holds something else than at first."""
+
+    index: int
+    place: int
+    now: Any
+    first: Any
+
+    def held(self, key: Any, value: Any) -> bool:
+        """Whether `value` was there, under `key`, at first."""
+        if isinstance(self.first, dict):
+            old = self.first.get(key, _ABSENT)
+        else:
+            old = self.first[key] if key < len(self.first) else _ABSENT
+        return _same(old, value)
+
+
+def _same(old: Any, new: Any) -> bool:
+    if old is new:
+        return True
+    plain = type(new) in (bool, int, float, str)
+    return plain and type(old) is type(new) and bool(old == new)
+
 
 @dataclass(frozen=True)
 class State:
-    """Places of arrays, and the proxies that stood in them at first, by slot.index."""
+    """The objects of a call, as the function sees them."""
 
-    slots: Sequence[Slot] = ()
-    proxies: Sequence[Proxy] = ()
-    containers: Sequence[Any] = ()  # those that the call reads and writes back
+    live: Sequence[Any] = ()
+    copied: frozenset[int] = frozenset()  # which are copies of the caller's
+    parts: list[Part] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, live: Sequence[Any], copied: frozenset[int]) -> State:
+        parts = [
+            Part(index, place, part, content(part))
+            for index, value in enumerate(live)
+            for place, part in enumerate(parts_of(value))
+        ]
+        return cls(live, copied, parts)
+
+    def passed(self) -> Iterator[tuple[int, Any]]:
+        """The caller's own objects, by number."""
+        return ((i, value) for i, value in enumerate(self.live) if i not in self.copied)
+
+    def changed(self) -> Iterator[Changed]:
+        for part in self.parts:
+            now = content(part.part)
+            if not same_content(part.first, now):
+                found = Changed(part.index, part.place, now, part.first)
+                pairs = now.items() if isinstance(now, dict) else enumerate(now)
+                if len(now) != len(part.first) or not all(found.held(k, v) for k, v in pairs):
+                    yield found
 
     def covers(self, state: Any) -> bool:
         """Whether every container of arrays in `state` is one that the trace takes as input."""
-        known = {id(c) for c in (*self.containers, *[slot.container for slot in self.slots])}
-        return all(id(inner) in known or _only_holds(inner) for inner in containers(state))
+        known, leaves = {id(value) for value in self.live}, Leaves()
+        flatten_state(state, leaves)
+        return all(id(inner) in known or _only_holds(inner) for inner in leaves.objects)
 
-    def check(self, tracer: Tracer, passed: Any) -> None:
-        """Raise TraceError where a place holds a new value that is not among `passed` arguments.
+    def run(
+        self, tracer: Tracer, label: str, fn: Callable[..., Any], args: Any, kwargs: Any, **how: Any
+    ) -> Any:
+        """Record a call of `fn`, Python code that MLX runs, which may meet the caller's objects."""
+        own = {id(value) for _, value in self.passed()}
+        met = list(reached((fn, args, kwargs)))
+        meets_own = any(id(value) in own for value in met)
+        closed_over = list(_traced_places(met, own))
+        if not meets_own and not closed_over:
+            return tracer.opaque(label, fn, args, kwargs, closed=False, **how)
+        tracer.personal = tracer.personal or meets_own
+        tracer.closed_over += [(part, key) for part, key, _ in closed_over]
+        call = self._call(tracer, fn, closed_over)
+        result, left = tracer.opaque(
+            label, call, (call.values, args, kwargs), {}, closed=False, **how
+        )
+        for (part, key), array in zip(call.left, left, strict=True):
+            store(part, key, array)
+        return result
 
-        A replay of the call that gets them would still find the old value there.
+    def meets_traced(self, start: Any) -> bool:
+        """Whether Python code can reach a traced value from `start`."""
+        met = list(reached(start))
+        return any(map(holds, met)) or any(True for _ in _traced_places(met, set()))
+
+    def _call(
+        self, tracer: Tracer, fn: Callable[..., Any], closed_over: Sequence[tuple[Any, Any, Any]]
+    ) -> StateCall:
+        """`fn` as a call that finds plain arrays in the objects, and those of this moment.
+
+        `closed_over` are places beside them that hold traced values: part, key and value.
+
+        Raises TraceError where an object has lost or gained a place since the trace began.
         """
-        known = {proxy.node for proxy in _proxies(passed)} if self.slots else set()
-        for slot in self.slots:
-            held, first = _held(slot), self.proxies[slot.index]
-            if isinstance(held, Proxy) and held.node not in (first.node, *known):
+        places = [(part, key) for part, key, _ in closed_over]
+        values = [value for _, _, value in closed_over]
+        for part in self.parts:
+            if part.index in self.copied:
+                continue
+            now = content(part.part)
+            if isinstance(now, list) and len(now) != len(part.first):
                 raise tracer.refuse(
-                    f"captured state ({slot.key!r}) is updated, and then read inside a call that "
-                    "MLX runs.",
-                    "Pass it to that call as an argument, or update it afterwards.",
+                    "a list that the function was given got longer or shorter, and is then used "
+                    "inside a call that MLX runs.",
+                    "Change it after that call.",
                 )
-
-    @contextmanager
-    def shown(self, tracer: Tracer) -> Iterator[None]:
-        """Within the block the places hold plain arrays; after it, what they held before."""
-        held = {slot.index: _held(slot) for slot in self.slots}
-        plain = {i: tracer.base(v) if isinstance(v, Proxy) else v for i, v in held.items()}
-        with replaced([s for s in self.slots if plain[s.index] is not None], plain):
-            yield
-
-    def unchanged(self, container: Any, key: Any, value: Any) -> bool:
-        """Whether `container` still holds, under `key`, the array that it held at first."""
-        if not isinstance(value, Proxy):
-            return False
-        places = (s for s in self.slots if s.container is container and s.key == key)
-        return any(self.proxies[s.index].node == value.node for s in places)
+            found = Changed(part.index, part.place, now, part.first)
+            for key, value in now.items() if isinstance(now, dict) else enumerate(now):
+                moved = isinstance(value, Proxy) and value.node not in tracer.first_nodes
+                if moved or not found.held(key, value):
+                    places.append((part.part, key))
+                    values.append(value)
+        return StateCall(fn, places, values, [p.part for p in self.parts], tracer)
 
 
 def _only_holds(container: Any) -> bool:
     """Whether `container` has other containers in it, and no array."""
-    items = children(container)
-    return len(items) > 0 and not any(isinstance(item, mx.array) for item in items)
+    held = [value for part in parts_of(container) for _, value in items(part)]
+    return len(held) > 0 and not any(isinstance(value, mx.array) for value in held)
 
 
-def _held(slot: Slot) -> Any:
-    """What is in a place now; None where it has gone."""
-    if isinstance(slot.container, dict):
-        return slot.container.get(slot.key)
-    return slot.container[slot.key] if slot.key < len(slot.container) else None
+def _traced_places(met: Sequence[Any], own: set[int]) -> Iterator[tuple[Any, Any, Any]]:
+    """Where closures, and containers that they lead to, hold traced values."""
+    for value in met:
+        if id(value) in own:
+            continue
+        containers = parts_of(value) if kind_of(value) in (Kind.COPIED, Kind.OBJECT) else ()
+        for part in (*filled_cells(value), *containers):
+            for key, held in items(part):
+                if type(held) in (Proxy, ScalarProxy) or (type(held) is tuple and holds(held)):
+                    yield part, key, held
 
 
-def _proxies(tree: Any) -> Iterator[Proxy]:
-    """The traced arrays among arguments; those inside a module do not travel as such."""
-    if type(tree) is Proxy:
-        yield tree
-    if isinstance(tree, nn.Module):
-        return
-    for item in children(tree):
-        yield from _proxies(item)
+class StateCall:
+    """A function that MLX runs, called with the objects as they were at its place in the trace."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        places: list[tuple[Any, Any]],
+        values: list[Any],
+        parts: list[Any],
+        tracer: Tracer,
+    ) -> None:
+        self.fn, self.places, self.values = fn, places, values
+        self.left: list[tuple[Any, Any]] = []  # places that the function wrote
+        self._tracing: Tracer | None = tracer
+        self._parts = parts
+
+    def __call__(self, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
+        if self._tracing is not None:
+            return self._traced(self._tracing, values, args, kwargs)
+        with _LOCK, _put(self.places, values):
+            result = self.fn(*args, **kwargs)
+            return result, [_held(part, key) for part, key in self.left]
+
+    def _traced(self, tracer: Tracer, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
+        self._tracing = None
+        before = [(part, content(part)) for part in self._parts]
+        try:
+            for part, held in before:
+                refill(part, _plain(tracer, held))
+            with _put(self.places, values):
+                shown = [(part, content(part)) for part in self._parts]
+                result = self.fn(*args, **kwargs)
+                self.left = list(_new_arrays(shown))
+                return result, [_held(part, key) for part, key in self.left]
+        finally:
+            for part, held in before:
+                refill(part, held)
+            self._parts, self.values = [], []
+
+
+def _new_arrays(shown: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Where parts hold other arrays than those that were shown there."""
+    for part, first in shown:
+        now = content(part)
+        found = Changed(0, 0, now, first)
+        for key, value in now.items() if isinstance(now, dict) else enumerate(now):
+            if isinstance(value, mx.array) and not found.held(key, value):
+                yield part, key
+
+
+def _plain(tracer: Tracer, content: Any) -> Any:
+    """The content of a part without traced values; containers in it have parts of their own."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return row(type(value), [shown(item) for item in value])
+        return tracer.base(value) if type(value) in (Proxy, ScalarProxy) else value
+
+    if isinstance(content, dict):
+        return {key: shown(value) for key, value in content.items()}
+    return [shown(value) for value in content]
+
+
+def _held(part: Any, key: Any) -> Any:
+    held = content(part)
+    return held[key]
+
+
+@contextmanager
+def _put(places: Sequence[tuple[Any, Any]], values: Sequence[Any]) -> Iterator[None]:
+    """Within the block `places` hold `values`; after it, what they held before."""
+    before = [(part, key, content(part)) for part, key in places]
+    try:
+        for (part, key), value in zip(places, values, strict=True):
+            store(part, key, value)
+        yield
+    finally:
+        for part, key, held in before:
+            if isinstance(held, list) or key in held:
+                store(part, key, held[key])
+            elif isinstance(part, dict):
+                dict.pop(part, key, None)

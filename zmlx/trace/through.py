@@ -19,7 +19,7 @@ from zmlx.trace import intercept, namespace
 from zmlx.trace.calls import keeping_random_state
 from zmlx.trace.operands import children, mapped
 from zmlx.trace.proxy import Proxy
-from zmlx.trace.tree import containers, replaced
+from zmlx.trace.tree import Leaves, flatten_state, restored
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -44,8 +44,10 @@ def call(
     if inner is None:
         return _as_call(tracer, fn, target, args, kwargs, RUNS_PYTHON)
     if not all(tracer.state.covers(container) for container in state):
-        held = [inner for container in state for inner in containers(container)]
-        with replaced((), (), held):
+        held = Leaves()
+        for container in state:
+            flatten_state(container, held)
+        with restored(held.objects):
             return _as_call(tracer, fn, target, args, kwargs, _STATE, runs_always=True)
     copies, named = mapped((tuple(args), kwargs), partial(_copied, tracer))
     return intercept.stand_in(inner)(*copies, **named)
@@ -124,13 +126,12 @@ def _as_call(
 ) -> Any:
     """The call as MLX's own; without traced arguments MLX runs it now, unless it draws numbers."""
     label = getattr(target, "__name__", type(target).__name__)
-    if not runs_always and not tracer.sees((args, kwargs)):
+    traced = tracer.sees((args, kwargs)) or tracer.state.meets_traced((target, args, kwargs))
+    if not runs_always and not traced:
         with intercept.recording(None), keeping_random_state() as drew:
             result = fn(target, *args, **kwargs)
             if not drew():
                 return result
-    tracer.state.check(tracer, (args, kwargs))
-    with tracer.state.shown(tracer):
-        return tracer.opaque(
-            label, target, args, kwargs, why=why, closed=False, runs_always=runs_always
-        )
+    return tracer.state.run(
+        tracer, label, target, args, kwargs, why=why, runs_always=runs_always
+    )

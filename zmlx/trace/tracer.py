@@ -18,6 +18,7 @@ from zmlx.ops.infer import infer
 from zmlx.trace import calls, intercept, locate, namespace, placeholders, through
 from zmlx.trace.calls import Flat, Streams, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.living import Living
 from zmlx.trace.operands import (
     arrays_in,
     children,
@@ -61,6 +62,10 @@ class Tracer:
     static: frozenset[Token] = frozenset()  # numbers and sizes that stand for their example
     wanted: frozenset[Token] = frozenset()  # those whose values were read
     finished: bool = False
+    personal: bool = False  # a call that MLX runs holds on to the very objects of this call
+    first_nodes: tuple[int, ...] = ()  # of the inputs, before anything is written in place
+    closed_over: list[tuple[Any, Any]] = field(default_factory=list)  # places, for calls to fill
+    living: Living = field(default_factory=Living)
     state: State = field(default_factory=State)
     streams: Streams = field(default_factory=Streams)
     copies: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)  # of others, by id
@@ -74,7 +79,9 @@ class Tracer:
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
         """One proxy for each example array."""
         bases = placeholders.placeholders([(a.shape, a.dtype) for a in examples])
-        return [self.proxy(base, "input", tie=False, loc="") for base in bases]
+        proxies = [self.proxy(base, "input", tie=False, loc="") for base in bases]
+        self.first_nodes = tuple([proxy.node for proxy in proxies])
+        return proxies
 
     def proxy(
         self,
@@ -148,12 +155,6 @@ class Tracer:
             return self.random(name, function, args, kwargs)
         why = namespace.reason(name, kwargs)
         return self.opaque(name, function, args, kwargs, why=why, named=True)
-
-    def method(
-        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Any:
-        """A method of mx.array; args[0] is the array."""
-        return self.call(name, function, args, kwargs)
 
     def call_object(
         self, fn: Callable[..., Any], target: Any, args: Sequence[Any], kwargs: dict[str, Any]

@@ -1,23 +1,29 @@
-"""Trees: nested lists, tuples, dicts and modules of arrays, numbers and static values.
+"""Trees: what a call passes, as leaves and a hashable structure.
 
-`flatten` turns what a user passes into leaves and a hashable structure; `unflatten` is its inverse.
-mlx.nn modules are trees whose arrays live inside the module: they are read and replaced in place
-through Slots. The tracer and the fused function's call path are the callers.
+`flatten` takes arrays and numbers out of nested containers and objects of any class; `unflatten`
+puts others in their places. Lists and dicts that are arguments are copied, tuples rebuilt; objects
+(modules, dataclasses, caches, subclasses of list and dict) and captured state are used in place:
+the function gets the very object, with other arrays in it. The tracer and the fused function's call
+path are the callers.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from types import CellType, MethodType
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from zmlx.trace.operands import is_numpy_number, is_python_number
+from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, store
+from zmlx.trace.static import Static
+
+MOST_OBJECTS = 100_000  # a tree of more is a program's whole memory, reached by mistake
+_HASHED_BYTES = 1 << 20  # larger NumPy arrays inside objects are told by identity
 
 
 class Leaf(Enum):
@@ -25,27 +31,70 @@ class Leaf(Enum):
 
     ARRAY = "array"
     NUMBER = "number"
+    SAME = "same"  # a container or object that was met before
+    OBJECT = "object"
+    CONTENT = "content"  # an object that is told by a static content
 
 
-ARRAY, NUMBER = Leaf.ARRAY, Leaf.NUMBER
+ARRAY, NUMBER, SAME, OBJECT, CONTENT = Leaf
+
+
+class _Shared(Exception):
+    """A list or dict is met both as an argument and inside an object."""
 
 
 @dataclass
 class Leaves:
-    """The leaves of a tree in order: arrays, Python numbers, and where module arrays live."""
+    """The leaves of a tree in order, and the containers and objects that they live in."""
 
     arrays: list[Any] = field(default_factory=list)
     numbers: list[int | float] = field(default_factory=list)
-    slots: list[Slot] = field(default_factory=list)  # arrays[slot.index] lives in slot.container
+    soft: list[int] = field(default_factory=list)  # numbers that live in objects, by position
+    objects: list[Any] = field(default_factory=list)  # every container that can be written
+    copied: set[int] = field(default_factory=set)  # which of them the function gets a copy of
+    in_place: bool = False  # lists and dicts too are used in place
+    _seen: dict[int, int] = field(default_factory=dict)  # by id
+
+    @property
+    def passed(self) -> list[Any]:
+        """The objects that the function gets as they are."""
+        return [value for i, value in enumerate(self.objects) if i not in self.copied]
+
+    def enter(self, value: Any, copied: bool) -> tuple[Leaf, int] | None:
+        """Note a container; where it was met before, the structure that says so."""
+        index = self._seen.get(id(value))
+        if index is not None:
+            if index in self.copied and not copied:
+                raise _Shared
+            return (SAME, index)
+        index = self._seen[id(value)] = len(self.objects)
+        if index >= MOST_OBJECTS:
+            raise TypeError(
+                f"[zmlx.fuse] the arguments hold more than {MOST_OBJECTS} objects, a "
+                f"{type(value).__name__} the last. Pass what the function needs of them."
+            )
+        self.objects.append(value)
+        if copied:
+            self.copied.add(index)
+        return None
 
 
-@dataclass(frozen=True)
-class Slot:
-    """The place of one array inside a module or a captured container."""
-
-    container: Any  # dict or list
-    key: Any
-    index: int
+def flatten_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], states: Sequence[Any] = ()
+) -> tuple[Leaves, Any]:
+    """The leaves and the structure of a call's arguments and of captured state."""
+    for in_place in (False, True):
+        leaves = Leaves(in_place=in_place)
+        try:
+            structure: Any = (
+                tuple([flatten(item, leaves) for item in args]),
+                tuple([(key, flatten(item, leaves)) for key, item in kwargs.items()]),
+                tuple([flatten_state(state, leaves) for state in states]) if states else (),
+            )
+            return leaves, structure
+        except _Shared:
+            continue
+    raise AssertionError("nothing is copied where everything is used in place")
 
 
 def flatten(tree: Any, leaves: Leaves) -> Any:
@@ -59,13 +108,32 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
         leaves.arrays.append(tree)
         return ARRAY
     if kind is float or kind is int:
-        leaves.numbers.append(tree)
-        return (NUMBER, kind)
-    if kind in (list, tuple):
-        return (kind, tuple([flatten(item, leaves) for item in tree]))
-    if kind is dict:
-        return (dict, tuple([(_key(key), flatten(item, leaves)) for key, item in tree.items()]))
-    return _flatten_rare(tree, leaves)
+        return _number(tree, leaves)
+    if kind is tuple:
+        return (tuple, tuple([flatten(item, leaves) for item in tree]))
+    if kind is dict and not leaves.in_place:
+        return leaves.enter(tree, copied=True) or (
+            dict,
+            tuple([(_key(key), flatten(item, leaves)) for key, item in tree.items()]),
+        )
+    if kind is list and not leaves.in_place:
+        return leaves.enter(tree, copied=True) or (
+            list,
+            tuple([flatten(item, leaves) for item in tree]),
+        )
+    return _RARE[kind_of(tree)](tree, leaves)
+
+
+def flatten_state(state: Any, leaves: Leaves) -> Any:
+    """Like flatten, for captured state (`inputs=` of fuse): all of it is used in place."""
+    if state is mx.random.state:
+        return _static(state, leaves)
+    if kind_of(state) not in (Kind.OBJECT, Kind.COPIED):
+        raise TypeError(
+            "[zmlx.fuse] captured state must be a list, a dict or an object such as an nn.Module, "
+            f"so that it can be updated in place; got {type(state).__name__}."
+        )
+    return _inside(leaves, lambda: flatten(state, leaves))
 
 
 def _key(key: Any) -> Any:
@@ -73,170 +141,253 @@ def _key(key: Any) -> Any:
     return key if type(key) is str else Static(key)
 
 
-def _flatten_rare(tree: Any, leaves: Leaves) -> Any:
-    if isinstance(tree, mx.array):
-        leaves.arrays.append(tree)
-        return ARRAY
-    if isinstance(tree, nn.Module):
-        return (nn.Module, Static(tree), _flatten_container(tree, leaves), _settings(tree))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return (type(tree), tuple([flatten(item, leaves) for item in tree]))
-    if is_python_number(tree) or is_numpy_number(tree):
-        leaves.numbers.append(tree)
-        return (NUMBER, type(tree))
-    if type(tree) is slice:
-        parts = (tree.start, tree.stop, tree.step)
-        return (slice, tuple([flatten(part, leaves) for part in parts]))
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(tree, numpy.ndarray):
-        raise TypeError("[zmlx.fuse] an argument is a NumPy array. Pass mx.array(it).")
+def _inside(leaves: Leaves, flattened: Callable[[], Any]) -> Any:
+    before, leaves.in_place = leaves.in_place, True
+    try:
+        return flattened()
+    finally:
+        leaves.in_place = before
+
+
+def _array(tree: Any, leaves: Leaves) -> Any:
+    leaves.arrays.append(tree)
+    return ARRAY
+
+
+def _static(tree: Any, leaves: Leaves) -> Any:
     return (Static, Static(tree))
 
 
-def _flatten_container(tree: Any, leaves: Leaves) -> Any:
-    """Structure of a container whose arrays stay in place; each array becomes a Slot."""
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    structure: list[Any] = []
-    for key, value in pairs:
-        if isinstance(value, mx.array):
-            leaves.slots.append(Slot(tree, key, len(leaves.arrays)))
-            leaves.arrays.append(value)
-            structure.append((_key(key), ARRAY))
-        elif isinstance(value, nn.Module):
-            inner = (Static(value), _flatten_container(value, leaves), _settings(value))
-            structure.append((_key(key), inner))
-        elif isinstance(value, (dict, list)) and value is not mx.random.state:
-            structure.append((_key(key), type(value), _flatten_container(value, leaves)))
-        else:  # mx.random.state too: draws read and write it by themselves
-            _refuse_arrays(key, value)
-            structure.append((_key(key), Static(value)))
-    return tuple(structure)
+def _object(tree: Any, leaves: Leaves) -> Any:
+    if tree is mx.random.state:  # draws read and write it by themselves
+        return _static(tree, leaves)
+    seen = leaves.enter(tree, copied=False)
+    if seen is not None:
+        return seen
 
-
-def _refuse_arrays(key: Any, value: Any) -> None:
-    if isinstance(value, tuple) and any(isinstance(item, mx.array) for item in value):
-        raise TypeError(
-            f"[zmlx.fuse] {key!r} is a tuple of arrays inside a module or captured state, which "
-            "cannot be replaced in place. Make it a list."
+    def parts() -> Any:
+        return tuple(
+            [
+                tuple([(_key(key), flatten(item, leaves)) for key, item in items(part)])
+                for part in parts_of(tree)
+            ]
         )
 
-
-def flatten_state(state: Any, leaves: Leaves) -> Any:
-    """Like flatten, for captured state (`inputs=` of fuse): arrays are replaced in place."""
-    if isinstance(state, nn.Module):
-        return flatten(state, leaves)
-    if state is mx.random.state:
-        return (Static, Static(state))
-    if not isinstance(state, (dict, list)):
-        raise TypeError(
-            "[zmlx.fuse] captured state must be a list, a dict or an nn.Module, "
-            f"so that it can be updated in place; got {type(state).__name__}."
-        )
-    return (type(state), _flatten_container(state, leaves))
+    return (OBJECT, type(tree), _inside(leaves, parts))
 
 
-def _settings(module: nn.Module) -> Any:
-    """A module's plain attributes (eps, training, dims): static values of the trace."""
-    return tuple([(key, Static(value)) for key, value in vars(module).items()])
+def _row(tree: Any, leaves: Leaves) -> Any:
+    return (type(tree), tuple([flatten(item, leaves) for item in tree]))
 
 
-class Static:
-    """A static value as a key: by type and value where hashable, else by identity (kept alive)."""
+def _function(tree: Any, leaves: Leaves) -> Any:
+    """A function by identity, and by what its closure holds now: arrays in it are no inputs."""
+    cells = [cell.cell_contents for cell in filled_cells(tree)]
+    if not cells:
+        return (Static, Static(tree))
+    frozen = Leaves(in_place=True, _seen={id(tree): 0, **leaves._seen})
+    frozen.objects = [tree] * (len(leaves._seen) + 1)
+    structure = tuple([flatten(item, frozen) for item in cells])
+    held = tuple([Static(value) for value in (*frozen.arrays, *frozen.numbers)])
+    return (Static, Static(tree), structure, held)
 
-    __slots__ = ("_hash", "value")
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+def filled_cells(function: Any) -> Iterator[CellType]:
+    """The cells of a function's closure, less those that hold nothing yet."""
+    for cell in getattr(function, "__closure__", None) or ():
         try:
-            self._hash = hash((type(value), value if value == value else "nan"))
-        except TypeError:
-            self._hash = id(value)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Static) or type(self.value) is not type(other.value):
-            return False
-        if self.value is other.value:
-            return True
-        if isinstance(self.value, (mx.array, nn.Module)) or self._hash != other._hash:
-            return False
-        same = bool(self.value == other.value) or self.value != self.value  # one NaN is another
-        return same and repr(self.value) == repr(other.value)
-
-    def __repr__(self) -> str:
-        return repr(self.value)
+            cell.cell_contents  # noqa: B018
+        except ValueError:
+            continue
+        yield cell
 
 
-def unflatten(structure: Any, arrays: Iterator[Any], numbers: Iterator[Any]) -> Any:
-    """Rebuild a tree from its structure; modules are returned as they are, in place."""
+def _method(tree: Any, leaves: Leaves) -> Any:
+    return (MethodType, (flatten(tree.__func__, leaves), flatten(tree.__self__, leaves)))
+
+
+def _partial(tree: Any, leaves: Leaves) -> Any:
+    parts = (tree.func, tree.args, tuple(tree.keywords), tuple(tree.keywords.values()))
+    return (functools.partial, tuple([flatten(part, leaves) for part in parts]))
+
+
+def _slice(tree: Any, leaves: Leaves) -> Any:
+    return (slice, tuple([flatten(part, leaves) for part in (tree.start, tree.stop, tree.step)]))
+
+
+def _number(tree: Any, leaves: Leaves) -> Any:
+    if leaves.in_place:
+        leaves.soft.append(len(leaves.numbers))
+    leaves.numbers.append(tree)
+    return (NUMBER, type(tree))
+
+
+def _set(tree: Any, leaves: Leaves) -> Any:
+    if any(isinstance(item, mx.array) for item in tree):
+        raise TypeError(
+            f"[zmlx.fuse] a {type(tree).__name__} of arrays is passed. Make it a list or a dict."
+        )
+    return _told(tree, leaves, frozenset([Static(item) for item in tree]))
+
+
+def _bytes(tree: Any, leaves: Leaves) -> Any:
+    return _told(tree, leaves, bytes(tree))
+
+
+def _told(tree: Any, leaves: Leaves, by: Any) -> Any:
+    return leaves.enter(tree, copied=False) or (CONTENT, type(tree), by)
+
+
+def _numpy(tree: Any, leaves: Leaves) -> Any:
+    if not leaves.in_place:
+        raise TypeError(
+            f"[zmlx.fuse] an argument is a NumPy array of shape {tree.shape}. Pass mx.array(it)."
+        )
+    by = tree.tobytes() if tree.nbytes <= _HASHED_BYTES else Static(tree)
+    return _told(tree, leaves, (tree.shape, str(tree.dtype), by))
+
+
+_RARE: dict[Kind, Callable[[Any, Leaves], Any]] = {
+    Kind.ARRAY: _array,
+    Kind.NUMBER: _number,
+    Kind.COPIED: _object,
+    Kind.ROW: _row,
+    Kind.OBJECT: _object,
+    Kind.FUNCTION: _function,
+    Kind.METHOD: _method,
+    Kind.PARTIAL: _partial,
+    Kind.SLICE: _slice,
+    Kind.SET: _set,
+    Kind.BYTES: _bytes,
+    Kind.NUMPY: _numpy,
+    Kind.STATIC: _static,
+}
+
+
+# -- back -----------------------------------------------------------------------------------------
+@dataclass
+class Source:
+    """What `unflatten` fills a structure with."""
+
+    arrays: Iterator[Any]
+    numbers: Iterator[Any]
+    objects: Sequence[Any]  # of the call: Leaves.objects
+    live: list[Any] = field(default_factory=list)  # what stands for each of them
+
+
+def unflatten(structure: Any, source: Source) -> Any:
+    """Rebuild a tree from its structure; objects are returned as they are, filled in place."""
     if structure is ARRAY:
-        return next(arrays)
+        return next(source.arrays)
     head = structure[0]
     if head is NUMBER:
-        return next(numbers)
+        return next(source.numbers)
     if head is Static:
         return structure[1].value
-    if head is nn.Module:
-        for _ in range(_count(structure)):
-            next(arrays)
-        return structure[1].value
-    if head is dict:
-        return {
-            key.value if type(key) is Static else key: unflatten(item, arrays, numbers)
-            for key, item in structure[1]
-        }
-    items = [unflatten(item, arrays, numbers) for item in structure[1]]
-    if head in (list, tuple):
-        return head(items)
-    return head(*items)
+    if head is SAME:
+        return source.live[structure[1]]
+    if head is OBJECT:
+        return _filled(structure, source)
+    if head is CONTENT:
+        source.live.append(source.objects[len(source.live)])
+        return source.live[-1]
+    return _REBUILT.get(head, _rebuilt_row)(structure, source)
 
 
-def _count(structure: Any) -> int:
-    if isinstance(structure, tuple):
-        return sum(_count(item) for item in structure)
-    return int(structure is ARRAY)
+def _filled(structure: Any, source: Source) -> Any:
+    value = source.objects[len(source.live)]
+    source.live.append(value)
+    for part, pairs in zip(parts_of(value), structure[2], strict=True):
+        for (key, item), (_, old) in zip(pairs, list(items(part)), strict=True):
+            new = unflatten(item, source)
+            if new is not old:
+                store(part, key.value if type(key) is Static else key, new)
+    return value
 
 
-def containers(state: Any) -> list[Any]:
-    """Every list, dict and module inside `state`, itself included."""
-    if not isinstance(state, (dict, list)) or state is mx.random.state:
-        return []
-    items = list(state.values()) if isinstance(state, dict) else list(state)
-    return [state] + [inner for item in items for inner in containers(item)]
+def _rebuilt_dict(structure: Any, source: Source) -> dict[Any, Any]:
+    made: dict[Any, Any] = {}
+    source.live.append(made)
+    for key, item in structure[1]:
+        made[key.value if type(key) is Static else key] = unflatten(item, source)
+    return made
+
+
+def _rebuilt_list(structure: Any, source: Source) -> list[Any]:
+    made: list[Any] = []
+    source.live.append(made)
+    made.extend([unflatten(item, source) for item in structure[1]])
+    return made
+
+
+def _rebuilt_row(structure: Any, source: Source) -> Any:
+    return row(structure[0], [unflatten(item, source) for item in structure[1]])
+
+
+def row(cls: type, values: Sequence[Any]) -> Any:
+    """A tuple of class `cls`, a named one included."""
+    return tuple.__new__(cls, values)
+
+
+def _rebuilt_method(structure: Any, source: Source) -> Any:
+    return MethodType(*[unflatten(item, source) for item in structure[1]])
+
+
+def _rebuilt_partial(structure: Any, source: Source) -> Any:
+    func, args, names, values = [unflatten(item, source) for item in structure[1]]
+    return functools.partial(func, *args, **dict(zip(names, values, strict=True)))
+
+
+def _rebuilt_slice(structure: Any, source: Source) -> slice:
+    return slice(*[unflatten(part, source) for part in structure[1]])
+
+
+_REBUILT: dict[Any, Callable[[Any, Source], Any]] = {
+    dict: _rebuilt_dict,
+    list: _rebuilt_list,
+    MethodType: _rebuilt_method,
+    functools.partial: _rebuilt_partial,
+    slice: _rebuilt_slice,
+}
+
+
+def number_places(structure: Any) -> dict[tuple[int, int, Any], int]:
+    """The positions of the numbers that live in objects, by (object, part, key)."""
+    found: dict[tuple[int, int, Any], int] = {}
+    objects = numbers = 0
+
+    def walk(item: Any, place: Any = None) -> None:
+        nonlocal objects, numbers
+        if item is ARRAY or item[0] in (Static, SAME):
+            return
+        if item[0] is NUMBER:
+            if place is not None:
+                found[place] = numbers
+            numbers += 1
+            return
+        index, objects = objects, objects + (item[0] in (OBJECT, CONTENT, list, dict))
+        if item[0] is CONTENT:
+            return
+        if item[0] is OBJECT:
+            for part, pairs in enumerate(item[2]):
+                for key, inner in pairs:
+                    walk(inner, (index, part, key.value if type(key) is Static else key))
+        else:
+            for inner in item[1]:
+                walk(inner[1] if item[0] is dict else inner)
+
+    args, kwargs, states = structure
+    for item in (*args, *[item for _, item in kwargs], *states):
+        walk(item)
+    return found
 
 
 @contextmanager
-def replaced(
-    slots: Sequence[Slot], values: Sequence[Any] | dict[int, Any], also: Sequence[Any] = ()
-) -> Iterator[None]:
-    """Within the block, each slot holds values[slot.index].
-
-    Afterwards the slots' containers, and those in `also`, are as they were.
-    """
-    touched = {id(c): c for c in [*[slot.container for slot in slots], *also]}
-    before = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in touched.values()]
+def restored(values: Sequence[Any]) -> Iterator[None]:
+    """After the block, the objects and containers `values` hold what they held before it."""
+    before = [(part, content(part)) for value in values for part in parts_of(value)]
     try:
-        for slot in slots:
-            store(slot.container, slot.key, values[slot.index])
         yield
     finally:
-        for container, content in before:
-            _restore(container, content)
-
-
-def store(container: Any, key: Any, value: Any) -> None:
-    """Put `value` into a dict, module or list."""
-    if isinstance(container, dict):
-        dict.__setitem__(container, key, value)
-    else:
-        container[key] = value
-
-
-def _restore(container: Any, content: Any) -> None:
-    if isinstance(container, dict):
-        dict.clear(container)
-        dict.update(container, content)
-    else:
-        container[:] = content
+        for part, held in before:
+            refill(part, held)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zmlx.trace import array_name
-from zmlx.trace.recorders import current, paused, recorders
+from zmlx.trace.recorders import current, paused
 
 # Functions that need values, and those with effects that a graph does not hold.
 _REFUSED = {
@@ -43,10 +43,10 @@ class Wrapper:
             return function(*args, **kwargs)
         if name in _STREAMS:
             return getattr(tracer.streams, _STREAMS[name])(*args, **kwargs)
+        if name in _CALLS_BACK:
+            return tracer.call_object(_called, function, args, kwargs)
         recorded = not self._waits and not array_name.by_zmlx(sys._getframe(1))
         if not (self._always or recorded or tracer.sees((args, kwargs))):
-            if name in _CALLS_BACK:
-                return _paused(function, args, kwargs)
             return function(*args, **kwargs)
         if name in _REFUSED:
             if not tracer.varies((args, kwargs)):
@@ -83,18 +83,11 @@ class MethodWrapper(Wrapper):
             return self.__zmlx_original__(*args, **kwargs)
         if args and type(args[0]) in array_name.CLASSES and type(args[0]) is not array_name.ARRAY:
             return getattr(type(args[0]), self.name)(*args, **kwargs)
-        return tracer.method(self.name.strip("_"), self.__zmlx_original__, args, kwargs)
+        return tracer.call(self.name.strip("_"), self.__zmlx_original__, args, kwargs)
 
 
-def _paused(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call that runs the user's Python under MLX."""
-    stack = recorders()
-    depth = len(stack)
-    stack.append(None)
-    try:
-        return function(*args, **kwargs)
-    finally:
-        del stack[depth:]
+def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
 
 
 def refuse_closures(tree: Any) -> None:

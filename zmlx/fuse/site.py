@@ -1,0 +1,92 @@
+"""Sites: the traces for one key (structure, ranks, dtypes, sizes of one).
+
+They differ in what those traces found out that they depend on: exact sizes, numbers whose value was
+read, arrays that are one and the same, the very objects of a call. zmlx.fuse.table makes sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx.fuse.decided import Decided
+from zmlx.trace.exprs import Number
+from zmlx.trace.tree import Leaves
+
+if TYPE_CHECKING:
+    from zmlx.fuse.entry import Entry
+
+
+@dataclass(eq=False)
+class Site:
+    """The entries for one key, told apart by what their traces depend on beyond it."""
+
+    decided: Decided | None = None  # the sizes whose values traces read
+    personal: bool = False  # entries hold for their call's objects only
+    aliases: bool = False  # a trace wrote an array in place: which arrays are one matters
+    static: frozenset[int] = frozenset()  # numbers whose value a trace was made for
+    read: frozenset[int] = frozenset()  # of those, the ones whose value a trace asked for
+    moving: frozenset[int] = frozenset()  # numbers of objects that change from call to call
+    entries: dict[Any, Entry] = field(default_factory=dict)
+    _last: tuple[Number, ...] = ()
+
+    def find(
+        self, arrays: Sequence[mx.array], numbers: Sequence[Number], leaves: Leaves
+    ) -> Entry | None:
+        entry = self.entries.get(self.key(arrays, numbers, leaves))
+        return None if entry is None or (self.personal and entry.gone()) else entry
+
+    def static_for(self, leaves: Leaves) -> frozenset[int]:
+        """Which numbers a new trace is made for: those of objects, until they are seen to move."""
+        if self._last:
+            self.moving |= {i for i in leaves.soft if leaves.numbers[i] != self._last[i]}
+        return (frozenset(leaves.soft) - self.moving) | self.read
+
+    def add(self, entry: Entry, leaves: Leaves) -> None:
+        """Keep `entry`; where it depends on more than earlier ones, those are traced again."""
+        trace = entry.trace
+        self.read |= trace.static_numbers - (frozenset(leaves.soft) - self.moving)
+        self.moving |= trace.written_numbers & frozenset(leaves.soft)
+        self._last = tuple(leaves.numbers)
+        depends = (
+            self.personal or trace.personal,
+            self.aliases or bool(trace.writes),
+            trace.static_numbers,
+        )
+        if depends != (self.personal, self.aliases, self.static):
+            self.entries.clear()
+            self.personal, self.aliases, self.static = depends
+        entry.own(leaves if trace.personal else None)
+        key = self._start(leaves.arrays, leaves.numbers, leaves)
+        if trace.decisions and self.decided is None:
+            self.decided = Decided()
+        if self.decided is not None:
+            key = self.decided.add(key, trace.decisions)
+            self.decided.keep(list(self.entries))
+        self.entries[key] = entry
+
+    def key(self, arrays: Sequence[mx.array], numbers: Sequence[Number], leaves: Leaves) -> Any:
+        start = self._start(arrays, numbers, leaves)
+        return start if self.decided is None else self.decided.path(start, arrays, numbers)
+
+    def _start(
+        self, arrays: Sequence[mx.array], numbers: Sequence[Number], leaves: Leaves
+    ) -> tuple[Any, ...]:
+        """The key as far as it does not depend on sizes."""
+        if not (self.static or self.personal or self.aliases):
+            return ()
+        return (
+            tuple([repr(numbers[i]) for i in sorted(self.static)]),
+            tuple(map(id, leaves.passed)) if self.personal else None,
+            pattern(arrays) if self.aliases else None,
+        )
+
+
+def pattern(arrays: Sequence[mx.array]) -> tuple[int, ...] | None:
+    """For each array the first position of the same one; None where all are different."""
+    first: dict[int, int] = {}
+    found = tuple([first.setdefault(id(array), i) for i, array in enumerate(arrays)])
+    return found if len(first) < len(arrays) else None

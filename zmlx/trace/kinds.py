@@ -1,0 +1,195 @@
+"""Kinds: how a value of any Python class stands in a tree of arguments, state or results.
+
+Comes in: a class. Goes out: whether its instances are arrays, containers that are copied, objects
+that are used in place, or static values; and the containers in which an object keeps its parts.
+zmlx.trace.tree, the recipes of results and the search for leaks ask.
+"""
+
+from __future__ import annotations
+
+import array
+import enum
+import functools
+import sys
+from collections import deque
+from collections.abc import Iterator
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class Kind(enum.Enum):
+    """What flatten does with a value."""
+
+    ARRAY = enum.auto()
+    NUMBER = enum.auto()
+    COPIED = enum.auto()  # list, dict: the function gets one of its own
+    ROW = enum.auto()  # tuples: rebuilt as their class
+    OBJECT = enum.auto()  # used in place: its arrays are inputs, its other parts are in the key
+    FUNCTION = enum.auto()  # a Python function, with what its closure holds
+    METHOD = enum.auto()
+    PARTIAL = enum.auto()
+    SLICE = enum.auto()
+    SET = enum.auto()
+    BYTES = enum.auto()  # static, and can be written in place: told by its content
+    NUMPY = enum.auto()
+    STATIC = enum.auto()
+
+
+_KNOWN: dict[type, Kind] = {
+    mx.array: Kind.ARRAY,
+    list: Kind.COPIED,
+    dict: Kind.COPIED,
+    tuple: Kind.ROW,
+    FunctionType: Kind.FUNCTION,
+    MethodType: Kind.METHOD,
+    functools.partial: Kind.PARTIAL,
+    slice: Kind.SLICE,
+    bytearray: Kind.BYTES,
+    array.array: Kind.BYTES,
+}
+_BASES: tuple[tuple[Any, Kind], ...] = (
+    (mx.array, Kind.ARRAY),
+    (nn.Module, Kind.OBJECT),
+    (tuple, Kind.ROW),
+    ((dict, list, deque), Kind.OBJECT),
+    ((set, frozenset), Kind.SET),
+    ((bool, type, ModuleType, BuiltinFunctionType), Kind.STATIC),
+    ((int, float), Kind.NUMBER),  # an IntEnum, an np.float64
+    ((enum.Enum, complex, str, bytes), Kind.STATIC),
+)
+# Classes of the standard library that users hold arrays in; others are machinery.
+_HOLDERS = {"types.SimpleNamespace", "argparse.Namespace"}
+_ATOMS = set(sys.stdlib_module_names) - {"collections"}
+_found: WeakKeyDictionary[type, Kind] = WeakKeyDictionary()
+
+
+def kind_of(value: Any) -> Kind:
+    cls = type(value)
+    kind = _KNOWN.get(cls) or _found.get(cls)
+    if kind is None:
+        kind = _found[cls] = _kind_of_class(cls)
+    return kind
+
+
+def _kind_of_class(cls: type) -> Kind:
+    for bases, kind in _BASES:
+        if issubclass(cls, bases):
+            return kind
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(cls, (numpy.integer, numpy.floating)):
+        return Kind.NUMBER
+    if numpy is not None and issubclass(cls, numpy.ndarray):
+        return Kind.NUMPY
+    root = cls.__module__.partition(".")[0]
+    known = f"{cls.__module__}.{cls.__qualname__}" in _HOLDERS
+    if (root in _ATOMS and not known) or root == "zmlx":
+        return Kind.STATIC
+    return Kind.OBJECT if has_attributes(cls) else Kind.STATIC
+
+
+def is_library(module: str) -> bool:
+    """Whether a class of `module` is machinery: of Python, MLX or ZMLX."""
+    return module.partition(".")[0] in {*_ATOMS, "builtins", "collections", "mlx", "numpy", "zmlx"}
+
+
+def has_attributes(cls: type) -> bool:
+    """Whether instances keep attributes where Python code can read and replace them."""
+    return bool(getattr(cls, "__dictoffset__", 0)) or bool(_slot_names(cls))
+
+
+def _slot_names(cls: type) -> list[str]:
+    names: list[str] = []
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__"):
+                private = name.startswith("__") and not name.endswith("__")
+                names.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
+    return names
+
+
+class Slots:
+    """The attributes that an object keeps in __slots__, as a container like a dict."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def items(self) -> list[tuple[str, Any]]:
+        names = _slot_names(type(self.owner))
+        return [(n, getattr(self.owner, n)) for n in names if hasattr(self.owner, n)]
+
+
+def parts_of(value: Any) -> list[Any]:
+    """The containers that hold an object's parts: its items, its __dict__, its slots."""
+    parts: list[Any] = [value] if isinstance(value, (dict, list, deque, set)) else []
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict):
+        parts.append(attributes)
+    if _slot_names(type(value)):
+        parts.append(Slots(value))
+    return parts
+
+
+def items(part: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys (positions, for a sequence) and values of one part; a closure's cell is one too."""
+    if isinstance(part, dict):
+        return iter(dict.items(part))
+    if type(part) is CellType:
+        return iter([("cell", part.cell_contents)])
+    return iter(part.items()) if type(part) is Slots else iter(enumerate(part))
+
+
+def content(part: Any) -> Any:
+    """What a part holds now: a dict, or a list for a sequence."""
+    if isinstance(part, (list, deque, set)):
+        return list(part)
+    return dict(items(part))
+
+
+def store(part: Any, key: Any, value: Any) -> None:
+    """Put `value` into a part, past whatever a class does when its users write."""
+    if isinstance(part, dict):
+        dict.__setitem__(part, key, value)
+    elif isinstance(part, list):
+        list.__setitem__(part, key, value)
+    elif type(part) is Slots:
+        object.__setattr__(part.owner, key, value)
+    elif type(part) is CellType:
+        part.cell_contents = value
+    else:
+        part[key] = value
+
+
+def refill(part: Any, wanted: Any) -> None:
+    """Make a part hold exactly `wanted`, as `content` gave it."""
+    if isinstance(part, dict):
+        dict.clear(part)
+        dict.update(part, wanted)
+    elif isinstance(part, list):
+        list.__setitem__(part, slice(None), wanted)
+    elif type(part) is Slots:
+        for name, _ in part.items():
+            if name not in wanted:
+                object.__delattr__(part.owner, name)
+        for name, value in wanted.items():
+            object.__setattr__(part.owner, name, value)
+    elif type(part) is CellType:
+        part.cell_contents = wanted["cell"]
+    else:  # a deque or a set
+        part.clear()
+        (part.update if isinstance(part, set) else part.extend)(wanted)
+
+
+def same_content(a: Any, b: Any) -> bool:
+    """Whether two contents hold the very same values under the same keys, in order."""
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(
+            i == j and v is w for (i, v), (j, w) in zip(a.items(), b.items(), strict=True)
+        )
+    return all(v is w for v, w in zip(a, b, strict=True))

@@ -1,0 +1,150 @@
+"""Leaks: traced arrays that outlive their trace, and what a function reaches beside its arguments.
+
+Comes in: the function, before it is traced. `Surroundings` remembers what closures, globals and
+defaults hold, so that a trace that fails leaves them as they were; `survivor` finds an array that
+was stored where the caller could meet it. zmlx.trace.run is the caller.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
+from typing import TYPE_CHECKING, Any
+
+from zmlx.trace.kinds import Kind, content, is_library, items, kind_of, parts_of, refill, store
+from zmlx.trace.proxy import Proxy
+from zmlx.trace.scalars import ScalarProxy
+from zmlx.trace.tree import filled_cells
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
+
+_MOST = 20_000  # containers that are remembered
+_HOLDERS = (Kind.COPIED, Kind.OBJECT, Kind.ROW)
+
+
+def holds(tree: Any) -> bool:
+    """Whether a traced value is in `tree` or in the objects that it leads to."""
+    waiting, seen = [tree], {id(tree)}
+    while waiting:
+        value = waiting.pop()
+        if type(value) is Proxy or type(value) is ScalarProxy:
+            return True
+        for part in [value] if isinstance(value, tuple) else parts_of(value):
+            found = [v for _, v in (items(part) if part is not value else enumerate(value))]
+            waiting += [v for v in found if id(v) not in seen]
+            seen.update(map(id, found))
+    return False
+
+
+class Surroundings:
+    """What a function reaches through its closure, its globals and its defaults, as it is now."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._parts: list[tuple[Any, Any]] = []
+        self._classes: list[tuple[type, dict[str, Any]]] = []
+        for value in reached(fn):
+            if isinstance(value, FunctionType):
+                self._remember(value)
+            elif isinstance(value, type):
+                if not is_library(value.__module__):
+                    self._classes.append((value, dict(vars(value))))
+            elif kind_of(value) in (Kind.COPIED, Kind.OBJECT):
+                self._parts += [(part, content(part)) for part in parts_of(value)]
+
+    def _remember(self, fn: FunctionType) -> None:
+        self._parts += [(fn.__dict__, dict(fn.__dict__)), (fn.__globals__, dict(fn.__globals__))]
+        self._parts += [(cell, content(cell)) for cell in filled_cells(fn)]
+
+    def empty(self, places: Sequence[tuple[Any, Any]]) -> None:
+        """Take traced values out of places that came to life in the trace."""
+        known = {id(part) for part, _ in self._parts}
+        for part, key in places:
+            if id(part) not in known:
+                store(part, key, None)
+
+    def restore(self) -> None:
+        """Put back the content of whatever holds a traced value now."""
+        for part, held in self._parts:
+            if any(True for _ in _traced(list(items(part)), held)):
+                if isinstance(part, dict):
+                    for key, _ in list(_traced(list(part.items()), held)):
+                        dict.pop(part, key) if key not in held else store(part, key, held[key])
+                else:
+                    refill(part, held)
+        for cls, held in self._classes:
+            for name, _ in list(_traced(list(vars(cls).items()), held)):
+                setattr(cls, name, held[name]) if name in held else delattr(cls, name)
+
+
+def _traced(now: list[tuple[Any, Any]], held: Any) -> Iterator[tuple[Any, Any]]:
+    """What is new since `held` was taken, and holds a traced value."""
+    for key, value in now:
+        known = held.get(key) if isinstance(held, dict) else held[key] if key < len(held) else None
+        if value is not known and holds(value):
+            yield key, value
+
+
+def reached(start: Any) -> Iterator[Any]:
+    """`start` and what Python code can reach from it, nearest first; at most _MOST values."""
+    waiting, seen = deque([start]), dict[int, Any]()
+    while waiting and len(seen) < _MOST:
+        value = waiting.popleft()
+        if id(value) not in seen:
+            seen[id(value)] = value  # kept, so that no other value gets its id
+            yield value
+            waiting.extend(_below(value))
+
+
+def _below(value: Any) -> Iterator[Any]:
+    kind = kind_of(value)
+    if isinstance(value, FunctionType):
+        yield from [cell.cell_contents for cell in filled_cells(value)]
+        yield from value.__defaults__ or ()
+        yield from (value.__kwdefaults__ or {}).values()
+        named = [value.__globals__.get(name) for name in _names(value.__code__)]
+        yield from (v for v in named if not isinstance(v, (ModuleType, NoneType)))
+        yield getattr(value, "__wrapped__", None)
+    elif kind in _HOLDERS:
+        for part in parts_of(value) or [value]:
+            yield from [item for _, item in list(items(part))]
+        yield from (vars(type(value)).get("__call__"), type(value))
+    elif callable(value) and not isinstance(value, type):  # methods, partials, MLX's own objects
+        yield from gc.get_referents(value)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def survivor(tracer: Tracer) -> tuple[Any, Any] | None:
+    """A traced array that still lives, and the object that holds it; None where none does."""
+    alive = tracer.living.found()
+    if alive:  # cycles (a function that calls itself) go with a collection
+        del alive
+        gc.collect()
+        alive = tracer.living.found()
+    for array in alive:
+        holder = _holder(array, alive)
+        if holder is not None:
+            return array, holder
+    return None
+
+
+def _holder(array: Any, alive: Sequence[Any]) -> Any:
+    """What holds `array`, frames apart: those of an error that somebody keeps read nothing."""
+    for referrer in gc.get_referrers(array):
+        if referrer is alive or isinstance(referrer, FrameType):
+            continue
+        if isinstance(referrer, dict):  # the attributes of an object, rather than the object
+            owners = [
+                o for o in gc.get_referrers(referrer) if getattr(o, "__dict__", None) is referrer
+            ]
+            return owners[0] if owners else referrer
+        return referrer
+    return None

@@ -1,0 +1,258 @@
+"""Recipes: what a function returned and what it wrote, to be made anew at every call.
+
+Comes in: the tree that a traced function returned, and the objects that it was given. Goes out:
+the same tree with Outputs in place of arrays, and Updates for what it changed in those objects.
+zmlx.trace.run makes recipes, zmlx.fuse.entry follows them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx.trace.exprs import Expr, Number, evaluate, leaves
+from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, store
+from zmlx.trace.leaks import holds
+from zmlx.trace.proxy import Proxy
+from zmlx.trace.scalars import ScalarProxy
+from zmlx.trace.tree import row
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
+
+
+@dataclass(frozen=True)
+class Output:
+    """Stands for output number `index` of the graph in a tree that the function returned."""
+
+    index: int
+
+
+UNCHANGED = Output(-1)  # in the recipe of a container: what it holds already
+
+
+@dataclass(frozen=True)
+class NumberOutput:
+    """Stands for a Python number that the function computed from its arguments' numbers."""
+
+    expr: Expr
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Stands for object number `index` of the call (Leaves.objects)."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """An object that the function made: a copy of `template` with these parts."""
+
+    template: Any
+    parts: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A static value that can be written in place: each call gets one of its own."""
+
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What the function left in part `part` of object number `index` of the call."""
+
+    index: int
+    part: int
+    content: Any  # a dict or list of recipes
+
+
+@dataclass(frozen=True)
+class Write:
+    """Array number `array` of the call was written in place, and is output number `output` now."""
+
+    array: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a call provides to rebuild what its function returns."""
+
+    values: Sequence[mx.array]  # the graph's outputs
+    numbers: Sequence[Number]
+    objects: Sequence[Any] = ()
+
+
+class Recipes:
+    """Makes recipes; arrays that it meets become outputs of the tracer's graph."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._outputs: dict[int, Output] = {}  # by id of the traced array
+        self._passed = {id(value): Passed(i) for i, value in tracer.state.passed()}
+        self._open: set[int] = set()
+
+    def of(self, tree: Any) -> Any:
+        """The recipe of `tree`; raises TraceError where a tree cannot be made anew."""
+        if isinstance(tree, mx.array):
+            return self.output(tree)
+        if type(tree) is ScalarProxy:
+            self._tracer.check(tree)
+            if any(leaf[0] == "size" for leaf in leaves(tree.expr)):
+                return self._append(self._tracer.sizes.node(tree, "int32"))
+            return NumberOutput(tree.expr)
+        passed = self._passed.get(id(tree))
+        if passed is not None:
+            return passed
+        if id(tree) in self._open:
+            raise self._refused(tree, "that contains itself")
+        self._open.add(id(tree))
+        try:
+            return _BY_KIND.get(kind_of(tree), Recipes._static)(self, tree)
+        finally:
+            self._open.discard(id(tree))
+
+    def output(self, array: mx.array) -> Output:
+        """The output that stands for `array`; one array object is one output."""
+        if id(array) not in self._outputs:
+            self._tracer.check(array)
+            node = array.node if isinstance(array, Proxy) else self._tracer.capture(array)
+            self._outputs[id(array)] = self._append(node)
+        return self._outputs[id(array)]
+
+    def _append(self, node: int) -> Output:
+        self._tracer.graph.outputs.append(node)
+        return Output(len(self._tracer.graph.outputs) - 1)
+
+    def updates(self) -> tuple[Update, ...]:
+        """What the function changed in the objects of the call."""
+        found = []
+        for changed in self._tracer.state.changed():
+            found.append(
+                Update(
+                    changed.index,
+                    changed.place,
+                    _each(changed.now, lambda key, value, c=changed: self._kept(c, key, value)),  # type: ignore[misc]
+                )
+            )
+        return tuple(found)
+
+    def _kept(self, changed: Any, key: Any, value: Any) -> Any:
+        return UNCHANGED if changed.held(key, value) else self.of(value)
+
+    def _copied(self, tree: Any) -> Any:
+        return _each(tree, lambda _, value: self.of(value))
+
+    def _row(self, tree: Any) -> Any:
+        return row(type(tree), [self.of(item) for item in tree])
+
+    def _object(self, tree: Any) -> Any:
+        if not holds(tree):
+            container = isinstance(tree, (dict, list)) or hasattr(tree, "popleft")
+            return Copy(tree) if container else tree
+        contents = [content(part) for part in parts_of(tree)]
+        parts = tuple([self._copied(held) for held in contents])
+        template = copy.copy(tree)
+        for part, held in zip(parts_of(template), contents, strict=True):
+            refill(part, _each(held, lambda _, value: None))
+        return Made(template, parts)
+
+    def _set(self, tree: Any) -> Any:
+        if holds(list(tree)):
+            raise self._refused(tree, "of traced arrays")
+        return Copy(tree)
+
+    def _written(self, tree: Any) -> Copy:
+        return Copy(tree)
+
+    def _static(self, tree: Any) -> Any:
+        if any(hasattr(type(tree), name) for name in ("__next__", "__anext__", "__await__")):
+            raise self._refused(tree, "that can be read only once")
+        if holds(tree):
+            raise self._refused(tree, "that holds traced arrays")
+        return tree
+
+    def _refused(self, tree: Any, what: str) -> BaseException:
+        return self._tracer.refuse(
+            f"a {type(tree).__name__} {what} is returned or stored.",
+            "Use lists, tuples, dicts or dataclasses.",
+        )
+
+
+_BY_KIND: dict[Kind, Callable[[Recipes, Any], Any]] = {
+    Kind.COPIED: Recipes._copied,
+    Kind.ROW: Recipes._row,
+    Kind.OBJECT: Recipes._object,
+    Kind.SET: Recipes._set,
+    Kind.BYTES: Recipes._written,
+    Kind.NUMPY: Recipes._written,
+}
+
+
+def _each(held: Any, made: Callable[[Any, Any], Any]) -> Any:
+    """A dict or list with each value replaced by made(key, value)."""
+    if isinstance(held, dict):
+        return {key: made(key, value) for key, value in held.items()}
+    return [made(i, value) for i, value in enumerate(held)]
+
+
+# -- following ------------------------------------------------------------------------------------
+def rebuild(recipe: Any, given: Given) -> Any:
+    """The tree that the function returns."""
+    kind = type(recipe)
+    if kind is Output:
+        return given.values[recipe.index]
+    if kind is NumberOutput:
+        return evaluate(recipe.expr, given.numbers)
+    if kind is Passed:
+        return given.objects[recipe.index]
+    if kind is list:
+        return [rebuild(item, given) for item in recipe]
+    if kind is dict:
+        return {key: rebuild(item, given) for key, item in recipe.items()}
+    if isinstance(recipe, tuple):
+        return row(kind, [rebuild(item, given) for item in recipe])
+    if kind is Copy:
+        return copy.copy(recipe.value)
+    return _remade(recipe, given) if kind is Made else recipe
+
+
+def _remade(recipe: Made, given: Given) -> Any:
+    made = copy.copy(recipe.template)
+    for part, held in zip(parts_of(made), recipe.parts, strict=True):
+        refill(part, rebuild(held, given))
+    return made
+
+
+def update(updates: Sequence[Update], given: Given) -> None:
+    """Write into the call's objects what the function left in them."""
+    for each in updates:
+        part = parts_of(given.objects[each.index])[each.part]
+        old = content(part)
+        wanted = _each(
+            each.content,
+            lambda key, item, old=old: old[key] if item is UNCHANGED else rebuild(item, given),  # type: ignore[misc]
+        )
+        if isinstance(wanted, dict) and wanted.keys() == old.keys():
+            for key, value in wanted.items():
+                if value is not old[key]:
+                    store(part, key, value)
+        else:
+            refill(part, wanted)
+
+
+def overwrite(array: mx.array, value: mx.array) -> None:
+    """Make `array` hold `value`, under every name it has, as MLX's in-place operators do."""
+    if array.shape != value.shape:
+        array += mx.zeros(value.shape, array.dtype)
+    array[...] = value
+
+
+__all__ = ["Given", "Output", "Recipes", "Update", "Write", "items", "overwrite", "rebuild"]

@@ -1,0 +1,66 @@
+"""Static: a value that a trace is made for, as a part of its key. zmlx.trace.tree makes them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import mlx.core as mx
+
+
+class Static:
+    """A static value: told by type and value where it is hashable by value, else by identity.
+
+    A value told by identity is not kept alive; when it has gone, the key fits nothing any more.
+    """
+
+    __slots__ = ("_by_identity", "_hash", "_held")
+
+    def __init__(self, value: Any) -> None:
+        kind = type(value)
+        self._by_identity = _by_identity(kind)
+        self._held = _weakly(value) if self._by_identity else value
+        if not self._by_identity:
+            try:
+                self._hash = hash((kind, value if value == value else "nan"))
+                return
+            except (TypeError, ValueError, RuntimeError):  # a tuple of lists, a foreign array
+                self._by_identity, self._held = True, _weakly(value)
+        self._hash = id(value)
+
+    @property
+    def value(self) -> Any:
+        return self._held() if type(self._held) is weakref.ref else self._held
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Static) or self._hash != other._hash:
+            return False
+        mine, others = self.value, other.value
+        if type(mine) is not type(others):
+            return False
+        if mine is others:
+            return mine is not None or self._held is None  # not two that have gone
+        if self._by_identity or other._by_identity:
+            return False
+        same = bool(mine == others) or mine != mine  # one NaN is another
+        return same and repr(mine) == repr(others)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _by_identity(kind: type) -> bool:
+    told: Any = kind.__hash__
+    return issubclass(kind, mx.array) or told is None or told is object.__hash__
+
+
+def _weakly(value: Any) -> Any:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return value
