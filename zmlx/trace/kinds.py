@@ -11,7 +11,7 @@ import array
 import enum
 import functools
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -134,10 +134,15 @@ def parts_of(value: Any) -> list[Any]:
     return parts
 
 
+def _dict_of(part: Any) -> Any:
+    """The class that keeps a dict's items: an OrderedDict has an order of its own."""
+    return OrderedDict if isinstance(part, OrderedDict) else dict
+
+
 def items(part: Any) -> Iterator[tuple[Any, Any]]:
     """Keys (positions, for a sequence) and values of one part; a closure's cell is one too."""
     if isinstance(part, dict):
-        return iter(dict.items(part))
+        return iter(_dict_of(part).items(part))
     if type(part) is CellType:
         return iter([("cell", part.cell_contents)])
     return iter(part.items()) if type(part) is Slots else iter(enumerate(part))
@@ -153,7 +158,7 @@ def content(part: Any) -> Any:
 def store(part: Any, key: Any, value: Any) -> None:
     """Put `value` into a part, past whatever a class does when its users write."""
     if isinstance(part, dict):
-        dict.__setitem__(part, key, value)
+        _dict_of(part).__setitem__(part, key, value)
     elif isinstance(part, list):
         list.__setitem__(part, key, value)
     elif type(part) is Slots:
@@ -167,8 +172,9 @@ def store(part: Any, key: Any, value: Any) -> None:
 def refill(part: Any, wanted: Any) -> None:
     """Make a part hold exactly `wanted`, as `content` gave it."""
     if isinstance(part, dict):
-        dict.clear(part)
-        dict.update(part, wanted)
+        _dict_of(part).clear(part)
+        for key, value in wanted.items():
+            _dict_of(part).__setitem__(part, key, value)
     elif isinstance(part, list):
         list.__setitem__(part, slice(None), wanted)
     elif type(part) is Slots:
@@ -189,7 +195,5 @@ def same_content(a: Any, b: Any) -> bool:
     if len(a) != len(b):
         return False
     if isinstance(a, dict):
-        return all(
-            i == j and v is w for (i, v), (j, w) in zip(a.items(), b.items(), strict=True)
-        )
+        return all(i == j and v is w for (i, v), (j, w) in zip(a.items(), b.items(), strict=True))
     return all(v is w for v, w in zip(a, b, strict=True))

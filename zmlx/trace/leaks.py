@@ -8,6 +8,7 @@ was stored where the caller could meet it. zmlx.trace.run is the caller.
 from __future__ import annotations
 
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
@@ -32,8 +33,9 @@ def holds(tree: Any) -> bool:
         value = waiting.pop()
         if type(value) is Proxy or type(value) is ScalarProxy:
             return True
-        for part in [value] if isinstance(value, tuple) else parts_of(value):
-            found = [v for _, v in (items(part) if part is not value else enumerate(value))]
+        rows = [enumerate(value)] if isinstance(value, tuple) else map(items, parts_of(value))
+        for pairs in rows:
+            found = [v for _, v in pairs]
             waiting += [v for v in found if id(v) not in seen]
             seen.update(map(id, found))
     return False
@@ -45,7 +47,8 @@ class Surroundings:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._parts: list[tuple[Any, Any]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
-        for value in reached(fn):
+        self._values = list(reached(fn))
+        for value in self._values:
             if isinstance(value, FunctionType):
                 self._remember(value)
             elif isinstance(value, type):
@@ -53,6 +56,19 @@ class Surroundings:
                     self._classes.append((value, dict(vars(value))))
             elif kind_of(value) in (Kind.COPIED, Kind.OBJECT):
                 self._parts += [(part, content(part)) for part in parts_of(value)]
+
+    def known(self) -> set[int]:
+        """The ids of what was there before the trace, modules' and classes' values included."""
+        found = set(map(id, self._values))
+        own = [m for n, m in list(sys.modules.items()) if m is not None and not is_library(n)]
+        classes = [v for v in self._values if isinstance(v, type) and not is_library(v.__module__)]
+        for module in own:
+            values = list(getattr(module, "__dict__", {}).values())
+            found.update(map(id, values))
+            classes += [v for v in values if isinstance(v, type)]
+        for cls in classes:
+            found.update(map(id, vars(cls).values()))
+        return found
 
     def _remember(self, fn: FunctionType) -> None:
         self._parts += [(fn.__dict__, dict(fn.__dict__)), (fn.__globals__, dict(fn.__globals__))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -32,6 +32,7 @@ class Output:
     index: int
 
 
+_MADE_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 UNCHANGED = Output(-1)  # in the recipe of a container: what it holds already
 
 
@@ -57,9 +58,25 @@ class Made:
     parts: tuple[Any, ...]
 
 
+@dataclass(eq=False)
+class Once:
+    """A container or object that is met in several places, and made once a call."""
+
+    recipe: Any = None
+    places: int = 0
+    settled: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Copy:
     """A static value that can be written in place: each call gets one of its own."""
+
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Older:
+    """A container or object that was there before the trace."""
 
     value: Any
 
@@ -88,16 +105,29 @@ class Given:
     values: Sequence[mx.array]  # the graph's outputs
     numbers: Sequence[Number]
     objects: Sequence[Any] = ()
+    made: dict[Once, Any] = field(default_factory=dict)
 
 
 class Recipes:
-    """Makes recipes; arrays that it meets become outputs of the tracer's graph."""
+    """Makes recipes; arrays that it meets become outputs of the tracer's graph.
 
-    def __init__(self, tracer: Tracer) -> None:
+    `known` tells the ids of what was there before the trace: that is returned as it is.
+    """
+
+    def __init__(self, tracer: Tracer, known: Callable[[], set[int]] = set) -> None:
         self._tracer = tracer
         self._outputs: dict[int, Output] = {}  # by id of the traced array
         self._passed = {id(value): Passed(i) for i, value in tracer.state.passed()}
-        self._open: set[int] = set()
+        self._made: dict[int, tuple[Any, Once]] = {}  # by id of the container, which it keeps
+        self._find_known = known
+        self._known: set[int] | None = None
+
+    def all(self, result: Any) -> tuple[Any, tuple[Update, ...]]:
+        """The recipe of the result, and what the function changed in the objects of the call."""
+        recipe, updates = self.of(result), self.updates()
+        return _settled(recipe), tuple(
+            [Update(u.index, u.part, _settled(u.content)) for u in updates]
+        )
 
     def of(self, tree: Any) -> Any:
         """The recipe of `tree`; raises TraceError where a tree cannot be made anew."""
@@ -111,13 +141,15 @@ class Recipes:
         passed = self._passed.get(id(tree))
         if passed is not None:
             return passed
-        if id(tree) in self._open:
-            raise self._refused(tree, "that contains itself")
-        self._open.add(id(tree))
-        try:
-            return _BY_KIND.get(kind_of(tree), Recipes._static)(self, tree)
-        finally:
-            self._open.discard(id(tree))
+        make = _BY_KIND.get(kind_of(tree), Recipes._static)
+        if make in (Recipes._static, Recipes._row):
+            return make(self, tree)
+        known = self._made.get(id(tree))
+        if known is None:
+            known = self._made[id(tree)] = (tree, Once())
+            known[1].recipe = make(self, tree)
+        known[1].places += 1
+        return known[1]
 
     def output(self, array: mx.array) -> Output:
         """The output that stands for `array`; one array object is one output."""
@@ -147,19 +179,29 @@ class Recipes:
     def _kept(self, changed: Any, key: Any, value: Any) -> Any:
         return UNCHANGED if changed.held(key, value) else self.of(value)
 
+    def _was_there(self, tree: Any) -> bool:
+        """Whether `tree` is older than the trace, and holds nothing of it."""
+        if holds(tree):
+            return False
+        if self._known is None:
+            self._known = self._find_known()
+        return id(tree) in self._known
+
     def _copied(self, tree: Any) -> Any:
+        return Older(tree) if self._was_there(tree) else self._contents(tree)
+
+    def _contents(self, tree: Any) -> Any:
         return _each(tree, lambda _, value: self.of(value))
 
     def _row(self, tree: Any) -> Any:
         return row(type(tree), [self.of(item) for item in tree])
 
     def _object(self, tree: Any) -> Any:
-        if not holds(tree):
-            container = isinstance(tree, (dict, list)) or hasattr(tree, "popleft")
-            return Copy(tree) if container else tree
+        if self._was_there(tree):
+            return Older(tree)
         contents = [content(part) for part in parts_of(tree)]
-        parts = tuple([self._copied(held) for held in contents])
-        template = copy.copy(tree)
+        parts = tuple([self._contents(held) for held in contents])
+        template = _copy(tree)
         for part, held in zip(parts_of(template), contents, strict=True):
             refill(part, _each(held, lambda _, value: None))
         return Made(template, parts)
@@ -196,6 +238,40 @@ _BY_KIND: dict[Kind, Callable[[Recipes, Any], Any]] = {
 }
 
 
+def _copy(tree: Any) -> Any:
+    """An object of the same class with the same parts, whatever the class does when copied."""
+    try:
+        made = copy.copy(tree)
+    except Exception:
+        made = tree
+    if made is tree or type(made) is not type(tree):
+        base: Any = next(b for b in type(tree).__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
+        made = base.__new__(type(tree))
+        if isinstance(tree, BaseException):
+            made.args = tree.args
+    for part, of in zip(parts_of(made), parts_of(tree), strict=True):
+        refill(part, content(of))
+    return made
+
+
+def _settled(recipe: Any) -> Any:
+    """`recipe` without the Onces that stand in one place only."""
+    if type(recipe) is Once:
+        if recipe.places == 1:
+            return _settled(recipe.recipe)
+        if not recipe.settled:
+            recipe.settled = True
+            recipe.recipe = _settled(recipe.recipe)
+        return recipe
+    if type(recipe) in (list, dict):
+        return _each(recipe, lambda _, value: _settled(value))
+    if isinstance(recipe, tuple):
+        return row(type(recipe), [_settled(item) for item in recipe])
+    if type(recipe) is Made:
+        return Made(recipe.template, tuple([_settled(part) for part in recipe.parts]))
+    return recipe
+
+
 def _each(held: Any, made: Callable[[Any, Any], Any]) -> Any:
     """A dict or list with each value replaced by made(key, value)."""
     if isinstance(held, dict):
@@ -213,22 +289,42 @@ def rebuild(recipe: Any, given: Given) -> Any:
         return evaluate(recipe.expr, given.numbers)
     if kind is Passed:
         return given.objects[recipe.index]
-    if kind is list:
-        return [rebuild(item, given) for item in recipe]
-    if kind is dict:
-        return {key: rebuild(item, given) for key, item in recipe.items()}
+    if kind is list or kind is dict:
+        return _filled([] if kind is list else {}, recipe, given)
     if isinstance(recipe, tuple):
         return row(kind, [rebuild(item, given) for item in recipe])
     if kind is Copy:
         return copy.copy(recipe.value)
-    return _remade(recipe, given) if kind is Made else recipe
+    if kind is Made:
+        return _filled(_copy(recipe.template), recipe, given)
+    if kind is Once:
+        return _made_once(recipe, given)
+    return recipe.value if kind is Older else recipe
 
 
-def _remade(recipe: Made, given: Given) -> Any:
-    made = copy.copy(recipe.template)
-    for part, held in zip(parts_of(made), recipe.parts, strict=True):
-        refill(part, rebuild(held, given))
+def _filled(made: Any, recipe: Any, given: Given) -> Any:
+    """An empty container or a copy of a template with the parts that `recipe` asks for."""
+    if type(recipe) is list:
+        made.extend([rebuild(item, given) for item in recipe])
+    elif type(recipe) is dict:
+        made.update({key: rebuild(item, given) for key, item in recipe.items()})
+    else:
+        for part, held in zip(parts_of(made), recipe.parts, strict=True):
+            refill(part, rebuild(held, given))
     return made
+
+
+def _made_once(once: Once, given: Given) -> Any:
+    if once not in given.made:
+        recipe = once.recipe
+        kind = type(recipe)
+        if kind in (list, dict, Made):  # it may hold itself
+            made = _copy(recipe.template) if kind is Made else kind()
+            given.made[once] = made
+            _filled(made, recipe, given)
+        else:
+            given.made[once] = rebuild(recipe, given)
+    return given.made[once]
 
 
 def update(updates: Sequence[Update], given: Given) -> None:
@@ -240,7 +336,7 @@ def update(updates: Sequence[Update], given: Given) -> None:
             each.content,
             lambda key, item, old=old: old[key] if item is UNCHANGED else rebuild(item, given),  # type: ignore[misc]
         )
-        if isinstance(wanted, dict) and wanted.keys() == old.keys():
+        if isinstance(wanted, dict) and list(wanted) == list(old):
             for key, value in wanted.items():
                 if value is not old[key]:
                     store(part, key, value)

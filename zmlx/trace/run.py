@@ -109,7 +109,7 @@ def _numbers_found(
     while True:
         tracer = Tracer(static=static)
         try:
-            found = _run(tracer, fn, call, shared, spread)
+            found = _run(tracer, fn, call, around, shared, spread)
             tracer.sizes.forget()
             around.empty(tracer.closed_over)
             _refuse_leaks(tracer, fn)
@@ -168,7 +168,12 @@ def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
 
 
 def _run(
-    tracer: Tracer, fn: Callable[..., Any], call: Call, shared: bool, spread: bool
+    tracer: Tracer,
+    fn: Callable[..., Any],
+    call: Call,
+    around: leaks.Surroundings,
+    shared: bool,
+    spread: bool,
 ) -> Trace:
     with _recorded(tracer, call, shared) as (args, kwargs, proxies):
         intercept.show_everywhere(None if spread else fn)
@@ -181,8 +186,8 @@ def _run(
             raise explained from error
         _look_back(tracer)
         try:
-            recipes = Recipes(tracer)
-            recipe, updates = recipes.of(result), recipes.updates()
+            recipes = Recipes(tracer, around.known)
+            recipe, updates = recipes.all(result)
             writes = tuple(
                 Write(i, recipes.output(proxy).index)
                 for i, (proxy, first) in enumerate(zip(proxies, tracer.first_nodes, strict=True))

@@ -91,7 +91,10 @@ class State:
             if not same_content(part.first, now):
                 found = Changed(part.index, part.place, now, part.first)
                 pairs = now.items() if isinstance(now, dict) else enumerate(now)
-                if len(now) != len(part.first) or not all(found.held(k, v) for k, v in pairs):
+                moved = len(now) != len(part.first)
+                if isinstance(now, dict):  # the order of its keys counts too
+                    moved = list(now) != list(part.first)
+                if moved or not all(found.held(k, v) for k, v in pairs):
                     yield found
 
     def covers(self, state: Any) -> bool:
