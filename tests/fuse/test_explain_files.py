@@ -18,7 +18,7 @@ from zmlx.fuse.reports import ops_text, short_ops
 
 
 @pytest.fixture(autouse=True)
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_compiler(monkeypatch: pytest.MonkeyPatch, on_cpu: None) -> None:
     """Nothing here runs a kernel."""
     monkeypatch.setenv("ZMLX_DEVICE", "replay")
 

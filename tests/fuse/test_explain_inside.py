@@ -89,6 +89,7 @@ def test_a_gradient_of_plain_code_says_what_to_fuse() -> None:
     assert "Nothing here is fused" in str(e)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.filterwarnings("ignore:.*ZMLX_DEVICE=replay:RuntimeWarning")
 @pytest.mark.parametrize(("name", "value"), [("ZMLX_FUSE", "0"), ("ZMLX_DEVICE", "replay")])
 def test_without_kernels_mlx_s_are_shown(

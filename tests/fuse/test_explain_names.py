@@ -20,7 +20,7 @@ UNREAD = 17
 
 
 @pytest.fixture(autouse=True)
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_compiler(monkeypatch: pytest.MonkeyPatch, on_cpu: None) -> None:
     """Nothing here runs a kernel."""
     monkeypatch.setenv("ZMLX_DEVICE", "replay")
 

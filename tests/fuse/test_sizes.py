@@ -222,7 +222,7 @@ STEERED: dict[str, tuple[Callable[[Any], Any], int]] = {
     "a branch on a result": (lambda x: x * 2 if mx.pad(x, 1).shape[1] == 7 else x + 1, 2),
     "a closure of a gradient": (
         lambda x: mx.grad(lambda v: (mx.sin(v) / x.shape[1]).sum())(x) * 2,
-        5,
+        1,
     ),
 }
 

@@ -12,7 +12,7 @@ import io
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,7 @@ _KERNELS = """
 _IDLE = """
     AsStrided Broadcast Copy CustomTransforms Depends ExpandDims Flatten Full Reshape Squeeze
     StopGradient Transpose Unflatten"""
+_UNNAMED = "CustomKernel"
 _ELEMENTWISE, _NO_WORK = frozenset(_KERNELS.split()), frozenset(_IDLE.split())
 
 
@@ -144,13 +145,10 @@ def _inside(
     events: Sequence[watch.Event], again: Callable[[], Any], given: Sequence[mx.array], result: Any
 ) -> Inside:
     found = _primitives(arrays_in(result), given)
-    launches: list[Launch] = []
+    launches = [_launch(event) for event in _alive(events, found)]
     ours = Counter(event.name for event in events)
-    for name in ours:
-        same = [event for event in events if event.name == name]
-        launches += map(_launch, same[len(same) - min(found[name], len(same)) :])
-    order = {event.name: i for i, event in reversed(list(enumerate(events)))}
-    launches.sort(key=lambda launch: order[launch.kernel])
+    unnamed = found.pop(_UNNAMED, 0) - sum(launch.kernel not in found for launch in launches)
+    found.update({_UNNAMED: unnamed} if unnamed > 0 else {})
     rest = {n: c - ours[n] for n, c in found.items() if n.startswith("zmlx_") and c > ours[n]}
     elementwise = {n: c for n, c in found.items() if _is_elementwise(n)}
     others = {
@@ -160,6 +158,21 @@ def _inside(
     }
     plain = _plain(again, given)
     return Inside(tuple(launches), sum(rest.values()), elementwise, others, plain)
+
+
+def _alive(events: Sequence[watch.Event], found: Mapping[str, int]) -> Iterator[watch.Event]:
+    """The launches that the results need, in order: the last ones of each kernel.
+
+    MLX's graph has the names of kernels on the CPU; on a GPU it has one name for all.
+    """
+    left = Counter(found)
+    needed: list[watch.Event] = []
+    for event in reversed(events):
+        name = event.name if event.name in found else _UNNAMED
+        if left[name] > 0:
+            left[name] -= 1
+            needed.append(event)
+    return reversed(needed)
 
 
 def _plain(again: Callable[[], Any], given: Sequence[mx.array]) -> int | None:

@@ -13,7 +13,13 @@ from zmlx.trace import intercept
 from zmlx.trace.operands import arrays_in
 
 
-class Flat:
+class Around:
+    """What is put around a function that MLX runs."""
+
+    fn: Callable[..., Any]
+
+
+class Flat(Around):
     """`fn` with the arrays of what it returns in one flat list, in the order of arrays_in."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
@@ -23,7 +29,7 @@ class Flat:
         return list(arrays_in(self.fn(*args, **kwargs)))
 
 
-class OnStream:
+class OnStream(Around):
     """`fn` run under the stream that was the default one where it was called.
 
     `stream` is what the user entered: a device's default stream and a thread-local one are those
@@ -54,7 +60,7 @@ def keyed(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
     """What the caller called, of an opaque call's `fn`."""
-    while isinstance(fn, (Flat, OnStream)):
+    while isinstance(fn, Around):
         fn = fn.fn
     return fn
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zmlx.trace.kinds import Kind, content, is_library, items, kind_of, parts_of, refill, store
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
-from zmlx.trace.tree import filled_cells
+from zmlx.trace.tree import Leaves, filled_cells
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -152,10 +152,21 @@ def survivor(tracer: Tracer) -> tuple[Any, Any] | None:
     return None
 
 
+def _of_a_call(referrer: Any) -> bool:
+    """Whether `referrer` is the list of a call of another thread, which waits for this trace."""
+    if not isinstance(referrer, list):
+        return False
+    owners = gc.get_referrers(referrer)
+    return any(type(owner) is Leaves for owner in owners) or any(
+        type(owner) is dict and any(type(o) is Leaves for o in gc.get_referrers(owner))
+        for owner in owners
+    )
+
+
 def _holder(array: Any, alive: Sequence[Any]) -> Any:
     """What holds `array`, frames apart: those of an error that somebody keeps read nothing."""
     for referrer in gc.get_referrers(array):
-        if referrer is alive or isinstance(referrer, FrameType):
+        if referrer is alive or isinstance(referrer, FrameType) or _of_a_call(referrer):
             continue
         if isinstance(referrer, dict):  # the attributes of an object, rather than the object
             owners = [

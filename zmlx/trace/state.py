@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from zmlx.trace.calls import Around
 from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, same_content, store
 from zmlx.trace.leaks import holds, reached
 from zmlx.trace.proxy import Proxy
@@ -176,7 +177,7 @@ def _traced_places(met: Sequence[Any], own: set[int]) -> Iterator[tuple[Any, Any
                     yield part, key, held
 
 
-class StateCall:
+class StateCall(Around):
     """A function that MLX runs, called with the objects as they were at its place in the trace."""
 
     def __init__(
@@ -193,14 +194,14 @@ class StateCall:
         self._parts = parts
 
     def __call__(self, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
-        if self._tracing is not None:
+        if self._tracing is not None and not self._tracing.finished:
             return self._traced(self._tracing, values, args, kwargs)
+        self._tracing, self._parts = None, []
         with _LOCK, _put(self.places, values):
             result = self.fn(*args, **kwargs)
             return result, [_held(part, key) for part, key in self.left]
 
     def _traced(self, tracer: Tracer, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
-        self._tracing = None
         before = [(part, content(part)) for part in self._parts]
         try:
             for part, held in before:
@@ -213,7 +214,7 @@ class StateCall:
         finally:
             for part, held in before:
                 refill(part, held)
-            self._parts, self.values = [], []
+            self.values = []
 
 
 def _new_arrays(shown: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
