@@ -36,6 +36,9 @@ class PretendedGpu(GpuDevice):
     def unavailable(self) -> str | None:
         return None
 
+    def native_or_none(self) -> Any:
+        return self.host.native_or_none()
+
     def elements(self, kernel: KernelSource) -> int:
         return 4
 

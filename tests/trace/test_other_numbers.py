@@ -58,8 +58,8 @@ def test_what_a_type_has_of_its_own():
     assert static_in(lambda x, s: x * float(-s), np.float32(2)) == {0}
     for value in (np.float64(2), np.float32(2), Rate(2), Level.LOW, np.int8(2)):
         seen = []
-        static_in(lambda x, s, seen=seen: seen.append(s) or x * s, value)
-        assert all(isinstance(s, type(value)) for s in seen)
+        static_in(lambda x, s: x * (seen.append(isinstance(s, type(value))) or s), value)  # noqa: B023
+        assert all(seen) and seen
 
 
 def test_alone():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracing import replay, replayed, same, traced
 
-from zmlx.trace.run import rebuild
+from zmlx.trace.recipe import Given, rebuild
 
 NAMES = ["a", "b", "c", "d"]  # a variable, in a list, in a dict, an attribute
 CAPTURED = mx.array([[0.5, -1.5, 2.0, 0.25]] * 3)
@@ -152,7 +152,7 @@ def check(steps):
     graph, result = found.graph, found.result
 
     def loss(x, y):
-        return weighed(rebuild(result, replay(graph, [x, y]), ()))
+        return weighed(rebuild(result, Given(replay(graph, [x, y]), ())))
 
     want = mx.grad(lambda x, y: weighed(fn(mx.array(x), mx.array(y))), argnums=(0, 1))(X, Y)
     got = mx.grad(loss, argnums=(0, 1))(X, Y)
