@@ -194,8 +194,8 @@ def test_a_quick_run_writes_its_files(suite: str, tmp_path: Path, host_device: D
 
 @pytest.mark.parametrize(
     "match",
-    ["primitives", "call, 1024 elements", "dict of 100", "module of 100", "dependent calls", "new sizes",
-     "import zmlx"],
+    ["primitives", "call, 1024 elements", "dict of 100", "module of 100", "dependent calls",
+     "new sizes", "import zmlx"],
 )
 def test_latency_rows_that_compile_little(match: str, host_device: Device) -> None:
     quick = Settings(quick=True, rounds=1)
