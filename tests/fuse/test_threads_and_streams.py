@@ -210,3 +210,28 @@ def test_a_thread_that_waits_for_itself_is_told(monkeypatch):
 
     close(zmlx.fuse(waits)(layer, x), mx.tanh(layer(x)))
     assert raised == [1]
+
+
+def test_a_thread_that_waits_keeps_nothing_of_the_trace():
+    """What it read of the module, before it saw that another thread traces it, is no leak."""
+    inside, done = threading.Event(), threading.Event()
+    layer = nn.Linear(6, 3)
+    mx.eval(layer.parameters())
+
+    def slow(layer, v):
+        y = layer(v)
+        inside.set()
+        assert done.wait(30)
+        return mx.tanh(y)
+
+    first, second = zmlx.fuse(slow), zmlx.fuse(lambda layer, v: mx.sin(layer(v)))
+    want = [mx.tanh(layer(x)), mx.sin(layer(x))]
+    mx.eval(want)
+
+    def work(i):
+        if i == 1:
+            assert inside.wait(30)
+            threading.Timer(0.2, done.set).start()
+        close([first, second][i](layer, x), want[i])
+
+    at_once(2, work)

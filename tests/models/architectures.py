@@ -1,7 +1,7 @@
 """Small models of mlx-lm with random weights: one of each kind that its users run.
 
-`build("llama")` gives a model as mlx-lm makes it from a configuration of the form of a
-one, with a few thousand weights. docs/generate_models.py builds them too.
+`build("llama")` gives a model as mlx-lm makes it from a configuration, with few weights.
+docs/generate_models.py builds them too.
 """
 
 from __future__ import annotations

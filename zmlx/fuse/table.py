@@ -22,7 +22,7 @@ from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.site import Site
 from zmlx.fuse.told import changes, described
-from zmlx.trace import intercept
+from zmlx.trace import claims
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names
 from zmlx.trace.run import Call, Trace, trace, whole
@@ -102,9 +102,11 @@ class Table:
     # -- the general way --------------------------------------------------------------------------
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
         """The call, read while no other thread's trace has its proxies in the same objects."""
-        call, key = self._call(args, kwargs)
-        while intercept.others_trace() and call.waits():
+        while True:
+            before = claims.ended()
             call, key = self._call(args, kwargs)
+            if claims.quiet(before) or not (call.waits() or claims.ended() != before):
+                break
         call.given = (args, kwargs)
         return call, key
 

@@ -13,6 +13,7 @@ from types import TracebackType
 
 _CHANGED = threading.Condition()
 _owners: dict[Hashable, tuple[int, int]] = {}  # (thread, how many times it claims it)
+_ended = 0  # how many claims have ended
 
 
 class Claim:
@@ -37,14 +38,33 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
+        global _ended
         if not self._mine:
             return
         with _CHANGED:
+            _ended += 1
             for key in self._keys:
                 me, count = _owners.pop(key)
                 if count > 1:
                     _owners[key] = (me, count - 1)
             _CHANGED.notify_all()
+
+
+def ended() -> int:
+    """How many claims have ended so far: where that stays, nothing claimed was let go."""
+    return _ended
+
+
+def quiet(before: int) -> bool:
+    """Whether no thread has claimed anything since ended() was `before`."""
+    return not _owners and _ended == before
+
+
+def free(keys: Sequence[Hashable]) -> bool:
+    """Whether no other thread has one of `keys`."""
+    me = threading.get_ident()
+    with _CHANGED:
+        return _free(keys, me)
 
 
 def wait_for(keys: Sequence[Hashable], seconds: float) -> bool:

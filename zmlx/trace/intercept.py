@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 __all__ = [
-    "MODULES", "current", "depth", "elsewhere", "name_on_module", "original", "others_trace",
-    "paused", "recording", "show_everywhere", "stand_in", "unwind",
+    "MODULES", "current", "depth", "name_on_module", "original", "paused",
+    "recording", "show_everywhere", "stand_in", "unwind",
 ]  # fmt: skip
 
 _LOCK = threading.RLock()  # held while names are replaced, never while a user's function runs
@@ -95,16 +95,6 @@ def unwind(depth: int) -> None:
     stack = recorders()
     if len(stack) > depth or not stack:
         _leave(stack, depth)
-
-
-def others_trace() -> bool:
-    """Whether another thread traces now."""
-    return len(_recorders) > (depth() > 0)
-
-
-def elsewhere(tracer: Tracer) -> bool:
-    """Whether `tracer` belongs to a trace of another thread that still runs."""
-    return not tracer.finished and not any(tracer is other for other in recorders())
 
 
 def stand_in(function: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from zmlx.errors import LostTraceError, TraceError
 from zmlx.trace import intercept, leaks, locate
-from zmlx.trace.claims import Claim, wait_for
+from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items as keyed
 from zmlx.trace.proxy import Proxy
@@ -44,11 +44,15 @@ class Call:
         return [id(value) for value in self.leaves.passed]
 
     def waits(self) -> bool:
-        """Whether the call has read proxies of another thread's trace; returns when that ended."""
-        tracers = [a.tracer for a in self.leaves.arrays if type(a) is Proxy]
-        if not any(intercept.elsewhere(tracer) for tracer in tracers):
+        """Whether another thread's trace had its proxies in these objects; returns when it ended.
+
+        The call then lets go of what it has read, which that trace would take for a leak.
+        """
+        held = self.held()
+        if free(held):
             return False
-        if not wait_for(self.held(), PATIENCE):
+        self.leaves, self.structure = Leaves(), ()
+        if not wait_for(held, PATIENCE):
             raise TraceError(_STUCK)
         return True
 
