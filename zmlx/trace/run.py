@@ -30,6 +30,9 @@ _STUCK = (
     f"{PATIENCE:.0f} seconds. Does it wait for this thread? Call the fused function once before."
 )
 
+# What C code says of a number that is none yet; JSON's encoder asks for its class, and is lied to.
+_REFUSALS = (ScalarProxy.__name__, "std::bad_cast", "is not JSON serializable")
+
 
 @dataclass
 class Call:
@@ -164,7 +167,7 @@ def _called(fn: Callable[..., Any]) -> str:
 
 def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
     """The numbers that C code may have refused, as `error` says: sizes, and then all."""
-    if ScalarProxy.__name__ not in str(error) and "std::bad_cast" not in str(error):
+    if not any(sign in str(error) for sign in _REFUSALS):
         return frozenset()
     if tracer.sizes.made:
         return frozenset({SIZES})

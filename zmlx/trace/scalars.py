@@ -78,6 +78,9 @@ class ScalarProxy:
     def _refuse(self, *_: Any) -> Any:
         raise self.specialize()  # C code: MLX takes what has a __float__ for a complex number
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self.specialize()
+
     def __getattr__(self, name: str) -> Any:
         if hasattr(self.value, name):  # is_integer, real, ...
             return getattr(self.read(), name)
@@ -284,8 +287,9 @@ def _install() -> None:
         made[name] = _unary(name)
     for name in ("floor", "ceil", "round", "invert"):
         made[name] = _unary(name, sized=True)
-    for function in (int, operator.index, math.trunc, format, str, hash):
+    for function in (int, operator.index, math.trunc, format, str):
         made[function.__name__] = _reading(function)
+    made["hash"] = ScalarProxy._refuse  # a table (lru_cache) would keep its key for longer
     for name, method in made.items():
         setattr(ScalarProxy, f"__{name}__", method)
 

@@ -194,7 +194,8 @@ def _function(tree: Any, leaves: Leaves) -> Any:
 
 def filled_cells(function: Any) -> Iterator[CellType]:
     """The cells of a function's closure, less those that hold nothing yet."""
-    for cell in getattr(function, "__closure__", None) or ():
+    closure = getattr(function, "__closure__", None)
+    for cell in closure if isinstance(closure, tuple) else ():  # a class has a descriptor
         try:
             cell.cell_contents  # noqa: B018
         except ValueError:
