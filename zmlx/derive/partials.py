@@ -90,7 +90,7 @@ def _with_fixed_points(spec: OpSpec, operand: str, derivative: sp.Expr) -> sp.Ex
     """`derivative`, except where the row's `at` says another ("condition: partial; ...")."""
     if operand not in spec.at:
         return derivative
-    known = {**SYMBOLS, "sech2": sech2}
+    known = {**SYMBOLS, "sech2": sech2, "sigmoid": sigmoid}
     cases = [case.split(":") for case in spec.at[operand].split(";")]
     fixed = [tuple(sp.sympify(part, locals=known) for part in reversed(case)) for case in cases]
     return sp.Piecewise(*fixed, (derivative, True))
