@@ -65,6 +65,8 @@ _BASES: tuple[tuple[Any, Kind], ...] = (
 _HOLDERS = {"types.SimpleNamespace", "argparse.Namespace"}
 _ATOMS = set(sys.stdlib_module_names) - {"collections"}
 _found: WeakKeyDictionary[type, Kind] = WeakKeyDictionary()
+_slots: WeakKeyDictionary[type, list[str]] = WeakKeyDictionary()
+_NO_SLOTS = (list, dict)  # the commonest, spared the search
 
 
 def kind_of(value: Any) -> Kind:
@@ -102,6 +104,13 @@ def has_attributes(cls: type) -> bool:
 
 
 def _slot_names(cls: type) -> list[str]:
+    found = _slots.get(cls)
+    if found is None:
+        found = _slots[cls] = _find_slots(cls)
+    return found
+
+
+def _find_slots(cls: type) -> list[str]:
     names: list[str] = []
     for base in cls.__mro__:
         slots = vars(base).get("__slots__", ())
@@ -129,7 +138,7 @@ def parts_of(value: Any) -> list[Any]:
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):
         parts.append(attributes)
-    if _slot_names(type(value)):
+    if type(value) not in _NO_SLOTS and _slot_names(type(value)):
         parts.append(Slots(value))
     return parts
 

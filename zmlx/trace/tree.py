@@ -13,7 +13,6 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from types import CellType, MethodType
 from typing import Any
 
@@ -23,20 +22,28 @@ from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, st
 from zmlx.trace.static import Static
 
 MOST_OBJECTS = 100_000  # a tree of more is a program's whole memory, reached by mistake
+_MOST_CLASSES = 1000
+_handlers: dict[type, Callable[[Any, Leaves], Any]] = {}
 _HASHED_BYTES = 1 << 20  # larger NumPy arrays inside objects are told by identity
 
 
-class Leaf(Enum):
-    """What stands for a leaf in a structure."""
+class Leaf:
+    """What stands for a leaf in a structure. No Enum: hashing a member of one runs Python."""
 
-    ARRAY = "array"
-    NUMBER = "number"
-    SAME = "same"  # a container or object that was met before
-    OBJECT = "object"
-    CONTENT = "content"  # an object that is told by a static content
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
 
 
-ARRAY, NUMBER, SAME, OBJECT, CONTENT = Leaf
+ARRAY, NUMBER, OBJECT = Leaf("array"), Leaf("number"), Leaf("object")
+SAME = Leaf("same")  # a container or object that was met before
+CONTENT = Leaf("content")  # an object that is told by a static content
+_ARRAYS = mx.array
+_FIXED = {value: (Static, Static(value)) for value in (None, False, True)}
 
 
 class _Shared(Exception):
@@ -67,7 +74,7 @@ class Leaves:
             if index in self.copied and not copied:
                 raise _Shared
             return (SAME, index)
-        index = self._seen[id(value)] = len(self.objects)
+        index = self._seen[id(value)] = len(self._seen)
         if index >= MOST_OBJECTS:
             raise TypeError(
                 f"[zmlx.fuse] the arguments hold more than {MOST_OBJECTS} objects, a "
@@ -104,9 +111,11 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
     identity, so that two trees of equal structure trace alike.
     """
     kind = type(tree)
-    if kind is mx.array:
+    if kind is _ARRAYS:
         leaves.arrays.append(tree)
         return ARRAY
+    if kind is bool or tree is None:
+        return _FIXED[tree]
     if kind is float or kind is int:
         return _number(tree, leaves)
     if kind is tuple:
@@ -121,7 +130,12 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
             list,
             tuple([flatten(item, leaves) for item in tree]),
         )
-    return _RARE[kind_of(tree)](tree, leaves)
+    handler = _handlers.get(kind)
+    if handler is None:
+        if len(_handlers) >= _MOST_CLASSES:  # a program that makes classes as it runs
+            _handlers.clear()
+        handler = _handlers[kind] = _RARE[kind_of(tree)]
+    return handler(tree, leaves)
 
 
 def flatten_state(state: Any, leaves: Leaves) -> Any:
@@ -133,20 +147,12 @@ def flatten_state(state: Any, leaves: Leaves) -> Any:
             "[zmlx.fuse] captured state must be a list, a dict or an object such as an nn.Module, "
             f"so that it can be updated in place; got {type(state).__name__}."
         )
-    return _inside(leaves, lambda: flatten(state, leaves))
+    return _object(state, leaves)
 
 
 def _key(key: Any) -> Any:
     """A dict's key, told from one of equal value and another type (1, 1.0, True)."""
     return key if type(key) is str else Static(key)
-
-
-def _inside(leaves: Leaves, flattened: Callable[[], Any]) -> Any:
-    before, leaves.in_place = leaves.in_place, True
-    try:
-        return flattened()
-    finally:
-        leaves.in_place = before
 
 
 def _array(tree: Any, leaves: Leaves) -> Any:
@@ -165,15 +171,17 @@ def _object(tree: Any, leaves: Leaves) -> Any:
     if seen is not None:
         return seen
 
-    def parts() -> Any:
-        return tuple(
-            [
-                tuple([(_key(key), flatten(item, leaves)) for key, item in items(part)])
-                for part in parts_of(tree)
-            ]
-        )
-
-    return (OBJECT, type(tree), _inside(leaves, parts))
+    before, leaves.in_place = leaves.in_place, True
+    try:
+        found = [
+            tuple([(key, flatten(item, leaves)) for key, item in enumerate(part)])
+            if type(part) is list
+            else tuple([(_key(key), flatten(item, leaves)) for key, item in items(part)])
+            for part in parts_of(tree)
+        ]
+    finally:
+        leaves.in_place = before
+    return (OBJECT, type(tree), tuple(found))
 
 
 def _row(tree: Any, leaves: Leaves) -> Any:
@@ -224,6 +232,8 @@ def _number(tree: Any, leaves: Leaves) -> Any:
 
 
 def _set(tree: Any, leaves: Leaves) -> Any:
+    if not tree:
+        return _told(tree, leaves, ())
     if any(isinstance(item, mx.array) for item in tree):
         raise TypeError(
             f"[zmlx.fuse] a {type(tree).__name__} of arrays is passed. Make it a list or a dict."
