@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tracing import call_of, recorded, replay, replayed, run, same, traced
 
+import zmlx
 from zmlx.trace.recipe import Given, update
 from zmlx.trace.run import trace
 from zmlx.trace.static import Static
@@ -91,9 +92,14 @@ def test_static_values():
     assert seen == [shared] and seen[0] is shared
 
 
-def test_numpy_arrays_are_refused():
-    with pytest.raises(TypeError, match="NumPy array"):
-        traced(lambda x, y: x * y, X, np.ones(3))
+def test_numpy_arrays_are_refused_by_name():
+    fused = zmlx.fuse(lambda x, params, *rest: x * params["w"][1])
+    for args, name in (
+        ((np.ones(3), {}), "x is"), ((X, {"w": [X, np.ones(3)]}), r"params\['w'\]\[1\] is"),
+        ((X, {}, np.ones(3)), r"rest\[0\] is"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"<lambda>: {name} a NumPy array of shape \(3,\)"):
+            fused(*args)
 
 
 # -- modules --------------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ from zmlx.fuse.site import Site
 from zmlx.fuse.told import changes, described
 from zmlx.trace import claims
 from zmlx.trace.claims import Claim
-from zmlx.trace.paths import Names, names
+from zmlx.trace.paths import Names, names, path_to
 from zmlx.trace.run import Call, Trace, trace, whole
 from zmlx.trace.sizes import Decision
-from zmlx.trace.tree import Leaves, flatten_call
+from zmlx.trace.tree import Leaves, NumpyArgument, flatten_call
 
 _log = logging.getLogger("zmlx.fuse")
 _clock = itertools.count(1)
@@ -111,7 +111,15 @@ class Table:
         return call, key
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Any]:
-        leaves, structure = flatten_call(args, kwargs, self._states)
+        try:
+            leaves, structure = flatten_call(args, kwargs, self._states)
+        except NumpyArgument as error:
+            (array,) = error.args
+            path = path_to(self.fn, args, kwargs, array)
+            raise TypeError(
+                f"[zmlx.fuse] {self.name}: {path} is a NumPy array of shape {array.shape}, "
+                f"{array.dtype}. Pass mx.array(it)."
+            ) from None
         call = Call(leaves, structure)
         if not kwargs and not self._states:
             key = self.signature(args)

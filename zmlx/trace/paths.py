@@ -95,6 +95,20 @@ def _leaves(tree: Any, path: str, deepest: int, open_: set[int]) -> Iterator[tup
         open_.discard(id(tree))
 
 
+def path_to(
+    fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], wanted: Any
+) -> str:
+    """Where `wanted` stands in the arguments of a call: `params['w']`."""
+    waiting = [(name, value, 0) for name, value in arguments(fn, args, kwargs)]
+    while waiting:
+        path, value, depth = waiting.pop(0)
+        if value is wanted:
+            return path
+        if depth < DEEPEST:
+            waiting += [(path + step, item, depth + 1) for step, item in items(value)]
+    return "an argument"
+
+
 def items(tree: Any) -> list[tuple[str, Any]]:
     """What stands directly inside `tree`, with the step that leads there."""
     if tree is None or isinstance(tree, _NOT_ENTERED):

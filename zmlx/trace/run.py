@@ -21,8 +21,19 @@ from zmlx.trace.recipe import UNCHANGED, Recipes, Update, Write
 from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token
 from zmlx.trace.sizes import Decision
 from zmlx.trace.state import State
+from zmlx.trace.static import Static
 from zmlx.trace.tracer import Capture, Tracer
-from zmlx.trace.tree import Leaves, Source, number_places, restored, unflatten
+from zmlx.trace.tree import (
+    ARRAY,
+    CONTENT,
+    NUMBER,
+    OBJECT,
+    SAME,
+    Leaves,
+    Source,
+    restored,
+    unflatten,
+)
 
 PATIENCE = 60.0  # seconds
 _STUCK = (
@@ -239,8 +250,39 @@ def _written_numbers(call: Call, updates: Sequence[Update]) -> frozenset[int]:
         for key, item in keyed(update.content)
         if item is not UNCHANGED
     }
-    places = number_places(call.structure)
+    places = _number_places(call.structure)
     return frozenset(position for place, position in places.items() if place in written)
+
+
+def _number_places(structure: Any) -> dict[tuple[int, int, Any], int]:
+    """The positions of the numbers that live in objects, by (object, part, key)."""
+    found: dict[tuple[int, int, Any], int] = {}
+    objects = numbers = 0
+
+    def walk(item: Any, place: Any = None) -> None:
+        nonlocal objects, numbers
+        if item is ARRAY or item[0] in (Static, SAME):
+            return
+        if item[0] is NUMBER:
+            if place is not None:
+                found[place] = numbers
+            numbers += 1
+            return
+        index, objects = objects, objects + (item[0] in (OBJECT, CONTENT, list, dict))
+        if item[0] is CONTENT:
+            return
+        if item[0] is OBJECT:
+            for part, pairs in enumerate(item[2]):
+                for key, inner in pairs:
+                    walk(inner, (index, part, key.value if type(key) is Static else key))
+        else:
+            for inner in item[1]:
+                walk(inner[1] if item[0] is dict else inner)
+
+    args, kwargs, states = structure
+    for item in (*args, *[item for _, item in kwargs], *states):
+        walk(item)
+    return found
 
 
 @contextmanager

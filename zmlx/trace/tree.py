@@ -46,6 +46,10 @@ _ARRAYS = mx.array
 _FIXED = {value: (Static, Static(value)) for value in (None, False, True)}
 
 
+class NumpyArgument(Exception):
+    """A NumPy array is an argument, which MLX would take in the type of what stands beside it."""
+
+
 class _Shared(Exception):
     """A list or dict is met both as an argument and inside an object."""
 
@@ -251,9 +255,7 @@ def _told(tree: Any, leaves: Leaves, by: Any) -> Any:
 
 def _numpy(tree: Any, leaves: Leaves) -> Any:
     if not leaves.in_place:
-        raise TypeError(
-            f"[zmlx.fuse] an argument is a NumPy array of shape {tree.shape}. Pass mx.array(it)."
-        )
+        raise NumpyArgument(tree)
     by = tree.tobytes() if tree.nbytes <= _HASHED_BYTES else Static(tree)
     return _told(tree, leaves, (tree.shape, str(tree.dtype), by))
 
@@ -360,37 +362,6 @@ _REBUILT: dict[Any, Callable[[Any, Source], Any]] = {
     functools.partial: _rebuilt_partial,
     slice: _rebuilt_slice,
 }
-
-
-def number_places(structure: Any) -> dict[tuple[int, int, Any], int]:
-    """The positions of the numbers that live in objects, by (object, part, key)."""
-    found: dict[tuple[int, int, Any], int] = {}
-    objects = numbers = 0
-
-    def walk(item: Any, place: Any = None) -> None:
-        nonlocal objects, numbers
-        if item is ARRAY or item[0] in (Static, SAME):
-            return
-        if item[0] is NUMBER:
-            if place is not None:
-                found[place] = numbers
-            numbers += 1
-            return
-        index, objects = objects, objects + (item[0] in (OBJECT, CONTENT, list, dict))
-        if item[0] is CONTENT:
-            return
-        if item[0] is OBJECT:
-            for part, pairs in enumerate(item[2]):
-                for key, inner in pairs:
-                    walk(inner, (index, part, key.value if type(key) is Static else key))
-        else:
-            for inner in item[1]:
-                walk(inner[1] if item[0] is dict else inner)
-
-    args, kwargs, states = structure
-    for item in (*args, *[item for _, item in kwargs], *states):
-        walk(item)
-    return found
 
 
 @contextmanager
