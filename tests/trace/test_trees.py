@@ -14,15 +14,8 @@ import zmlx
 from zmlx.trace.recipe import Given, update
 from zmlx.trace.run import trace
 from zmlx.trace.static import Static
-from zmlx.trace.tree import (
-    Leaves,
-    Source,
-    flatten,
-    flatten_call,
-    flatten_state,
-    restored,
-    unflatten,
-)
+from zmlx.trace.tree import Leaves, flatten, flatten_call, flatten_state
+from zmlx.trace.unflatten import Source, restored, unflatten
 
 X = mx.array([0.5, -1.0, 2.0])
 Y = mx.array([1.0, 2.0, 3.0])

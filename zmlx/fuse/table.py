@@ -27,6 +27,7 @@ from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names, path_to
 from zmlx.trace.run import Call, Trace, trace, whole
 from zmlx.trace.sizes import Decision
+from zmlx.trace.static import statics
 from zmlx.trace.tree import Leaves, NumpyArgument, flatten_call
 
 _log = logging.getLogger("zmlx.fuse")
@@ -184,6 +185,8 @@ class Table:
 
         The bound counts for each object apart, where traces hold for one object only.
         """
+        for key in [k for k in self._sites if any(s.gone for s in statics(k))]:
+            del self._sites[key]
         counts: dict[Any, int] = {}
         held = [
             (entry, key, inner)

@@ -10,10 +10,18 @@ from __future__ import annotations
 import array
 import enum
 import functools
+import os
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Iterator
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,10 +44,20 @@ class Kind(enum.Enum):
     SET = enum.auto()
     BYTES = enum.auto()  # static, and can be written in place: told by its content
     NUMPY = enum.auto()
+    ITERATOR = enum.auto()  # of Python's own: can be read only once
+    VIEW = enum.auto()  # of a dict
     STATIC = enum.auto()
 
 
+# For each class of views: what it holds as a dict, and the view of such a dict.
+VIEWS: dict[type, tuple[Callable[[Any], dict[Any, Any]], Callable[[dict[Any, Any]], Any]]] = {
+    MappingProxyType: (dict, MappingProxyType),
+    type({}.keys()): (dict.fromkeys, dict.keys),
+    type({}.values()): (lambda view: dict(enumerate(view)), dict.values),
+    type({}.items()): (dict, dict.items),
+}
 _KNOWN: dict[type, Kind] = {
+    **dict.fromkeys(VIEWS, Kind.VIEW),
     mx.array: Kind.ARRAY,
     list: Kind.COPIED,
     dict: Kind.COPIED,
@@ -87,10 +105,22 @@ def _kind_of_class(cls: type) -> Kind:
     if numpy is not None and issubclass(cls, numpy.ndarray):
         return Kind.NUMPY
     root = cls.__module__.partition(".")[0]
+    if root in ("builtins", "itertools") and hasattr(cls, "__next__"):
+        return Kind.ITERATOR
     known = f"{cls.__module__}.{cls.__qualname__}" in _HOLDERS
-    if (root in _ATOMS and not known) or root == "zmlx":
+    if (root in _ATOMS and not known and _is_found(cls)) or root == "zmlx":
         return Kind.STATIC
     return Kind.OBJECT if has_attributes(cls) else Kind.STATIC
+
+
+def _is_found(cls: type) -> bool:
+    """Whether the module that a class names has it: dataclasses.make_dataclass names `types`."""
+    module = sys.modules.get(cls.__module__)
+    found: Any = module
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    home, file = os.path.dirname(os.__file__), getattr(module, "__file__", None)
+    return found is cls and (file is None or str(file).startswith(home))
 
 
 def is_library(module: str) -> bool:

@@ -19,7 +19,7 @@ from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, st
 from zmlx.trace.leaks import holds
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
-from zmlx.trace.tree import row
+from zmlx.trace.unflatten import row
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -194,6 +194,8 @@ class Recipes:
         return _each(tree, lambda _, value: self.of(value))
 
     def _row(self, tree: Any) -> Any:
+        if getattr(tree, "__dict__", None):
+            raise self._refused(tree, f"with the attribute {next(iter(vars(tree)))!r}")
         return row(type(tree), [self.of(item) for item in tree])
 
     def _object(self, tree: Any) -> Any:

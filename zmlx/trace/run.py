@@ -17,23 +17,15 @@ from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items as keyed
 from zmlx.trace.proxy import Proxy
+from zmlx.trace.reader import Reader
 from zmlx.trace.recipe import UNCHANGED, Recipes, Update, Write
 from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token
 from zmlx.trace.sizes import Decision
 from zmlx.trace.state import State
 from zmlx.trace.static import Static
 from zmlx.trace.tracer import Capture, Tracer
-from zmlx.trace.tree import (
-    ARRAY,
-    CONTENT,
-    NUMBER,
-    OBJECT,
-    SAME,
-    Leaves,
-    Source,
-    restored,
-    unflatten,
-)
+from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME, Leaves
+from zmlx.trace.unflatten import Source, restored, unflatten
 
 PATIENCE = 60.0  # seconds
 _STUCK = (
@@ -261,7 +253,7 @@ def _number_places(structure: Any) -> dict[tuple[int, int, Any], int]:
 
     def walk(item: Any, place: Any = None) -> None:
         nonlocal objects, numbers
-        if item is ARRAY or item[0] in (Static, SAME):
+        if item is ARRAY or item[0] in (Static, SAME, Reader):
             return
         if item[0] is NUMBER:
             if place is not None:

@@ -110,6 +110,12 @@ class ScalarProxy:
             return getattr(ufunc, method)(*map(plain, inputs), **kwargs)
         return getattr(operator, name)(*[v if type(v) is ScalarProxy else float(v) for v in inputs])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """NumPy arrays hold values: an array of such a number is made of its value."""
+        import numpy
+
+        return numpy.array(plain(self), dtype)
+
     def beside(self, op: str, operands: Sequence[Any]) -> Any:
         """Record row `op` on operands that include this number and an array."""
         tracer = intercept.current()

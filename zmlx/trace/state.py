@@ -21,7 +21,8 @@ from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, sa
 from zmlx.trace.leaks import holds, reached
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
-from zmlx.trace.tree import Leaves, filled_cells, flatten_state, row
+from zmlx.trace.tree import Leaves, filled_cells, flatten_state
+from zmlx.trace.unflatten import row
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer

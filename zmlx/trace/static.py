@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +33,11 @@ class Static:
     def value(self) -> Any:
         return self._held() if type(self._held) is weakref.ref else self._held
 
+    @property
+    def gone(self) -> bool:
+        """Whether the value was told by identity, and is no more: the key fits nothing."""
+        return type(self._held) is weakref.ref and self._held() is None
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -52,6 +58,15 @@ class Static:
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+def statics(key: Any) -> Iterator[Static]:
+    """The static values in a key."""
+    if type(key) is Static:
+        yield key
+    elif isinstance(key, (tuple, frozenset)):
+        for item in key:
+            yield from statics(item)
 
 
 def _by_identity(kind: type) -> bool:

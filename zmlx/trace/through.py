@@ -19,7 +19,8 @@ from zmlx.trace import intercept, namespace
 from zmlx.trace.calls import keeping_random_state
 from zmlx.trace.operands import children, mapped
 from zmlx.trace.proxy import Proxy
-from zmlx.trace.tree import Leaves, flatten_state, restored
+from zmlx.trace.tree import Leaves, flatten_state
+from zmlx.trace.unflatten import restored
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer

@@ -1,24 +1,24 @@
 """Trees: what a call passes, as leaves and a hashable structure.
 
-`flatten` takes arrays and numbers out of nested containers and objects of any class; `unflatten`
-puts others in their places. Lists and dicts that are arguments are copied, tuples rebuilt; objects
-(modules, dataclasses, caches, subclasses of list and dict) and captured state are used in place:
-the function gets the very object, with other arrays in it. The tracer and the fused function's call
-path are the callers.
+`flatten` takes arrays and numbers out of nested containers and objects of any class;
+zmlx.trace.unflatten puts others in their places. Lists and dicts that are arguments are copied,
+tuples rebuilt; objects (modules, dataclasses, caches, subclasses of list and dict) and captured
+state are used in place: the function gets the very object, with other arrays in it. The tracer and
+the fused function's call path are the callers.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CellType, MethodType
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, store
+from zmlx.trace.kinds import VIEWS, Kind, content, items, kind_of, parts_of
+from zmlx.trace.reader import Reader
 from zmlx.trace.static import Static
 
 MOST_OBJECTS = 100_000  # a tree of more is a program's whole memory, reached by mistake
@@ -64,6 +64,8 @@ class Leaves:
     objects: list[Any] = field(default_factory=list)  # every container that can be written
     copied: set[int] = field(default_factory=set)  # which of them the function gets a copy of
     in_place: bool = False  # lists and dicts too are used in place
+    frozen: bool = False  # the leaves are no inputs: they are a part of a key
+    keys: list[Any] = field(default_factory=list)  # objects that are keys of dicts or in sets
     _seen: dict[int, int] = field(default_factory=dict)  # by id
 
     @property
@@ -97,12 +99,12 @@ def flatten_call(
     for in_place in (False, True):
         leaves = Leaves(in_place=in_place)
         try:
-            structure: Any = (
-                tuple([flatten(item, leaves) for item in args]),
-                tuple([(key, flatten(item, leaves)) for key, item in kwargs.items()]),
-                tuple([flatten_state(state, leaves) for state in states]) if states else (),
-            )
-            return leaves, structure
+            given = tuple([flatten(item, leaves) for item in args])
+            named = tuple([(key, flatten(item, leaves)) for key, item in kwargs.items()])
+            held = tuple([flatten_state(state, leaves) for state in states]) if states else ()
+            for key in leaves.keys:  # grows where keys hold more of them
+                held += (_keyed(key, leaves),)
+            return leaves, (given, named, held)
         except _Shared:
             continue
     raise AssertionError("nothing is copied where everything is used in place")
@@ -127,7 +129,7 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
     if kind is dict and not leaves.in_place:
         return leaves.enter(tree, copied=True) or (
             dict,
-            tuple([(_key(key), flatten(item, leaves)) for key, item in tree.items()]),
+            tuple([(_key(key, leaves), flatten(item, leaves)) for key, item in tree.items()]),
         )
     if kind is list and not leaves.in_place:
         return leaves.enter(tree, copied=True) or (
@@ -154,9 +156,30 @@ def flatten_state(state: Any, leaves: Leaves) -> Any:
     return _object(state, leaves)
 
 
-def _key(key: Any) -> Any:
+def _key(key: Any, leaves: Leaves) -> Any:
     """A dict's key, told from one of equal value and another type (1, 1.0, True)."""
-    return key if type(key) is str else Static(key)
+    if type(key) is str:
+        return key
+    _note_objects(key, leaves)
+    return Static(key)
+
+
+def _note_objects(key: Any, leaves: Leaves) -> None:
+    """Note what can change in a dict's key or a set's member."""
+    kind = kind_of(key)
+    if kind is Kind.ROW:
+        for item in key:
+            _note_objects(item, leaves)
+    elif kind in (Kind.OBJECT, Kind.FUNCTION):
+        leaves.keys.append(key)
+
+
+def _keyed(key: Any, leaves: Leaves) -> Any:
+    """The structure of an object that is a key; what it is found by must stay as it is."""
+    told: Any = type(key).__hash__
+    if told is object.__hash__:
+        return flatten(key, leaves)
+    return (Static, Static(key), *_frozen(key, [content(p) for p in parts_of(key)], leaves))
 
 
 def _array(tree: Any, leaves: Leaves) -> Any:
@@ -180,7 +203,7 @@ def _object(tree: Any, leaves: Leaves) -> Any:
         found = [
             tuple([(key, flatten(item, leaves)) for key, item in enumerate(part)])
             if type(part) is list
-            else tuple([(_key(key), flatten(item, leaves)) for key, item in items(part)])
+            else tuple([(_key(key, leaves), flatten(item, leaves)) for key, item in items(part)])
             for part in parts_of(tree)
         ]
     finally:
@@ -189,19 +212,33 @@ def _object(tree: Any, leaves: Leaves) -> Any:
 
 
 def _row(tree: Any, leaves: Leaves) -> Any:
+    if getattr(tree, "__dict__", None):
+        raise TypeError(
+            f"[zmlx.fuse] a {type(tree).__name__} is passed, a tuple with the attribute "
+            f"{next(iter(vars(tree)))!r}. Pass a dataclass."
+        )
     return (type(tree), tuple([flatten(item, leaves) for item in tree]))
 
 
 def _function(tree: Any, leaves: Leaves) -> Any:
-    """A function by identity, and by what its closure holds now: arrays in it are no inputs."""
-    cells = [cell.cell_contents for cell in filled_cells(tree)]
-    if not cells:
+    """A function by identity, and by what it holds now: arrays in it are no inputs."""
+    parts = [cell.cell_contents for cell in filled_cells(tree)]
+    parts += [*(tree.__defaults__ or ()), tree.__kwdefaults__ or (), tree.__dict__ or ()]
+    if leaves.frozen:
+        seen = leaves.enter(tree, copied=False)
+        return seen or (Static, Static(tree), tuple([flatten(part, leaves) for part in parts]))
+    if parts == [(), ()]:
         return (Static, Static(tree))
-    frozen = Leaves(in_place=True, _seen={id(tree): 0, **leaves._seen})
-    frozen.objects = [tree] * (len(leaves._seen) + 1)
-    structure = tuple([flatten(item, frozen) for item in cells])
-    held = tuple([Static(value) for value in (*frozen.arrays, *frozen.numbers)])
-    return (Static, Static(tree), structure, held)
+    return (Static, Static(tree), *_frozen(tree, parts, leaves))
+
+
+def _frozen(owner: Any, parts: Sequence[Any], leaves: Leaves) -> tuple[Any, Any]:
+    """What `owner` holds, as a part of a key: arrays by identity, numbers by value."""
+    start = len(leaves._seen)
+    frozen = Leaves(in_place=True, frozen=True, _seen={**leaves._seen, id(owner): start})
+    frozen.objects = [owner] * (start + 1)
+    structure = tuple([flatten(part, frozen) for part in parts])
+    return structure, tuple([Static(value) for value in (*frozen.arrays, *frozen.numbers)])
 
 
 def filled_cells(function: Any) -> Iterator[CellType]:
@@ -224,6 +261,16 @@ def _partial(tree: Any, leaves: Leaves) -> Any:
     return (functools.partial, tuple([flatten(part, leaves) for part in parts]))
 
 
+def _iterator(tree: Any, leaves: Leaves) -> Any:
+    return (Reader, Static(tree))
+
+
+def _view(tree: Any, leaves: Leaves) -> Any:
+    """A view of a dict, or a mapping that cannot be written: the function gets one of its own."""
+    unlike = VIEWS[type(tree)][0]
+    return (type(tree), (flatten(unlike(tree), leaves),))
+
+
 def _slice(tree: Any, leaves: Leaves) -> Any:
     return (slice, tuple([flatten(part, leaves) for part in (tree.start, tree.stop, tree.step)]))
 
@@ -238,6 +285,8 @@ def _number(tree: Any, leaves: Leaves) -> Any:
 def _set(tree: Any, leaves: Leaves) -> Any:
     if not tree:
         return _told(tree, leaves, ())
+    for item in tree:
+        _note_objects(item, leaves)
     if any(isinstance(item, mx.array) for item in tree):
         raise TypeError(
             f"[zmlx.fuse] a {type(tree).__name__} of arrays is passed. Make it a list or a dict."
@@ -272,104 +321,8 @@ _RARE: dict[Kind, Callable[[Any, Leaves], Any]] = {
     Kind.SLICE: _slice,
     Kind.SET: _set,
     Kind.BYTES: _bytes,
+    Kind.ITERATOR: _iterator,
+    Kind.VIEW: _view,
     Kind.NUMPY: _numpy,
     Kind.STATIC: _static,
 }
-
-
-# -- back -----------------------------------------------------------------------------------------
-@dataclass
-class Source:
-    """What `unflatten` fills a structure with."""
-
-    arrays: Iterator[Any]
-    numbers: Iterator[Any]
-    objects: Sequence[Any]  # of the call: Leaves.objects
-    live: list[Any] = field(default_factory=list)  # what stands for each of them
-
-
-def unflatten(structure: Any, source: Source) -> Any:
-    """Rebuild a tree from its structure; objects are returned as they are, filled in place."""
-    if structure is ARRAY:
-        return next(source.arrays)
-    head = structure[0]
-    if head is NUMBER:
-        return next(source.numbers)
-    if head is Static:
-        return structure[1].value
-    if head is SAME:
-        return source.live[structure[1]]
-    if head is OBJECT:
-        return _filled(structure, source)
-    if head is CONTENT:
-        source.live.append(source.objects[len(source.live)])
-        return source.live[-1]
-    return _REBUILT.get(head, _rebuilt_row)(structure, source)
-
-
-def _filled(structure: Any, source: Source) -> Any:
-    value = source.objects[len(source.live)]
-    source.live.append(value)
-    for part, pairs in zip(parts_of(value), structure[2], strict=True):
-        for (key, item), (_, old) in zip(pairs, list(items(part)), strict=True):
-            new = unflatten(item, source)
-            if new is not old:
-                store(part, key.value if type(key) is Static else key, new)
-    return value
-
-
-def _rebuilt_dict(structure: Any, source: Source) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
-    source.live.append(made)
-    for key, item in structure[1]:
-        made[key.value if type(key) is Static else key] = unflatten(item, source)
-    return made
-
-
-def _rebuilt_list(structure: Any, source: Source) -> list[Any]:
-    made: list[Any] = []
-    source.live.append(made)
-    made.extend([unflatten(item, source) for item in structure[1]])
-    return made
-
-
-def _rebuilt_row(structure: Any, source: Source) -> Any:
-    return row(structure[0], [unflatten(item, source) for item in structure[1]])
-
-
-def row(cls: type, values: Sequence[Any]) -> Any:
-    """A tuple of class `cls`, a named one included."""
-    return tuple.__new__(cls, values)
-
-
-def _rebuilt_method(structure: Any, source: Source) -> Any:
-    return MethodType(*[unflatten(item, source) for item in structure[1]])
-
-
-def _rebuilt_partial(structure: Any, source: Source) -> Any:
-    func, args, names, values = [unflatten(item, source) for item in structure[1]]
-    return functools.partial(func, *args, **dict(zip(names, values, strict=True)))
-
-
-def _rebuilt_slice(structure: Any, source: Source) -> slice:
-    return slice(*[unflatten(part, source) for part in structure[1]])
-
-
-_REBUILT: dict[Any, Callable[[Any, Source], Any]] = {
-    dict: _rebuilt_dict,
-    list: _rebuilt_list,
-    MethodType: _rebuilt_method,
-    functools.partial: _rebuilt_partial,
-    slice: _rebuilt_slice,
-}
-
-
-@contextmanager
-def restored(values: Sequence[Any]) -> Iterator[None]:
-    """After the block, the objects and containers `values` hold what they held before it."""
-    before = [(part, content(part)) for value in values for part in parts_of(value)]
-    try:
-        yield
-    finally:
-        for part, held in before:
-            refill(part, held)
