@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,8 @@ class ScalarProxy:
         return getattr(operator, name)(*[v if type(v) is ScalarProxy else float(v) for v in inputs])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """NumPy arrays hold values: an array of such a number is made of its value."""
-        import numpy
-
-        return numpy.array(plain(self), dtype)
+        """NumPy, which asks, holds values: an array of such a number is made of its value."""
+        return sys.modules["numpy"].array(plain(self), dtype)
 
     def beside(self, op: str, operands: Sequence[Any]) -> Any:
         """Record row `op` on operands that include this number and an array."""
