@@ -148,3 +148,35 @@ def test_at_nan_maximum_passes_no_gradient():
         function, fused = (lambda x, y, f=f: f(x, y).sum() for f in (scaled, zmlx.fuse(scaled)))
         want, got = (mx.grad(f, argnums=(0, 1))(x, y) for f in (function, fused))
         assert [w.tolist() for w in want] == [g.tolist() for g in got]
+
+
+HUGE = mx.array([3e38, -3e38, 1e30, 3.6e13, 1e17, 2.0, -1e9, 1e19])
+TALL = ("gelu", "gelu_approx", "gelu_fast_approx", "silu", "mish", "softplus", "log_sigmoid")
+
+
+@pytest.mark.parametrize("push", [False, True])
+def test_no_product_overflows_that_the_chain_rule_keeps_small(push: bool) -> None:
+    """Where plain MLX has a number at huge values, so has the fused derivative."""
+
+    def slopes(fuse: Any, x: mx.array, seed: mx.array) -> list[mx.array]:
+        together = fuse(lambda *xs: [getattr(nn, n)(v) for n, v in zip(TALL, xs, strict=True)])
+        inputs, seeds = [x] * len(TALL), [seed] * len(TALL)
+        return list((mx.jvp if push else mx.vjp)(together, inputs, seeds)[1])
+
+    for seed in (mx.ones_like(HUGE), mx.zeros_like(HUGE)):
+        plain = slopes(lambda fn: fn, HUGE, seed)
+        for name, got, wanted in zip(TALL, slopes(zmlx.fuse, HUGE, seed), plain, strict=True):
+            found, known = np.array(got), np.array(wanted)
+            sound = ~np.isnan(known)
+            np.testing.assert_allclose(found[sound], known[sound], 1e-5, 1e-5, err_msg=name)
+
+
+def test_a_masked_polynomial_has_no_gradient_however_large_its_argument_is() -> None:
+    def masked(x: mx.array) -> mx.array:
+        return mx.where(mx.abs(x) < 1e6, 1 + x * (2 + x * (3 + x * x)) + mx.exp(-x * x) * x, 0)
+
+    x = mx.array([-3.4e38, 1e30, 2.0, -1e20])
+    got = mx.grad(lambda x: zmlx.fuse(masked)(x).sum())(x)
+    wanted = mx.grad(lambda x: masked(x).sum())(x)
+    sound = ~np.isnan(np.array(wanted))
+    np.testing.assert_allclose(np.array(got)[sound], np.array(wanted)[sound], 1e-5)

@@ -43,6 +43,7 @@ class Derivative:
     graph: Graph
     targets: tuple[int, ...]  # positions in region.inputs of what is differentiated
     outputs: tuple[int, ...]  # positions in region.outputs of what depends on them
+    seeds: range  # positions in graph.inputs of the cotangents, or of the tangents
 
 
 def derive_vjp(region: Graph) -> Derivative:
@@ -50,10 +51,10 @@ def derive_vjp(region: Graph) -> Derivative:
     active = _active(region)
     targets, outputs = _ends(region, active)
     copy = _Copy(region)
-    seeds = [copy.input(region[node]["shape"], region[node]["dtype"]) for node in region.outputs]
+    given = [copy.input(region[node]["shape"], region[node]["dtype"]) for node in region.outputs]
     pending: dict[int, dict[tuple[int, ...], int]] = {}
     for position in outputs:
-        _contribute(copy, pending, region.outputs[position], seeds[position])
+        _contribute(copy, pending, region.outputs[position], given[position])
     wanted = {region.inputs[t] for t in targets}
     gradients: dict[int, int] = {}
     for node in sorted(active, reverse=True):
@@ -66,7 +67,8 @@ def derive_vjp(region: Graph) -> Derivative:
         elif region.kind(node) == "op":
             _pull_back(copy, pending, active, node, cotangent)
     copy.graph.outputs = [gradients[region.inputs[t]] for t in targets]
-    return Derivative(copy.graph, targets, outputs)
+    seeds = range(len(region.inputs), len(copy.graph.inputs))
+    return Derivative(copy.graph, targets, outputs, seeds)
 
 
 def derive_jvp(
@@ -91,7 +93,8 @@ def derive_jvp(
             if pushed is not None:
                 tangents[node] = pushed
     copy.graph.outputs = [_spread(copy, region.outputs[p], tangents) for p in outputs]
-    return Derivative(copy.graph, targets, outputs)
+    seeds = range(len(region.inputs), len(copy.graph.inputs))
+    return Derivative(copy.graph, targets, outputs, seeds)
 
 
 # -- what depends on what -------------------------------------------------------------------------

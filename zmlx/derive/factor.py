@@ -3,14 +3,18 @@
 Comes in: a derivative's graph. Goes out: one of the same values but for rounding, or the same graph
 where nothing is won. Products of the same factors are computed once, however they were multiplied
 out; like terms become one; what several terms share is multiplied in last (Horner's rule), so that
-g*a*x + g*b*x*x becomes g*x*(a + b*x). Only terms that were rounded before are put together: a bare
-x in a sum stays as exact as it was. numerics="mlx", which promises bits, does without it.
+g*a*x + g*b*x*x becomes x*(g*a + g*b*x). A cotangent stays inside: where it is 0, each term is 0,
+however large the rest is. So that no product overflows which the chain rule kept small, factors
+are multiplied cotangents first, then what was computed last, then inputs, numbers at the end: the
+small slope of a function at a large x comes before x, and is shared only by terms that are bounded
+otherwise. Only terms that were rounded before are put together: a bare x in a sum stays as exact as
+it was. numerics="mlx", which promises bits, does without it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,7 @@ from zmlx.trace.graph import Graph, broadcast
 
 _SUMS = ("add", "subtract", "negative")
 _PRODUCTS = ("multiply", "square")
+_BOUNDED = frozenset(("arctan", "cos", "erf", "sech2", "sigmoid", "sign", "sin", "tanh"))
 MOST_TERMS, MOST_FACTORS = 16, 16  # of a sum, of a product; longer ones stay as they are
 Factors = tuple[int, ...]  # nodes of the new graph in order; what occurs twice is squared
 
@@ -41,9 +46,12 @@ class Term:
         return Term(self.count, tuple(left), self.exact)
 
 
-def factored(graph: Graph) -> Graph:
-    """`graph` with its sums of products rearranged, where that saves operations."""
-    made = _Rewriter(graph).result
+def factored(graph: Graph, seeds: Collection[int] = ()) -> Graph:
+    """`graph` with its sums of products rearranged, where that saves operations.
+
+    `seeds` are the positions of the inputs that are cotangents or tangents.
+    """
+    made = _Rewriter(graph, seeds).result
     return made if _cost(made) < _cost(graph) else graph
 
 
@@ -77,15 +85,22 @@ class _Rewriter:
     It never makes an op of numbers alone: such a one has no size, and would be no part of a kernel.
     """
 
-    def __init__(self, source: Graph) -> None:
+    def __init__(self, source: Graph, seeds: Collection[int] = ()) -> None:
         self.source, self.result = source, Graph()
         self._new: dict[int, int] = {}
         self._factors: dict[int, Factors] = {}  # of the new graph's products
         self._known: dict[Any, int] = {}  # the new graph's consts and ops by what they are
+        self._bounded: set[int] = set()  # nodes whose values are never far from 1
+        self._moved: set[int] = set()  # cotangents and tangents among the new graph's nodes
         self._arrays: set[int] = set()  # nodes of the new graph that depend on an array
         self._outputs = set(source.outputs)
+        inputs = source.inputs
+        self._seeds = {inputs[i] for i in seeds}
         for node in source:
             self._new[node] = self._copied(node)
+            if node in self._seeds:
+                self._moved.add(self._new[node])
+                self._bounded.add(self._new[node])
         self.result.outputs = [self._new[n] for n in source.outputs]
 
     def _copied(self, node: int) -> int:
@@ -180,9 +195,20 @@ class _Rewriter:
         found = Counter(f for term in several for f in dict.fromkeys(term.factors))
         for factor, count in found.most_common():
             group = [term.without(factor) for term in several if term.has(factor)]
-            if count > 1 and any(self._sized(f) for term in group for f in term.factors):
+            left = [f for term in group for f in term.factors]
+            if count > 1 and any(map(self._sized, left)) and self._may_wait(factor, left):
                 return factor
         return None
+
+    def _may_wait(self, factor: int, left: Sequence[int]) -> bool:
+        """Whether `factor` may come after the sum of `left`: it is 0 where no such sum overflows.
+
+        Inputs come last in their products anyway.
+        """
+        if factor in self._moved:
+            return False
+        raw = self._sized(factor) and self.result.kind(factor) != "op"
+        return raw or all(f in self._bounded or not self._sized(f) for f in left)
 
     def _term(self, term: Term, like: dict[str, Any]) -> tuple[int, int]:
         """A sign, and the node of its value."""
@@ -204,16 +230,20 @@ class _Rewriter:
                 name, operands = asked
                 node = self._op(name, operands, like)
             else:
-                first = next((f for f in factors if self._sized(f)), factors[0])
-                others = list(factors)
-                others.remove(first)
-                # Numbers first, as people write them: parts of the product may be known.
-                *some, last = sorted(others, key=self._sized)
-                most = self._product(tuple(sorted((first, *some))), like)
+                *some, last = sorted(factors, key=self._place)
+                most = self._product(tuple(sorted(some)), like)
                 node = self._op("multiply", (most, last), like)
             self._known[key] = node
             self._factors[node] = factors
         return self._known[key]
+
+    def _place(self, node: int) -> tuple[int, int]:
+        """When a factor is multiplied in: in the order in which the least can overflow."""
+        if node in self._moved:
+            return 0, node
+        if not self._sized(node):
+            return 3, node
+        return (1, -node) if self.result.kind(node) == "op" else (2, node)
 
     def _sized(self, node: int) -> bool:
         """Whether an array is among what `node` depends on."""
@@ -241,9 +271,15 @@ class _Rewriter:
         own = kind not in ("const", "scalar", "op")
         if own or not self._arrays.isdisjoint(operands):
             self._arrays.add(node)
+        if kind == "op" and self._is_bounded(attributes["op"], operands):
+            self._bounded.add(node)
         if key is not None:
             self._known[key] = node
         return node
+
+    def _is_bounded(self, op: str, operands: Sequence[int]) -> bool:
+        known = all(o in self._bounded or not self._sized(o) for o in operands)
+        return op in _BOUNDED or (op in (*_SUMS, *_PRODUCTS) and known)
 
 
 def _arithmetic(data: dict[str, Any], ops: Sequence[str]) -> bool:

@@ -242,7 +242,9 @@ def launchers(device: Device, kernels: Sequence[KernelSource]) -> list[Launcher]
 
 def shortened(derivative: Derivative, exact: bool) -> Derivative:
     """`derivative` in fewer operations; where `exact`, each op keeps the rounding it would have."""
-    return derivative if exact else replace(derivative, graph=factored(derivative.graph))
+    if exact:
+        return derivative
+    return replace(derivative, graph=factored(derivative.graph, derivative.seeds))
 
 
 def _like(value: mx.array, pattern: mx.array, kind: mx.Dtype | None = None) -> mx.array:
