@@ -206,3 +206,19 @@ def test_the_order_of_an_ordered_dict_is_in_the_key():
     assert mx.array_equal(fused(ordered), X)
     ordered.move_to_end("a")
     assert mx.array_equal(fused(ordered), X * 2)
+
+
+def test_an_array_that_is_stored_again_is_the_same_array():
+    def fn(owner, x):
+        owner.first, owner.seen[:] = owner.weight, [*owner.seen, x]
+        return x * owner.weight
+
+    owners = [SimpleNamespace(weight=X * 1, first=None, seen=[]) for _ in range(2)]
+    for owner, call in zip(owners, (zmlx.fuse(fn), fn), strict=True):
+        given = X * 2
+        for _ in range(2):
+            call(owner, given)
+            owner.weight += 1
+            given *= 2
+        assert owner.first is owner.weight and owner.seen[0] is owner.seen[1] is given
+    assert plain(owners[0]) == plain(owners[1])

@@ -217,7 +217,8 @@ def test_state_is_read_and_written():
     assert "new" not in state
     values = replay(found.graph, call.leaves.arrays)
     inner = state["nested"]["list"]
-    update(found.updates, Given(values, call.leaves.numbers, call.leaves.objects))
+    given = Given(values, call.leaves.numbers, call.leaves.objects, arrays=call.leaves.arrays)
+    update(found.updates, given)
     want = {"count": mx.array(2.0), "nested": {"list": [X * 2, Y]}, "name": "s", "new": X}
     same(state, want)
     assert state["nested"]["list"] is inner
@@ -232,7 +233,8 @@ def test_a_list_of_state_may_grow_and_shrink():
         found, call = traced_state(lambda x: [change(state, x)], state, Y)  # noqa: B023
         assert state[0] is X and state[1] is Y
         values = replay(found.graph, call.leaves.arrays)
-        update(found.updates, Given(values, (), call.leaves.objects))
+        given = Given(values, (), call.leaves.objects, arrays=call.leaves.arrays)
+        update(found.updates, given)
         same(state, want)
 
 
@@ -248,7 +250,8 @@ def test_numbers_and_deletions_in_state():
     found = recorded(fn, call)
     assert state["gone"] is X and state["rate"] == 0.5
     assert found.written_numbers == {1} == set(call.leaves.soft)
-    update(found.updates, Given([X, Y], [0.75, 0.5], call.leaves.objects))
+    given = Given([X, Y], [0.75, 0.5], call.leaves.objects, arrays=call.leaves.arrays)
+    update(found.updates, given)
     same(state, {"rate": 1.5, "kept": Y})
 
 
@@ -263,7 +266,8 @@ def test_random_state_may_be_named_as_state():
     mx.random.seed(4)
     values = replay(found.graph, call.leaves.arrays)
     moved = mx.random.state[0].tolist()
-    update(found.updates, Given(values, (), call.leaves.objects))
+    given = Given(values, (), call.leaves.objects, arrays=call.leaves.arrays)
+    update(found.updates, given)
     assert state[1] is mx.random.state and mx.random.state[0].tolist() == moved
     mx.random.seed(4)
     same(state[0]["w"], X + mx.random.normal((3,)))

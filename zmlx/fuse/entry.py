@@ -54,7 +54,7 @@ class Entry:
         values = self.values(arrays, numbers)
         if self._result is not None:
             return self._result(values)
-        given = Given(values, numbers, objects)
+        given = Given(values, numbers, objects, arrays=arrays)
         if self._writes:
             self._write(arrays, given)
         return rebuild(self.trace.result, given)

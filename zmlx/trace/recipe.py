@@ -50,6 +50,13 @@ class Passed:
     index: int
 
 
+@dataclass(frozen=True)
+class PassedArray:
+    """Stands for array number `index` of the call, stored as it is in another place."""
+
+    index: int
+
+
 @dataclass(frozen=True, eq=False)
 class Made:
     """An object that the function made: a copy of `template` with these parts."""
@@ -106,6 +113,7 @@ class Given:
     numbers: Sequence[Number]
     objects: Sequence[Any] = ()
     made: dict[Once, Any] = field(default_factory=dict)
+    arrays: Sequence[mx.array] = ()  # that the call brought
 
 
 class Recipes:
@@ -114,8 +122,11 @@ class Recipes:
     `known` tells the ids of what was there before the trace: that is returned as it is.
     """
 
-    def __init__(self, tracer: Tracer, known: Callable[[], set[int]] = set) -> None:
+    def __init__(
+        self, tracer: Tracer, known: Callable[[], set[int]] = set, inputs: Sequence[Any] = ()
+    ) -> None:
         self._tracer = tracer
+        self._inputs = {id(array): PassedArray(i) for i, array in enumerate(inputs)}
         self._outputs: dict[int, Output] = {}  # by id of the traced array
         self._passed = {id(value): Passed(i) for i, value in tracer.state.passed()}
         self._made: dict[int, tuple[Any, Once]] = {}  # by id of the container, which it keeps
@@ -177,7 +188,9 @@ class Recipes:
         return tuple(found)
 
     def _kept(self, changed: Any, key: Any, value: Any) -> Any:
-        return UNCHANGED if changed.held(key, value) else self.of(value)
+        if changed.held(key, value):
+            return UNCHANGED
+        return self._inputs.get(id(value)) or self.of(value)
 
     def _was_there(self, tree: Any) -> bool:
         """Whether `tree` is older than the trace, and holds nothing of it."""
@@ -291,6 +304,8 @@ def rebuild(recipe: Any, given: Given) -> Any:
         return evaluate(recipe.expr, given.numbers)
     if kind is Passed:
         return given.objects[recipe.index]
+    if kind is PassedArray:
+        return given.arrays[recipe.index]
     if kind is list or kind is dict:
         return _filled([] if kind is list else {}, recipe, given)
     if isinstance(recipe, tuple):

@@ -196,7 +196,7 @@ def _run(
             raise explained from error
         _look_back(tracer)
         try:
-            recipes = Recipes(tracer, around.known)
+            recipes = Recipes(tracer, around.known, proxies)
             recipe, updates = recipes.all(result)
             writes = tuple(
                 Write(i, recipes.output(proxy).index)
