@@ -140,3 +140,24 @@ def test_a_kernel_object_is_one_call():
         v = array(rows, rows, 6)
         close(fused(v), (mx.sin(v) + 1) * 2 * mx.cos(v) + 1)
     assert [item.label for item in zmlx.explain(fused, x).unfused] == ["double"]
+
+
+def test_a_compiled_function_updates_state_that_the_fused_function_made():
+    def fn(x):
+        state = {"scale": x.sum() * 0 + 1, "seen": [mx.zeros(3)]}
+
+        @partial(mx.compile, inputs=state, outputs=state)
+        def step(y):
+            state["scale"] = state["scale"] * 2
+            state["seen"][0] = state["seen"][0] + y
+            return y * state["scale"]
+
+        return step(x) + step(x) + state["scale"], state["seen"][0]
+
+    x = mx.array([1.0, 2.0, 3.0])
+    fused = zmlx.fuse(fn)
+    for given in (x, x + 1):
+        for got, wanted in zip(fused(given), fn(given), strict=True):
+            assert mx.allclose(got, wanted)
+    slopes = [mx.grad(lambda x, f=f: f(x)[0].sum())(x) for f in (fn, fused)]
+    assert mx.allclose(*slopes)

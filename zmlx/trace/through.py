@@ -44,7 +44,7 @@ def call(
     inner, state = inside(fn, target)
     if inner is None:
         return _as_call(tracer, fn, target, args, kwargs, RUNS_PYTHON)
-    if not all(tracer.state.covers(container) for container in state):
+    if not all(tracer.state.covers(held) or _holds_traced(held) for held in state):
         held = Leaves()
         for container in state:
             flatten_state(container, held)
@@ -52,6 +52,13 @@ def call(
             return _as_call(tracer, fn, target, args, kwargs, _STATE, runs_always=True)
     copies, named = mapped((tuple(args), kwargs), partial(_copied, tracer))
     return intercept.stand_in(inner)(*copies, **named)
+
+
+def _holds_traced(state: Any) -> bool:
+    """Whether a container holds traced arrays: it was made here, or its last holder is a leak."""
+    held = Leaves()
+    flatten_state(state, held)
+    return any(type(array) is Proxy for array in held.arrays)
 
 
 def _copied(tracer: Tracer, leaf: Any) -> Any:
