@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from mlx.utils import tree_map
 
 import zmlx
 
@@ -83,3 +86,28 @@ def test_a_gradient_reads_state_that_was_updated_before(host_device) -> None:
     pairs = zip(nn.utils.tree_flatten(fused), nn.utils.tree_flatten(plain), strict=True)
     for (_, a), (_, b) in pairs:
         assert mx.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tree_of_gradients_goes_in_and_out(host_device) -> None:
+    """The tree is an argument beside the state, as where gradients are accumulated."""
+
+    def accumulated(fuse) -> list[mx.array]:
+        model, kept = Net(), None
+        x = mx.random.normal((16, 6), key=mx.random.key(1))
+        gradient = nn.value_and_grad(model, lambda x: model(x).square().mean())
+
+        def step(x: mx.array, kept: Any) -> Any:
+            _, gradients = gradient(x)
+            if kept is not None:
+                gradients = tree_map(lambda a, b: a + b, gradients, kept)
+            return gradients
+
+        run = fuse(step, [model.state])
+        for _ in range(3):
+            kept = run(x, kept)
+        return [value for _, value in nn.utils.tree_flatten(kept)]
+
+    plain = accumulated(lambda step, state: step)
+    fused = accumulated(lambda step, state: zmlx.fuse(step, inputs=state, outputs=state))
+    for got, expected in zip(fused, plain, strict=True):
+        assert mx.allclose(got, expected, rtol=1e-4, atol=1e-6)

@@ -157,7 +157,7 @@ class State:
                 if moved or not found.held(key, value):
                     places.append((part.part, key))
                     values.append(value)
-        return StateCall(fn, places, values, [p.part for p in self.parts], tracer)
+        return StateCall(fn, places, values, tracer)
 
 
 def _only_holds(container: Any) -> bool:
@@ -186,29 +186,27 @@ class StateCall(Around):
         fn: Callable[..., Any],
         places: list[tuple[Any, Any]],
         values: list[Any],
-        parts: list[Any],
         tracer: Tracer,
     ) -> None:
         self.fn, self.places, self.values = fn, places, values
         self.left: list[tuple[Any, Any]] = []  # places that the function wrote
         self._tracing: Tracer | None = tracer
-        self._parts = parts
 
     def __call__(self, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
         if self._tracing is not None and not self._tracing.finished:
             return self._traced(self._tracing, values, args, kwargs)
-        self._tracing, self._parts = None, []
+        self._tracing = None
         with _LOCK, _put(self.places, values):
             result = self.fn(*args, **kwargs)
             return result, [_held(part, key) for part, key in self.left]
 
     def _traced(self, tracer: Tracer, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
-        before = [(part, content(part)) for part in self._parts]
+        before = [(each.part, content(each.part)) for each in tracer.state.parts]
         try:
             for part, held in before:
                 refill(part, _plain(tracer, held))
             with _put(self.places, values):
-                shown = [(part, content(part)) for part in self._parts]
+                shown = [(part, content(part)) for part, _ in before]
                 result = self.fn(*args, **kwargs)
                 self.left = list(_new_arrays(shown))
                 return result, [_held(part, key) for part, key in self.left]
