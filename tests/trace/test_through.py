@@ -47,6 +47,7 @@ def test_seen_through(name):
     same(run(fn, A), fn(A))
 
 
+@pytest.mark.usefixtures("on_cpu")  # MLX contracts products on a GPU
 def test_keyword_arguments_and_trees():
     compiled = mx.compile(lambda p, *rest, scale=1.0: p["w"] * p["b"][0] * scale + sum(rest))
     fn = lambda x, y: compiled({"w": x, "b": [y]}, x, y, scale=x)  # noqa: E731

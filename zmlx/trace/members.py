@@ -30,6 +30,7 @@ INHERITED = {
     "__init_subclass__", "__module__", "__setattr__", "__sizeof__", "__subclasshook__", "__hash__",
     "__array_namespace__", "__dlpack_device__", "__setstate__", "__repr__", "__str__", "__format__",
     "dtype", "ndim", "itemsize",
+    "__buffer__", "__release_buffer__",  # Python 3.12 shows the slots that older ones have as well
 }  # fmt: skip
 SHAPE_READS = ("shape", "size", "nbytes")
 IN_PLACE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
