@@ -132,10 +132,14 @@ class Recipes:
         self._made: dict[int, tuple[Any, Once]] = {}  # by id of the container, which it keeps
         self._find_known = known
         self._known: set[int] | None = None
+        self._storing = False  # in the caller's objects arrays of the caller's stay what they are
 
     def all(self, result: Any) -> tuple[Any, tuple[Update, ...]]:
         """The recipe of the result, and what the function changed in the objects of the call."""
-        recipe, updates = self.of(result), self.updates()
+        self._storing = True
+        updates = self.updates()  # first: a container stored and returned is the stored one
+        self._storing = False
+        recipe = self.of(result)
         return _settled(recipe), tuple(
             [Update(u.index, u.part, _settled(u.content)) for u in updates]
         )
@@ -143,7 +147,8 @@ class Recipes:
     def of(self, tree: Any) -> Any:
         """The recipe of `tree`; raises TraceError where a tree cannot be made anew."""
         if isinstance(tree, mx.array):
-            return self.output(tree)
+            stored = self._inputs.get(id(tree)) if self._storing else None
+            return stored or self.output(tree)
         if type(tree) is ScalarProxy:
             self._tracer.check(tree)
             if any(leaf[0] == "size" for leaf in leaves(tree.expr)):
@@ -190,7 +195,7 @@ class Recipes:
     def _kept(self, changed: Any, key: Any, value: Any) -> Any:
         if changed.held(key, value):
             return UNCHANGED
-        return self._inputs.get(id(value)) or self.of(value)
+        return self.of(value)
 
     def _was_there(self, tree: Any) -> bool:
         """Whether `tree` is older than the trace, and holds nothing of it."""
