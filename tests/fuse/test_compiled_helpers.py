@@ -161,3 +161,35 @@ def test_a_compiled_function_updates_state_that_the_fused_function_made():
             assert mx.allclose(got, wanted)
     slopes = [mx.grad(lambda x, f=f: f(x)[0].sum())(x) for f in (fn, fused)]
     assert mx.allclose(*slopes)
+
+
+OUTER = mx.array(1.0)
+
+
+def test_state_that_the_function_makes_of_what_it_captures():
+    def captured(x):
+        s = {"c": OUTER}
+
+        @partial(mx.compile, inputs=s, outputs=s)
+        def g(y):
+            s["c"] = s["c"] * 2
+            return y * s["c"]
+
+        return g(x) + g(x) + s["c"]
+
+    def empty(x):
+        s = {}
+
+        @partial(mx.compile, outputs=s)
+        def g(y):
+            s["c"] = y * 2
+            return y
+
+        return g(x) + s["c"]
+
+    for fn in (captured, empty):
+        fused = zmlx.fuse(fn)
+        for at in (mx.array([1.0, 2.0]), mx.array([3.0, 4.0, 5.0])):
+            assert mx.array_equal(fused(at), fn(at))
+            gradients = [mx.grad(lambda x, f=f: f(x).sum())(at) for f in (fused, fn)]
+            assert mx.array_equal(*gradients)

@@ -187,6 +187,7 @@ def _run(
 ) -> Trace:
     with _recorded(tracer, call, shared) as (args, kwargs, proxies):
         intercept.show_everywhere(None if spread else fn)
+        tracer.older = around.known
         try:
             result = fn(*args, **kwargs)
         except (RuntimeError, TypeError) as error:

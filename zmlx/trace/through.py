@@ -44,7 +44,7 @@ def call(
     inner, state = inside(fn, target)
     if inner is None:
         return _as_call(tracer, fn, target, args, kwargs, RUNS_PYTHON)
-    if not all(tracer.state.covers(held) or _holds_traced(held) for held in state):
+    if not all(_is_seen(tracer, held) for held in state):
         held = Leaves()
         for container in state:
             flatten_state(container, held)
@@ -54,11 +54,16 @@ def call(
     return intercept.stand_in(inner)(*copies, **named)
 
 
-def _holds_traced(state: Any) -> bool:
-    """Whether a container holds traced arrays: it was made here, or its last holder is a leak."""
+def _is_seen(tracer: Tracer, state: Any) -> bool:
+    """Whether the trace may update a container: it is an input, or was made by the function.
+
+    Where it was neither, and reached by nothing that is known, what it holds is found as a leak.
+    """
+    if tracer.state.covers(state):
+        return True
     held = Leaves()
     flatten_state(state, held)
-    return any(type(array) is Proxy for array in held.arrays)
+    return any(type(array) is Proxy for array in held.arrays) or id(state) not in tracer.older()
 
 
 def _copied(tracer: Tracer, leaf: Any) -> Any:

@@ -65,6 +65,7 @@ class Tracer:
     personal: bool = False  # a call that MLX runs holds on to the very objects of this call
     first_nodes: tuple[int, ...] = ()  # of the inputs, before anything is written in place
     closed_over: list[tuple[Any, Any]] = field(default_factory=list)  # places, for calls to fill
+    older: Callable[[], set[int]] = set  # the ids of what was there before the trace
     living: Living = field(default_factory=Living)
     state: State = field(default_factory=State)
     streams: Streams = field(default_factory=Streams)
