@@ -42,16 +42,6 @@ def from_numpy(value: Any, strong: Sequence[mx.Dtype]) -> Any:
     return array if value.shape else array.item() if strong else array
 
 
-def is_python_number(value: Any) -> bool:
-    """Whether `value` is a Python int or float, or one of a subclass (np.float64, an IntEnum)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_numpy_number(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, (numpy.integer, numpy.floating))
-
-
 def strong_types(op: str, operands: Sequence[Any]) -> list[mx.Dtype]:
     """The types of the arrays among row `op`'s operands that numbers adopt."""
     others = operands[1:] if OPS[op].operands == "select" else operands

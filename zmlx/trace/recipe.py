@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.trace.exprs import Expr, Number, evaluate, leaves
-from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, store
+from zmlx.trace.kinds import Kind, content, kind_of, parts_of, refill, store
 from zmlx.trace.leaks import holds
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
@@ -371,6 +371,3 @@ def overwrite(array: mx.array, value: mx.array) -> None:
     if array.shape != value.shape:
         array += mx.zeros(value.shape, array.dtype)
     array[...] = value
-
-
-__all__ = ["Given", "Output", "Recipes", "Update", "Write", "items", "overwrite", "rebuild"]
