@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from benchmarks.cases import CASES, Case
 from benchmarks.harness import (
+    MEAN,
     SUBJECT,
     Bar,
     Peer,
@@ -83,7 +84,7 @@ def summary(results: Sequence[Result], settings: Settings) -> list[Result]:
         note = f"time relative to {SUBJECT}'s over {len(rows)} rows"
     else:
         samples, note = {}, f"{len(rows) - len(ratios)} of the {len(rows)} rows have no ratio"
-    name = f"{MEAN_OF} rows, geometric mean"
+    name = f"{MEAN_OF} rows, {MEAN}"
     return [Result(SUITE, name, "relative", samples, bars, note=note)]
 
 

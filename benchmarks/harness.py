@@ -17,6 +17,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 SUBJECT = "zmlx.fuse"
+MEAN = "geometric mean"  # ends the names of rows that sum up others
 PER_SECOND = {"s": 1.0, "ms": 1e3, "µs": 1e6}  # units of time; other units are counts
 WARM_UP = 2  # calls of each contestant before the first that counts
 MOST_WORDS = 200  # letters of a failure in the report

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.utils as tree
 
 import zmlx
-from benchmarks.harness import SUBJECT, Bar, Peer, Result, Row, Settings, contest
+from benchmarks.harness import MEAN, SUBJECT, Bar, Peer, Result, Row, Settings, contest
 from benchmarks.peers import COMPILE, EAGER, INSIDE, OUTSIDE, call_of
 from benchmarks.user_cases import USERS, UserCase
 
@@ -100,6 +100,6 @@ def summary(results: Sequence[Result], settings: Settings) -> list[Result]:
                 continue
             samples = {SUBJECT: [1.0], peer: [statistics.geometric_mean(ratios)]}
             note = f"time relative to {SUBJECT}'s over {len(ratios)} functions"
-            name = f"{prefix or 'forward of '}all functions, {size}, geometric mean"
+            name = f"{prefix or 'forward of '}all functions, {size}, {MEAN}"
             means.append(Result(SUITE, name, "relative", samples, note=note))
     return means

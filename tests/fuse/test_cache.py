@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import resource
+import sys
 import weakref
 
 import mlx.core as mx
@@ -259,3 +260,35 @@ def test_memory_does_not_grow_over_calls():
     objects, size = len(gc.get_objects()), calls(100)
     assert calls(2000) - size < 3000  # kilobytes
     assert len(gc.get_objects()) - objects < 500
+
+
+# -- libraries ------------------------------------------------------------------------------------
+def _libraries_loaded() -> int:
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        return len({line.split()[-1] for line in maps if "/lib_" in line})
+
+
+def _numbered(number):
+    return lambda x: mx.tanh(x) * (number + 0.25) + mx.exp(x)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' list of mappings")
+def test_libraries_of_dropped_functions_are_closed():
+    # Each takes some mappings, of which Linux allows a process 65530.
+    pending, counts = [], []
+    for number in range(6):
+        plain = _numbered(number)
+        fused = zmlx.fuse(plain)
+        slope = mx.grad(lambda a, f=fused: f(a).sum())(row)
+        close(slope, mx.grad(lambda a, f=plain: f(a).sum())(row))
+        pending.append(fused(x))
+        del fused, slope
+        gc.collect()
+        counts.append(_libraries_loaded())
+    for number, late in enumerate(pending):  # launched after their functions are gone
+        close(late, _numbered(number)(x))
+    pending.clear()
+    del late
+    zmlx.fuse(lambda x: mx.tanh(x) + mx.exp(x))(x)  # what was let go is let go at a next call
+    gc.collect()
+    assert counts[-1] >= 6 and _libraries_loaded() <= counts[0]

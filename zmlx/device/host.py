@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -42,7 +43,8 @@ class HostDevice:
     def __init__(self) -> None:
         self.cache = KernelCache()
         self._lock = threading.RLock()
-        self._launchers: dict[str, Launcher] = {}
+        # Weak, so that a kernel's library is closed with the last program that launches it.
+        self._launchers: weakref.WeakValueDictionary[str, Launcher] = weakref.WeakValueDictionary()
         self._native: Any = None
         self._problem: str | None = None
 
@@ -81,18 +83,23 @@ class HostDevice:
             return [watched_launcher(self, kernel) for kernel in kernels]
         native = self.native
         with self._lock:
-            wanted = {k.digest: k for k in kernels if k.digest not in self._launchers}
-            spoilt = self._load(native, list(wanted.values()))
-            if spoilt and (again := self._load(native, list(spoilt))):
+            loaded = {k.digest: self._launchers.get(k.digest) for k in kernels}
+            found = {digest: kernel for digest, kernel in loaded.items() if kernel is not None}
+            missing = {k.digest: k for k in kernels if k.digest not in found}
+            spoilt = self._load(native, list(missing.values()), found)
+            if spoilt and (again := self._load(native, list(spoilt), found)):
                 toolchain.give_up(f"makes libraries that do not load: {next(iter(again.values()))}")
-            return [self._launchers[kernel.digest] for kernel in kernels]
+            self._launchers.update(found)
+            return [found[kernel.digest] for kernel in kernels]
 
-    def _load(self, native: Any, kernels: list[KernelSource]) -> dict[KernelSource, RuntimeError]:
+    def _load(
+        self, native: Any, kernels: list[KernelSource], into: dict[str, Launcher]
+    ) -> dict[KernelSource, RuntimeError]:
         """Make launchers; the kernels whose libraries do not load, and are forgotten."""
         failed = {}
         for kernel, library in self._libraries(kernels):
             try:
-                self._launchers[kernel.digest] = native.load(
+                into[kernel.digest] = native.load(
                     str(library), kernel.name, kernel.name,
                     _triples(kernel.inputs), _triples(kernel.outputs), kernel.rank,
                 )  # fmt: skip

@@ -26,7 +26,7 @@ MODULE = "zmlx_native"
 _ABI = re.compile(rb"nanobind_[0-9A-Za-z_]*_v[0-9]+[0-9A-Za-z_]*")
 _ABI_VERSION = re.compile(r"_v([0-9]+)")
 _SOURCES = (
-    *("primitive.cpp", "launch.h", "repeater.h", "ruled.h", "tiles.h", "pool.h"),
+    *("primitive.cpp", "launch.h", "library.h", "repeater.h", "ruled.h", "tiles.h", "pool.h"),
     *("grid.h", "crew.h", "fill.h", "guarded.h", "sanitizer.h", "sanitized.h", "compiled.h"),
     "tracing.h",
 )

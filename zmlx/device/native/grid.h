@@ -15,6 +15,7 @@
 
 #include "crew.h"
 #include "fill.h"
+#include "library.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -40,7 +41,7 @@ struct Written {
   GroupsEntry groups = nullptr;
   ThreadEntry thread = nullptr;
   bool watched = false;
-  std::string library;
+  std::shared_ptr<const Library> library;
   Names names;  // of a watched kernel's arrays
 };
 
@@ -246,35 +247,26 @@ inline std::vector<std::string> texts_of(nb::handle sequence) {
   return texts;
 }
 
-inline void* symbol_of(void* library, const char* path, const char* name) {
-  void* symbol = library == nullptr ? nullptr : dlsym(library, name);
-  if (symbol == nullptr) {
-    throw std::runtime_error(std::string("[zmlx.device] cannot load ") + path + ": " + dlerror());
-  }
-  return symbol;
-}
-
 // Loads a library that zmlx/device/host_grid.py wrote; `fibers` says which entry it has, names of
 // inputs and outputs that it is to be watched.
 inline WrittenKernel load_written(
     const char* path, const char* name, bool fibers, nb::handle inputs, nb::handle outputs) {
-  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  void* entry = symbol_of(library, path, "zm_entry");
-  auto attach = reinterpret_cast<void (*)(const Runtime*)>(symbol_of(library, path, "zm_attach"));
+  auto library = std::make_shared<const Library>(path);
+  auto attach = library->symbol<void (*)(const Runtime*)>("zm_attach");
   auto written = std::make_shared<Written>();
   written->name = name;
-  written->library = path;
+  written->library = library;
   written->watched = !inputs.is_none();
   attach(written->watched ? watched_runtime() : Crew::runtime());
   if (written->watched) {
     using Announce = void (*)(const void*, unsigned, int, const void*);
-    reinterpret_cast<void (*)(Announce)>(symbol_of(library, path, "zm_attach_hooks"))(&announce);
+    library->symbol<void (*)(Announce)>("zm_attach_hooks")(&announce);
     written->names = {texts_of(inputs), texts_of(outputs)};
   }
   if (fibers || written->watched) {
-    written->thread = reinterpret_cast<ThreadEntry>(entry);
+    written->thread = library->symbol<ThreadEntry>("zm_entry");
   } else {
-    written->groups = reinterpret_cast<GroupsEntry>(entry);
+    written->groups = library->symbol<GroupsEntry>("zm_entry");
   }
   return WrittenKernel(std::move(written));
 }
@@ -306,7 +298,7 @@ inline void raise_fault(const std::exception_ptr& thrown, void*) {
           triple_tuple(f.other_place.group), triple_tuple(f.other_place.at)));
     }
     nb::object error = nb::module_::import_("zmlx.device.sanitize")
-                           .attr("error")(fault.kernel.c_str(), fault.library.c_str(), findings);
+                           .attr("error")(fault.kernel.c_str(), fault.library->path().c_str(), findings);
     PyErr_SetObject(error.type().ptr(), error.ptr());
   }
 }

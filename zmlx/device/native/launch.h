@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "mlx/array.h"
@@ -32,6 +33,7 @@ constexpr int64_t kElements = 1 << 13;
 
 struct Launch {
   Entry entry;
+  std::shared_ptr<const void> kernel;  // keeps the library of `entry` loaded
   int64_t size;
   std::vector<void*> data;
   std::vector<std::vector<int32_t>> shapes;

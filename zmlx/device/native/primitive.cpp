@@ -10,7 +10,6 @@
 #ifndef _DARWIN_C_SOURCE
 #define _DARWIN_C_SOURCE 1
 #endif
-#include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <sys/mman.h>
 
@@ -24,6 +23,7 @@
 #include "compiled.h"
 #include "grid.h"
 #include "launch.h"
+#include "library.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -44,13 +44,20 @@ struct Argument {
   int rank;
 };
 
-// A loaded kernel. Libraries stay loaded: a pending evaluation may still run their code.
+// A loaded kernel.
 struct Compiled {
   std::string name;
+  Library library;
   Entry entry;
   std::vector<Argument> inputs;
   std::vector<Argument> outputs;
   int rank;
+
+  Compiled(
+      const char* name, const char* path, const char* symbol, std::vector<Argument> inputs,
+      std::vector<Argument> outputs, int rank)
+      : name(name), library(path), entry(library.symbol<Entry>(symbol)), inputs(std::move(inputs)),
+        outputs(std::move(outputs)), rank(rank) {}
 
   // The broadcast of the inputs' shapes, padded on the left to `rank` dimensions.
   mx::Shape output_shape(const std::vector<mx::array>& arrays) const {
@@ -132,6 +139,7 @@ class HostKernel : public mx::Primitive {
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     auto launch = std::make_shared<Launch>();
     launch->entry = kernel_->entry;
+    launch->kernel = kernel_;
     launch->size = static_cast<int64_t>(outputs[0].size());
     Merger(inputs, outputs[0].shape()).present(*launch);
     for (const auto& input : inputs) {
@@ -263,13 +271,7 @@ Kernel load(
     const char* path, const char* symbol, const char* name, nb::handle inputs, nb::handle outputs,
     int rank) {
   auto compiled = std::make_shared<Compiled>(
-      Compiled{name, nullptr, arguments_of(inputs), arguments_of(outputs), rank});
-  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  void* entry = library == nullptr ? nullptr : dlsym(library, symbol);
-  if (entry == nullptr) {
-    throw std::runtime_error(std::string("[zmlx.device] cannot load ") + path + ": " + dlerror());
-  }
-  compiled->entry = reinterpret_cast<Entry>(entry);
+      name, path, symbol, arguments_of(inputs), arguments_of(outputs), rank);
   return Kernel(std::move(compiled));
 }
 
@@ -322,7 +324,7 @@ NB_MODULE(zmlx_native, m) {
       .def(nb::init<>())
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
-  nb::class_<zmlx::Kernel>(m, "Kernel")
+  nb::class_<zmlx::Kernel>(m, "Kernel", nb::is_weak_referenceable())
       .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def_prop_ro("name", [](const zmlx::Kernel& kernel) { return kernel.name().c_str(); });
 }

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 
 #include <map>
+#include <memory>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -18,6 +19,7 @@
 
 #include "crew.h"
 #include "guarded.h"
+#include "library.h"
 
 namespace zmlx {
 
@@ -40,10 +42,13 @@ struct Finding {
 };
 
 struct SanitizeFault : std::runtime_error {
-  SanitizeFault(const std::string& kernel, std::string library, std::vector<Finding> findings)
+  SanitizeFault(
+      const std::string& kernel, std::shared_ptr<const Library> library,
+      std::vector<Finding> findings)
       : std::runtime_error("[zmlx.sanitize] kernel " + kernel + " breaks Metal's rules."),
         kernel(kernel), library(std::move(library)), findings(std::move(findings)) {}
-  std::string kernel, library;
+  std::string kernel;
+  std::shared_ptr<const Library> library;  // loaded while the findings' addresses are looked up
   std::vector<Finding> findings;
 };
 
