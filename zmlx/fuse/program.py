@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.base import device_for_current_stream
+from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.fuse.extract import Region
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import Native, Plan, plan
@@ -58,7 +58,7 @@ class Program:
             else _native_step(graph, step)
             for step in self.plan.steps
         ]
-        self._build_kernels()
+        self._built = self._build_kernels()  # held here: a device forgets what nobody holds
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         values = self._template.copy()
@@ -93,11 +93,11 @@ class Program:
             return None
         return self._runs[0]
 
-    def _build_kernels(self) -> None:
+    def _build_kernels(self) -> list[Launcher] | None:
         """Compile what the example shapes need in one run of the compiler."""
         device = device_for_current_stream()
         if device.unavailable() is not None:
-            return
+            return None
         kernels = []
         for function, region in zip(self.functions, self.plan.regions, strict=True):
             if region.sums:  # the kernel's launch knows its sizes
@@ -105,7 +105,7 @@ class Program:
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             kernel = function.specialized(shapes).kernel
             kernels += [] if kernel is None else [kernel]
-        launchers(device, kernels)
+        return launchers(device, kernels)
 
 
 def make_program(graph: Graph, runtime: Runtime, name: str) -> Run:
