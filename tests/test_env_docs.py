@@ -1,4 +1,4 @@
-"""docs/env.md says what zmlx/config.py says, and nobody reads the environment elsewhere."""
+"""docs/env.md says what zmlx/switches.py says, and nobody reads the environment elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zmlx import config
+from zmlx import switches
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,7 +19,7 @@ def test_the_page_is_generated() -> None:
 
 
 def test_every_variable_named_in_the_package_is_a_switch() -> None:
-    known = {switch.name for switch in config.SWITCHES}
+    known = {switch.name for switch in switches.SWITCHES}
     for path in (ROOT / "zmlx").rglob("*.py"):
         code = re.sub(r"#.*", "", path.read_text())
         read = set(re.findall(r"""(?:environ(?:\.get)?|getenv)[(\[]\s*["'](ZMLX_\w+)""", code))
@@ -33,7 +33,7 @@ def test_a_switch_reads_the_environment_when_asked(
     text: str, on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZMLX_CHECK", text)
-    assert config.CHECK.on() is on
+    assert switches.CHECK.on() is on
     monkeypatch.delenv("ZMLX_CHECK")
-    assert config.CHECK.on() is False
-    assert config.FUSE.on() is True
+    assert switches.CHECK.on() is False
+    assert switches.FUSE.on() is True

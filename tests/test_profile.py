@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 import zmlx
-from zmlx import config, metal
+from zmlx import metal, switches
 from zmlx.device import watch
 from zmlx.device.base import Device
 from zmlx.tuning import timing
@@ -158,7 +158,7 @@ def test_nothing_stays_behind() -> None:
     with pytest.raises(KeyError), zmlx.profile(show=True):
         f(*arguments())
         raise KeyError
-    assert watch.active == () and config.watched is False
+    assert watch.active == () and switches.watched is False
     misses = f.cache_info().misses
     f(*arguments())
     with zmlx.profile(show=False):

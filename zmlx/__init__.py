@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zmlx import errors
 from zmlx.fuse.api import FusedFunction, explain
 from zmlx.log import configure
+from zmlx.switches import config
 
 if TYPE_CHECKING:  # type checkers do not know callable modules
     from zmlx.fuse.api import fuse
@@ -23,7 +24,16 @@ _MODULES = (
     *("registry", "rowwise"),
 )
 _FUNCTIONS = {"autotune_threadgroup": "zmlx.autotune", "profile": "zmlx.profiling"}
-__all__ = ["FusedFunction", "__version__", "errors", "explain", "fuse", *_MODULES, *_FUNCTIONS]
+__all__ = [
+    "FusedFunction",
+    "__version__",
+    "config",
+    "errors",
+    "explain",
+    "fuse",
+    *_MODULES,
+    *_FUNCTIONS,
+]
 
 configure()
 

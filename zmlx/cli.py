@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import zmlx
-from zmlx import config
+from zmlx import switches
 from zmlx.checking.faults import Fault, front_end_faults, sanitizer_faults, shown
 from zmlx.checking.file import KernelFile, read_kernel
 from zmlx.demo import run_demo
@@ -120,9 +120,9 @@ def doctor_table(report: DeviceReport) -> Table:
 
 
 def _way(report: DeviceReport) -> str:
-    if not config.FUSE.on():
-        return f"as plain MLX, because {config.FUSE.name} is {config.FUSE.text()!r}"
-    if report.missing or config.DEVICE.text() == "replay":
+    if not switches.FUSE.on():
+        return f"as plain MLX, because {switches.FUSE.name} is {switches.FUSE.text()!r}"
+    if report.missing or switches.DEVICE.text() == "replay":
         return "as MLX ops, unfused"
     return f"as a kernel on this device ({report.device})"
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from handwritten import kernel, run
 
+import zmlx
 from zmlx import dtypes
 from zmlx.device import host, toolchain
 from zmlx.device.base import Device
@@ -150,12 +151,9 @@ def test_threads_build_and_run_at_once(host_device: Device) -> None:
 
 def test_thread_counts_give_equal_results(host_device: HostDevice) -> None:
     x = mx.arange(LARGE + 17).astype(mx.float32)
-    try:
-        for threads in (1, 2, 7):
-            host_device.native.set_threads(threads)
+    for threads in (1, 2, 7):
+        with zmlx.config(threads=threads):
             assert mx.array_equal(run(DOUBLE, x)[0], 2.0 * x).item()
-    finally:
-        host_device.native.set_threads(host.thread_count())
 
 
 FORKS = """
@@ -171,10 +169,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not right)
 """
 KERNEL = """
 from handwritten import kernel
+import zmlx
 from zmlx.device.base import device_named
 device = device_named("host")
-device.native.set_threads(3)
-double = device.build([kernel("double", "2.0f * x0", ["float32"], ["float32"])])[0]
+with zmlx.config(threads=3):
+  double = device.build([kernel("double", "2.0f * x0", ["float32"], ["float32"])])[0]
 """
 
 
@@ -273,7 +272,7 @@ def test_catalog_kernels_are_refused_by_name(host_device: Device) -> None:
 
 def test_type_without_kernels_is_refused(host_device: HostDevice) -> None:
     with pytest.raises(ValueError, match="complex64"):
-        host_device.native.load("x.so", "x", "x", [("in0", "complex64", 1)], [], 1)
+        host_device.native.load("x.so", "x", "x", [("in0", "complex64", 1)], [], 1, 1)
 
 
 def test_out_of_memory_raises_and_the_process_goes_on() -> None:

@@ -12,7 +12,7 @@ from fuse_cases import array, close, kernels, numpy, primitives, program_of
 
 import zmlx
 from tests.metal.on_metal import mac
-from zmlx import config
+from zmlx import switches
 from zmlx.device.base import GridLauncher
 from zmlx.errors import CheckError
 from zmlx.fuse import region, summed, summing
@@ -178,7 +178,7 @@ def test_long_sums_keep_their_digits() -> None:
 
 
 @pytest.mark.usefixtures("on_cpu")
-@pytest.mark.skipif(config.SANITIZE.on(), reason="the sanitizer watches what a GPU would run")
+@pytest.mark.skipif(switches.SANITIZE.on(), reason="the sanitizer watches what a GPU would run")
 def test_a_cpu_leaves_narrow_rows_to_mlx() -> None:
     for columns in (summed.NARROW - 1, summed.NARROW):
         arrays = inputs(((33, columns), (columns,), (33, 1)))

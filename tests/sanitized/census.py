@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 
 from zmlx import msl
-from zmlx.config import SANITIZE
 from zmlx.device import host_grid, sanitize
 from zmlx.device.host_grid import HostGridLauncher
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MetalKernelSpec
 from zmlx.ops.table import OPS
+from zmlx.switches import SANITIZE
 
 PACKAGE = Path(__file__).parents[2] / "zmlx"
 HEADER = msl.DEFAULT_HEADER + msl.REDUCE_HEADER

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zmlx.config import SANITIZE
 from zmlx.device import sanitize
+from zmlx.switches import SANITIZE
 
 # Many kernels, for the run that .ci/run makes; tests without the mark watch in every run.
 watched_run = pytest.mark.skipif(not SANITIZE.on(), reason="part of the run with ZMLX_SANITIZE=1")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import owned, toolchain
 from zmlx.device.warned import warn
 from zmlx.errors import CompilerError
@@ -159,7 +159,7 @@ class KernelCache:
 
 def asked_directory() -> str:
     """ZMLX_CACHE_DIR, or the user's cache directory."""
-    if named := config.CACHE.text():
+    if named := switches.CACHE.text():
         return os.path.abspath(os.path.expanduser(named))
     from platformdirs import user_cache_dir
 

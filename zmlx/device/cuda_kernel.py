@@ -10,7 +10,6 @@ Where the compiler or the native module is missing, mx.fast.cuda_kernel itself i
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from zmlx.device.cuda_text import HEADERS, CudaText
 from zmlx.device.nvrtc import Nvrtc, Refused, loaded
 from zmlx.device.rules import native_or_none
 from zmlx.errors import DeviceError
+from zmlx.log import logger
 
 TYPES = {
     "bool": "bool", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16",
@@ -33,7 +33,7 @@ TYPES = {
 # What MLX hands over beside an input's pointer, where a kernel's body names it.
 _PARTS = {"shape": "zm_sizes<int>", "strides": "zm_sizes<long>", "ndim": "int"}
 _TYPES = f'#include "{(HEADERS / "cuda_types.h").as_posix()}"\n'
-_log = logging.getLogger("zmlx.device")
+_log = logger("zmlx.device")
 
 
 def cuda_kernel(name: str, text: CudaText, ensure_row_contiguous: bool) -> Any:

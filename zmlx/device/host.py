@@ -7,8 +7,6 @@ are kept on disk and in this process; what is missing is compiled in one run of 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import threading
 import time
 import weakref
@@ -19,18 +17,19 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import native_module, toolchain
 from zmlx.device.base import DeviceReport, GridLauncher, Launcher
 from zmlx.device.cache import KernelCache
-from zmlx.device.host_grid import HostGridLauncher, watched_launcher
+from zmlx.device.host_grid import HostGridLauncher, thread_count, watched_launcher
 from zmlx.device.host_text import translation_unit
 from zmlx.device.warned import problem_of
 from zmlx.errors import CompilerError, DeviceError
+from zmlx.log import logger
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import MetalKernelSpec
 
-_log = logging.getLogger("zmlx.device")
+_log = logger("zmlx.device")
 
 
 class HostDevice:
@@ -44,7 +43,9 @@ class HostDevice:
         self.cache = KernelCache()
         self._lock = threading.RLock()
         # Weak, so that a kernel's library is closed with the last program that launches it.
-        self._launchers: weakref.WeakValueDictionary[str, Launcher] = weakref.WeakValueDictionary()
+        # By digest and threads.
+        self._launchers: weakref.WeakValueDictionary[tuple[str, int], Launcher]
+        self._launchers = weakref.WeakValueDictionary()
         self._native: Any = None
         self._problem: str | None = None
 
@@ -54,19 +55,17 @@ class HostDevice:
         if self._native is None:
             with self._lock:
                 if self._native is None:
-                    module = native_module.load(self.cache)
-                    module.set_threads(thread_count())
-                    self._native = module
+                    self._native = native_module.load(self.cache)
         return self._native
 
     def unavailable(self) -> str | None:
-        if config.DEVICE.text() == "replay":
+        if switches.DEVICE.text() == "replay":
             return "ZMLX_DEVICE=replay asks for MLX ops in place of kernels"
         return self._without_native() or toolchain.problem()
 
     def native_or_none(self) -> Any:
         """The native module where it can be had, with or without a compiler for kernels."""
-        replays = config.DEVICE.text() == "replay"
+        replays = switches.DEVICE.text() == "replay"
         return None if replays or self._without_native() else self._native
 
     def _without_native(self) -> str | None:
@@ -79,17 +78,17 @@ class HostDevice:
         return self._problem
 
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
-        if config.SANITIZE.on():
+        if switches.SANITIZE.on():
             return [watched_launcher(self, kernel) for kernel in kernels]
-        native = self.native
+        native, threads = self.native, thread_count()
         with self._lock:
-            loaded = {k.digest: self._launchers.get(k.digest) for k in kernels}
+            loaded = {k.digest: self._launchers.get((k.digest, threads)) for k in kernels}
             found = {digest: kernel for digest, kernel in loaded.items() if kernel is not None}
             missing = {k.digest: k for k in kernels if k.digest not in found}
             spoilt = self._load(native, list(missing.values()), found)
             if spoilt and (again := self._load(native, list(spoilt), found)):
                 toolchain.give_up(f"makes libraries that do not load: {next(iter(again.values()))}")
-            self._launchers.update(found)
+            self._launchers.update({(digest, threads): k for digest, k in found.items()})
             return [found[kernel.digest] for kernel in kernels]
 
     def _load(
@@ -101,7 +100,7 @@ class HostDevice:
             try:
                 into[kernel.digest] = native.load(
                     str(library), kernel.name, kernel.name,
-                    _triples(kernel.inputs), _triples(kernel.outputs), kernel.rank,
+                    _triples(kernel.inputs), _triples(kernel.outputs), kernel.rank, thread_count(),
                 )  # fmt: skip
             except RuntimeError as error:
                 self.cache.drop(library)
@@ -163,18 +162,6 @@ class HostDevice:
                     f"[zmlx.device] kernel {kernel.name} is not elementwise, and the host "
                     "device runs elementwise kernels only. Run it as MLX ops."
                 )
-
-
-def thread_count() -> int:
-    """ZMLX_THREADS, or the cores that this process may use."""
-    text = config.THREADS.text()
-    if not text:
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
-    if not text.isdigit() or int(text) < 1:
-        raise DeviceError(f"[zmlx.device] ZMLX_THREADS is {text!r}; give a number from 1 on.")
-    return int(text)
 
 
 def _triples(arguments: Sequence[Arg]) -> list[tuple[str, str, int]]:

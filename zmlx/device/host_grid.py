@@ -7,7 +7,7 @@ native module runs them group by group (native/crew.h). HostDevice.grid_launcher
 from __future__ import annotations
 
 import hashlib
-import logging
+import os
 import re
 import threading
 import time
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import toolchain
 from zmlx.device.base import Launcher
 from zmlx.device.cache import Build
@@ -27,6 +27,7 @@ from zmlx.device.grid_text import needs_fibers, translation_unit
 from zmlx.device.operands import output_shape
 from zmlx.dtypes import attribute
 from zmlx.errors import CompilerError, DeviceError
+from zmlx.log import logger
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import Launch, MetalKernelSpec
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from zmlx.device.host import HostDevice
 
 _PLACE = re.compile(r"\S+:\d+:\d+: ")  # at the start of what the compiler says of a line
-_log = logging.getLogger("zmlx.device")
+_log = logger("zmlx.device")
 _ELEMENTS, _GROUP = 4, 64  # of a watched kernel of the generator
 _INCLUDES = (f"-I{toolchain.HEADERS}", f"-I{toolchain.HEADERS / 'metal'}")
 _WATCHED = ("-c", "-O1", "-g1", "-fsanitize=thread")
@@ -61,11 +62,11 @@ class HostGridLauncher:
 
     def __call__(self, arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         kinds = tuple(str(a.dtype).removeprefix("mlx.core.") for a in arrays)
-        watched = self._sanitize or config.SANITIZE.on()
-        key = (kinds, launch.output_dtypes, _typed(launch.template), watched)
+        key = (kinds, launch.output_dtypes, _typed(launch.template), switches.host())
         run = self._loaded.get(key)
         if run is None:
             with self._lock:
+                watched = self._sanitize or switches.SANITIZE.on()
                 run = self._loaded.get(key) or self._named(kinds, launch, watched)
                 self._loaded[key] = run
         if self._spec.ensure_row_contiguous:
@@ -85,7 +86,7 @@ class HostGridLauncher:
             raise CompilerError(error.problem, what) from None
 
     def _load(self, kinds: tuple[str, ...], launch: Launch, watched: bool) -> Any:
-        native = self._device.native
+        native, threads = self._device.native, thread_count()
         spec = self._spec
         text = translation_unit(
             spec, kinds, launch.output_dtypes, launch.template, watched, self._exact
@@ -96,7 +97,8 @@ class HostGridLauncher:
         for last in (False, True):
             library = self._library(key, build)
             try:
-                return native.load_written(str(library), spec.name, needs_fibers(spec), *names)
+                fibers = needs_fibers(spec)
+                return native.load_written(str(library), spec.name, fibers, threads, *names)
             except RuntimeError as error:
                 self._device.cache.drop(library)
                 if last:
@@ -109,6 +111,18 @@ class HostGridLauncher:
             library = self._device.cache.make([key], build)
             _log.info("compiled %s in %.2f s", self._spec.name, time.perf_counter() - started)
         return library
+
+
+def thread_count() -> int:
+    """ZMLX_THREADS, or the cores that this process may use."""
+    text = switches.THREADS.text()
+    if not text:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if not text.isdigit() or int(text) < 1:
+        raise DeviceError(f"[zmlx.device] ZMLX_THREADS is {text!r}; give a number from 1 on.")
+    return int(text)
 
 
 def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import processes
 from zmlx.device.programs import behind, which
 from zmlx.errors import CompilerError, DeviceError
@@ -73,7 +73,7 @@ def _stamp(file: str) -> str:
 
 def find_compiler() -> Compiler | None:
     """$ZMLX_CXX, $CXX, c++, g++ or clang++, whichever is first there."""
-    return _find(config.compiler())[0]
+    return _find(switches.compiler())[0]
 
 
 def problem() -> str | None:
@@ -81,7 +81,7 @@ def problem() -> str | None:
 
     It is not run for that: `probe` does so, and what a run found out is remembered.
     """
-    key = config.compiler()
+    key = switches.compiler()
     return _broken.get(key) or _find(key)[1]
 
 
@@ -106,21 +106,22 @@ def _find(key: tuple[object, ...]) -> tuple[Compiler | None, str | None]:
 
 def _asked() -> tuple[str, str]:
     """The variable that names the compiler, and its text; empty where none does."""
-    for name in (config.COMPILER.name, "CXX"):
-        if text := os.environ.get(name):
-            return name, text
-    return "", ""
+    named = switches.COMPILER.text(), os.environ.get("CXX", "")
+    found = zip((switches.COMPILER.name, "CXX"), named, strict=True)
+    return next(((name, text) for name, text in found if text), ("", ""))
 
 
 def patience() -> float:
     """The seconds that a run of the compiler may take."""
-    text = config.PATIENCE.text()
+    text = switches.PATIENCE.text()
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < threading.TIMEOUT_MAX:
-        raise CompilerError(f"{config.PATIENCE.name} is {text!r}; give a number of seconds above 0")
+        raise CompilerError(
+            f"{switches.PATIENCE.name} is {text!r}; give a number of seconds above 0"
+        )
     return seconds
 
 
@@ -209,7 +210,7 @@ def _run(compiler: Compiler, arguments: Sequence[str], output: Path) -> str | No
     except OSError as error:
         _give_up(compiler, f"cannot be run: {error}")
     if ended.late:
-        limit = f"{config.PATIENCE.name} ({patience():g} s)"
+        limit = f"{switches.PATIENCE.name} ({patience():g} s)"
         _give_up(compiler, f"was stopped, because it ran for longer than {limit} allows")
     if ended.status < 0:
         name = signal.Signals(-ended.status).name if -ended.status in _SIGNALS else ended.status
@@ -240,7 +241,7 @@ def give_up(words: str) -> NoReturn:
 
 def _give_up(compiler: Compiler, words: str) -> NoReturn:
     found = f"{_named(compiler)} {words}"
-    _broken[config.compiler()] = found
+    _broken[switches.compiler()] = found
     raise CompilerError(found)
 
 

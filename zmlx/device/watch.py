@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device.base import Device, GridLauncher, Launcher
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import Launch, MetalKernelSpec
@@ -53,7 +53,7 @@ def start(watcher: Watcher) -> None:
     global active
     with _lock:
         active = (*active, watcher)
-        config.watched = True
+        switches.watched = True
 
 
 def stop(watcher: Watcher) -> None:
@@ -61,7 +61,7 @@ def stop(watcher: Watcher) -> None:
     global active
     with _lock:
         active = tuple(w for w in active if w is not watcher)
-        config.watched = bool(active)
+        switches.watched = bool(active)
 
 
 def build(device: Device, kernels: Sequence[KernelSource]) -> list[Launcher]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.fuse.fusable import check
 from zmlx.fuse.table import Options, Table, tracing_exactly
 from zmlx.trace import intercept
@@ -137,12 +137,12 @@ class FusedFunction:
 
     def _table(self) -> Table | None:
         """The table for the current switches; None where ZMLX_FUSE turns fusion off."""
-        mode = config.mode()
+        mode = switches.mode()
         try:
             return self._tables[mode]
         except KeyError:
-            on = config.FUSE.on()
-            made = Table(self._fn, self._name, self._options, mode[-1]) if on else None
+            on = switches.FUSE.on()
+            made = Table(self._fn, self._name, self._options, mode[0]) if on else None
             return self._tables.setdefault(mode, made)
 
     def _unbound(self, *args: Any, **kwargs: Any) -> Any:

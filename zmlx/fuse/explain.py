@@ -17,7 +17,7 @@ from typing import Any
 import networkx as nx
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse.export import WRITERS, PlannedGraph, written
 from zmlx.fuse.extract import Region
@@ -110,7 +110,7 @@ class Explanation:
         fused = [] if self.no_kernels else [r for r in self.regions if r.kernel]
         left = {u.node for u in self.unfused}
         left.update(n for r in self.regions if r not in fused for n in r.nodes)
-        after = before if not config.FUSE.on() else _op_costs(planned, sorted(left))
+        after = before if not switches.FUSE.on() else _op_costs(planned, sorted(left))
         insides = [u.inside for u in self.unfused if u.inside]
         self.kernels_before, self.bytes_before = len(before), sum(before)
         self.kernels_before += sum(i.kernels if i.plain is None else i.plain for i in insides)
@@ -143,10 +143,10 @@ class Explanation:
         Raises:
             ValueError: where fusion is off, or `rounds` is below 1.
         """
-        if self._measure is None or not config.FUSE.on() or rounds < 1:
+        if self._measure is None or not switches.FUSE.on() or rounds < 1:
             raise ValueError(
                 f"[zmlx.explain] nothing to time: rounds is {rounds!r}, wanted 1 or more; and "
-                f"{config.FUSE.name} must be on."
+                f"{switches.FUSE.name} must be on."
             )
         times = dict(zip(self._plan_steps, self._measure(rounds), strict=True))
         self.regions = [replace(r, ms=times[r.nodes[0]]) for r in self.regions]
@@ -209,8 +209,8 @@ def explained(table: Table, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ex
 
 def no_kernels() -> str:
     """Why no region runs as a kernel here and now; "" where they do."""
-    if not config.FUSE.on():
-        return f"{config.FUSE.name} is {config.FUSE.text()!r}: functions run as plain MLX"
+    if not switches.FUSE.on():
+        return f"{switches.FUSE.name} is {switches.FUSE.text()!r}: functions run as plain MLX"
     problem = device_for_current_stream().unavailable()
     return f"regions run as MLX ops: {problem}" if problem else ""
 

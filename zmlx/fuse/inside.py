@@ -19,7 +19,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import watch
 from zmlx.fuse.reports import Value
 from zmlx.trace import calls, intercept
@@ -176,8 +176,8 @@ def _alive(events: Sequence[watch.Event], found: Mapping[str, int]) -> Iterator[
 
 
 def _plain(again: Callable[[], Any], given: Sequence[mx.array]) -> int | None:
-    """Elementwise kernels of the call with fusion off, which other threads then do without too."""
-    with config.FUSE.set_to("0"):
+    """Elementwise kernels of the call with fusion off."""
+    with switches.config(fuse=False):
         found = _primitives(arrays_in(again()), given)
     if any(name.startswith("zmlx_") for name in found):  # a graph that mx.compile has kept
         return None

@@ -6,7 +6,6 @@ for each node. zmlx.fuse.api runs the programs of traces, zmlx.fuse.region those
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from zmlx.fuse.replay import constant, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.summed import SummedFunction
+from zmlx.log import logger
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.exprs import Expr, computed
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
@@ -29,7 +29,7 @@ from zmlx.trace.operands import arrays_in
 
 Values = list[Any]  # by node: arrays, Python numbers of scalars, lists of a call's several results
 Step = Callable[[Values], None]
-_log = logging.getLogger("zmlx.fuse")
+_log = logger("zmlx.fuse")
 
 
 class Program:

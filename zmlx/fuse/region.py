@@ -8,7 +8,6 @@ are RegionFunctions again, so that gradients of gradients come for free. zmlx.fu
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, reshaped
 from zmlx.fuse.simplify import simplify
+from zmlx.log import logger
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
 from zmlx.trace.graph import Graph, broadcast
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Arrays = Sequence[mx.array]
 T = TypeVar("T")
-_log = logging.getLogger("zmlx.fuse")
+_log = logger("zmlx.fuse")
 
 
 class RegionFunction:
@@ -59,7 +59,8 @@ class RegionFunction:
         signature = self.runtime.signature(arrays)
         run = self._runs.get(signature)
         if run is None:
-            run = self._runs[signature] = self._guarded(self._runner(arrays))
+            with self.runtime.switches:
+                run = self._runs[signature] = self._guarded(self._runner(arrays))
         return run
 
     def _guarded(self, runner: Run) -> Run:

@@ -7,11 +7,12 @@ up: a derivative's graph is planned and run like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
+from zmlx.switches import config, held
 from zmlx.trace.graph import Graph
 
 Run = Callable[[Sequence[mx.array]], list[mx.array]]
@@ -26,7 +27,9 @@ class Runtime:
     signature: Callable[[Sequence[Any]], Any]
     make_program: Callable[[Graph, Runtime, str], Run]
     watched: bool = False  # launches are told to zmlx.device.watch
+    switches: config = field(default_factory=held)  # under which its parts are made, whenever
 
     def program(self, graph: Graph, name: str) -> Run:
         """`graph` as a function from its inputs' arrays (scalars included) to its outputs'."""
-        return self.make_program(graph, self, name)
+        with self.switches:
+            return self.make_program(graph, self, name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import watch
 from zmlx.device.base import Device, GridLauncher, current_name, device_for_current_stream
 from zmlx.device.rules import traces_shapeless
@@ -47,7 +47,7 @@ class SummedFunction:
     def __call__(self, arrays: Arrays) -> list[mx.array]:
         if traces_shapeless():  # a launch has its own sizes
             return self.plain(arrays)
-        key = (current_name(), config.SANITIZE.on(), *[a.shape for a in arrays])
+        key = (current_name(), switches.SANITIZE.on(), *[a.shape for a in arrays])
         run = self._runs.get(key)
         if run is None:
             if len(self._runs) >= MOST:
@@ -142,7 +142,7 @@ def _told(
 
 def _alone() -> bool:
     """Whether a thread has no others beside it; the sanitizer watches what a GPU does."""
-    return device_for_current_stream().takes_turns and not config.SANITIZE.on()
+    return device_for_current_stream().takes_turns and not switches.SANITIZE.on()
 
 
 def _fits(shape: Shape, space: Shape) -> bool:

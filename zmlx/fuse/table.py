@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import signature
 from zmlx.device.rules import any_traced
 from zmlx.errors import LostTraceError
@@ -22,6 +22,7 @@ from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.site import Site
 from zmlx.fuse.told import changes, described
+from zmlx.log import logger
 from zmlx.trace import claims
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names, path_to
@@ -30,7 +31,7 @@ from zmlx.trace.sizes import Decision
 from zmlx.trace.static import statics
 from zmlx.trace.tree import Leaves, NumpyArgument, flatten_call
 
-_log = logging.getLogger("zmlx.fuse")
+_log = logger("zmlx.fuse")
 _clock = itertools.count(1)
 _NO_LEAVES = Leaves()  # of a call with nothing but arrays
 _running = threading.local()  # `exact`: numerics of the thread's traces, innermost last
@@ -62,7 +63,7 @@ class Table:
         self.fn, self.name, self.options = fn, name, options
         self.signature = signature.fastest()
         self.runtime = Runtime(
-            options.exact, config.CHECK.on(), self.signature, make_program, watched
+            options.exact, switches.CHECK.on(), self.signature, make_program, watched
         )
         self.hits = self.misses = 0
         self.size = 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import config, dtypes, metal
+from zmlx import dtypes, metal, switches
 from zmlx.device.rules import Rules, differentiable, differentiable_ops, or_ops
 from zmlx.errors import DeriveError
 from zmlx.expr import Names, Source, Unparsed, parse_body
@@ -161,7 +161,7 @@ class NaryOp:
     # -- running ----------------------------------------------------------------------------------
     def _run(self, kinds: tuple[str, ...]) -> Run:
         """The op for inputs of these types; made once."""
-        key = (kinds, config.mode())
+        key = (kinds, switches.mode())
         if key not in self._runs:
             read = None if self.reason else cache(lambda: self.graph(kinds))
             text = {"fwd_source": self.spec.forward}

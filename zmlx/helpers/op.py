@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import config
+from zmlx import switches
 from zmlx.device import signature
 from zmlx.device.rules import differentiable, differentiable_ops
 from zmlx.errors import DeriveError
@@ -47,7 +47,7 @@ class ElementwiseOp:
             return tracer.opaque(spec.name, self, arrays, {})
         shape = common_shape(arrays, spec.names, spec.name, self.where)
         kinds = tuple([name_of(a.dtype) for a in arrays])
-        key = (kinds, config.mode())
+        key = (kinds, switches.mode())
         run = self._runs.get(key)
         if run is None:
             run = self._runs[key] = self._made(kinds)
@@ -268,4 +268,4 @@ def _refusing(kernel: Run, why: str) -> Run:
 def runtime() -> Runtime:
     """How regions run under the switches as they stand."""
     fastest = signature.fastest()
-    return Runtime(False, config.CHECK.on(), fastest, make_program, config.watched)
+    return Runtime(False, switches.CHECK.on(), fastest, make_program, switches.watched)

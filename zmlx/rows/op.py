@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import config, metal
+from zmlx import metal, switches
 from zmlx.device import tuning
 from zmlx.device.base import Launcher, current_name, device_for_current_stream
 from zmlx.fuse.function_rules import FunctionRules
@@ -148,10 +148,10 @@ class RowOp:
     def _launch(self, arrays: Arrays) -> list[mx.array]:
         for tell in _watchers:
             tell(self, arrays)
-        return self._launches(arrays, config.SANITIZE.on())
+        return self._launches(arrays, switches.SANITIZE.on())
 
     def _alone(self) -> bool:
-        return device_for_current_stream().takes_turns and not config.SANITIZE.on()
+        return device_for_current_stream().takes_turns and not switches.SANITIZE.on()
 
     def _kinds(self, first: mx.array) -> list[mx.Dtype]:
         return [getattr(mx, o.dtype) if o.dtype else first.dtype for o in self.row.outputs]

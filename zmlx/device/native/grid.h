@@ -41,6 +41,7 @@ struct Written {
   GroupsEntry groups = nullptr;
   ThreadEntry thread = nullptr;
   bool watched = false;
+  int width = 1;  // threads of the CPU, at most
   std::shared_ptr<const Library> library;
   Names names;  // of a watched kernel's arrays
 };
@@ -190,8 +191,9 @@ class GridKernel : public mx::Primitive {
     const int64_t groups = launch.groups();
     const int64_t threads = int64_t(grid.grid[0]) * grid.grid[1] * grid.grid[2];
     const int64_t few = launch.kernel->groups != nullptr ? 1 << 13 : 64;
-    const int64_t bites = threads < few ? 1 : 8 * static_cast<int64_t>(Pool::width());
-    Pool::get().run(&Task::run, &task, groups, std::max<int64_t>(1, (groups + bites - 1) / bites));
+    const int64_t bites = threads < few ? 1 : 8 * static_cast<int64_t>(launch.kernel->width);
+    const int64_t grain = std::max<int64_t>(1, (groups + bites - 1) / bites);
+    Pool::get().run(&Task::run, &task, groups, grain, launch.kernel->width);
   }
 
   const GridLaunch launch_;
@@ -250,11 +252,13 @@ inline std::vector<std::string> texts_of(nb::handle sequence) {
 // Loads a library that zmlx/device/host_grid.py wrote; `fibers` says which entry it has, names of
 // inputs and outputs that it is to be watched.
 inline WrittenKernel load_written(
-    const char* path, const char* name, bool fibers, nb::handle inputs, nb::handle outputs) {
+    const char* path, const char* name, bool fibers, int threads, nb::handle inputs,
+    nb::handle outputs) {
   auto library = std::make_shared<const Library>(path);
   auto attach = library->symbol<void (*)(const Runtime*)>("zm_attach");
   auto written = std::make_shared<Written>();
   written->name = name;
+  written->width = threads;
   written->library = library;
   written->watched = !inputs.is_none();
   attach(written->watched ? watched_runtime() : Crew::runtime());
@@ -307,7 +311,7 @@ inline void bind_grid(nb::module_& m) {
   nb::register_exception_translator(&raise_fault);
   m.def(
       "load_written", &load_written, nb::arg("path"), nb::arg("name"), nb::arg("fibers"),
-      nb::arg("inputs").none(), nb::arg("outputs").none());
+      nb::arg("threads"), nb::arg("inputs").none(), nb::arg("outputs").none());
   nb::class_<WrittenKernel>(m, "WrittenKernel")
       .def(
           "__call__", &WrittenKernel::call, nb::arg("arrays"), nb::arg("grid"),

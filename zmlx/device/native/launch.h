@@ -34,6 +34,7 @@ constexpr int64_t kElements = 1 << 13;
 struct Launch {
   Entry entry;
   std::shared_ptr<const void> kernel;  // keeps the library of `entry` loaded
+  int width;  // threads, at most
   int64_t size;
   std::vector<void*> data;
   std::vector<std::vector<int32_t>> shapes;
@@ -57,11 +58,11 @@ struct Launch {
     if (size <= kInline) {
       entry(&arguments, 0, 1);
     } else if (tiled) {
-      Pool::get().run(&Task::run_tiles, &task, tiles.units(), 1);
+      Pool::get().run(&Task::run_tiles, &task, tiles.units(), 1, width);
     } else {
       const int64_t threads = (size + kElements - 1) / kElements;
-      const int64_t bites = 8 * static_cast<int64_t>(Pool::width());
-      Pool::get().run(&Task::run, &task, threads, std::max<int64_t>(1, threads / bites));
+      const int64_t bites = 8 * static_cast<int64_t>(width);
+      Pool::get().run(&Task::run, &task, threads, std::max<int64_t>(1, threads / bites), width);
     }
   }
 

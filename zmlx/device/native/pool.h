@@ -76,13 +76,9 @@ class Pool {
     return *current.load(std::memory_order_acquire);
   }
 
-  static std::atomic<int>& width() {
-    static std::atomic<int> threads{1};
-    return threads;
-  }
-
-  void run(Job::Work work, void* context, int64_t count, int64_t grain) {
-    const int wanted = static_cast<int>(std::min<int64_t>(width(), (count + grain - 1) / grain));
+  // Runs `work` on at most `width` threads, the caller among them.
+  void run(Job::Work work, void* context, int64_t count, int64_t grain, int width) {
+    const int wanted = static_cast<int>(std::min<int64_t>(width, (count + grain - 1) / grain));
     if (wanted <= 1) {
       work(context, 0, count);
       return;

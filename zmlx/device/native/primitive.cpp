@@ -52,12 +52,13 @@ struct Compiled {
   std::vector<Argument> inputs;
   std::vector<Argument> outputs;
   int rank;
+  int width;  // threads, at most
 
   Compiled(
       const char* name, const char* path, const char* symbol, std::vector<Argument> inputs,
-      std::vector<Argument> outputs, int rank)
+      std::vector<Argument> outputs, int rank, int width)
       : name(name), library(path), entry(library.symbol<Entry>(symbol)), inputs(std::move(inputs)),
-        outputs(std::move(outputs)), rank(rank) {}
+        outputs(std::move(outputs)), rank(rank), width(width) {}
 
   // The broadcast of the inputs' shapes, padded on the left to `rank` dimensions.
   mx::Shape output_shape(const std::vector<mx::array>& arrays) const {
@@ -140,6 +141,7 @@ class HostKernel : public mx::Primitive {
     auto launch = std::make_shared<Launch>();
     launch->entry = kernel_->entry;
     launch->kernel = kernel_;
+    launch->width = kernel_->width;
     launch->size = static_cast<int64_t>(outputs[0].size());
     Merger(inputs, outputs[0].shape()).present(*launch);
     for (const auto& input : inputs) {
@@ -269,9 +271,9 @@ std::vector<Argument> arguments_of(nb::handle sequence) {
 // Loads `symbol` from the shared library at `path`; arguments are (name, dtype, rank) triples.
 Kernel load(
     const char* path, const char* symbol, const char* name, nb::handle inputs, nb::handle outputs,
-    int rank) {
+    int rank, int threads) {
   auto compiled = std::make_shared<Compiled>(
-      name, path, symbol, arguments_of(inputs), arguments_of(outputs), rank);
+      name, path, symbol, arguments_of(inputs), arguments_of(outputs), rank, threads);
   return Kernel(std::move(compiled));
 }
 
@@ -313,7 +315,6 @@ NB_MODULE(zmlx_native, m) {
   m.def("any_tracer", &zmlx::any_tracer, nb::arg("arrays"));
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
-  m.def("set_threads", [](int threads) { zmlx::Pool::width() = std::max(1, threads); });
   m.def(
       "compiled_cuda", &zmlx::compiled_cuda, nb::arg("name"), nb::arg("code"), nb::arg("inputs"),
       nb::arg("reads"), nb::arg("grid"), nb::arg("threadgroup"), nb::arg("output_shapes"),
