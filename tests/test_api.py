@@ -23,7 +23,7 @@ MODULES = {
 
 
 def test_the_public_names() -> None:
-    own = {"FusedFunction", "__version__", "errors", "explain", "fuse"}
+    own = {"FusedFunction", "__version__", "config", "errors", "explain", "fuse"}
     functions = {"autotune_threadgroup", "profile"}
     assert set(zmlx.__all__) == own | MODULES | functions
     assert all(hasattr(zmlx, name) for name in zmlx.__all__) and set(dir(zmlx)) >= MODULES

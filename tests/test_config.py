@@ -14,6 +14,7 @@ import pytest
 
 import zmlx
 from zmlx import switches
+from zmlx.device import warned
 from zmlx.device.base import Device, device_for_current_stream
 from zmlx.fuse import region
 
@@ -187,7 +188,10 @@ def test_a_gradient_runs_under_the_switches_of_its_call(default_device: Device) 
     assert len(asked) == 2
 
 
-def test_replay_in_a_scope_needs_no_kernel(host_device: Device) -> None:
+def test_replay_in_a_scope_needs_no_kernel(
+    host_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warned, "_told", set())
     fused, x = zmlx.fuse(lambda x: mx.tanh(x) * x), mx.arange(4.0)
     wanted = fused(x)
     with zmlx.config(device="replay"), pytest.warns(RuntimeWarning, match="run as MLX ops"):

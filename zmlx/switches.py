@@ -46,7 +46,7 @@ class Switch:
         return self.text().strip().lower() not in ("", "0", "false", "off", "no")
 
 
-# -- what a switch takes: types, in words, and as text ----------------------------------------------
+# -- what a switch takes: types, in words, and as text --------------------------------------------
 def _one_of(*texts: str) -> tuple[Types, str, Given]:
     words = ", ".join(f'"{text}"' for text in texts[:-1]) + f' or "{texts[-1]}"'
     return (str,), words, lambda value: value if value in texts else None
