@@ -19,7 +19,9 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from zmlx.device.base import Device, device_for_current_stream, device_named
 from zmlx.metal_check import unavailable
+from zmlx.trace import passes
 
+passes.always = True  # each pass is looked through, in every test
 SCRATCH = "ZMLX_TEST_SCRATCH"  # set by the first process of a run, inherited by its workers
 
 hypothesis.settings.register_profile(

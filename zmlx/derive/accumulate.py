@@ -19,6 +19,7 @@ from zmlx.derive.sums import sum_call
 from zmlx.errors import DeriveError
 from zmlx.ops.spec import OPERANDS
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.passes import verified
 
 _KINDS = ("input", "scalar", "const", "op")
 # A long sum in a half type would lose most of its digits; MLX's sums widen small integers.
@@ -46,6 +47,7 @@ class Derivative:
     seeds: range  # positions in graph.inputs of the cotangents, or of the tangents
 
 
+@verified("derive")
 def derive_vjp(region: Graph) -> Derivative:
     """Reverse mode: the gradients of the region's inputs."""
     active = _active(region)
@@ -71,6 +73,7 @@ def derive_vjp(region: Graph) -> Derivative:
     return Derivative(copy.graph, targets, outputs, seeds)
 
 
+@verified("derive")
 def derive_jvp(
     region: Graph, moving: Collection[int] | None = None, kinds: Mapping[int, str] | None = None
 ) -> Derivative:

@@ -21,6 +21,7 @@ from typing import Any
 from zmlx import dtypes
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.passes import verified
 
 _SUMS = ("add", "subtract", "negative")
 _PRODUCTS = ("multiply", "square")
@@ -46,6 +47,7 @@ class Term:
         return Term(self.count, tuple(left), self.exact)
 
 
+@verified("factor")
 def factored(graph: Graph, seeds: Collection[int] = ()) -> Graph:
     """`graph` with its sums of products rearranged, where that saves operations.
 

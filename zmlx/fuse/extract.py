@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from zmlx.fuse.simplify import copy_node
 from zmlx.trace.graph import NUMBERS, Graph
+from zmlx.trace.passes import verified
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Region:
         return (*[self.ends.outputs[k] for k in self.kept], *[s.node for s in self.sums])
 
 
+@verified("extract")
 def extract(graph: Graph, nodes: Sequence[int]) -> Region:
     """The subgraph over `nodes` (in topological order) as a graph of its own."""
     found = ends(graph, nodes, graph.outputs)

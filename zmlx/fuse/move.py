@@ -24,6 +24,7 @@ from zmlx.fuse.views import (
     narrow_shape,
 )
 from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast
+from zmlx.trace.passes import verified
 
 # How a leaf takes part in a view: not at all, by the view's own call, by one that looks at sizes.
 STILL, SAME, LIFTED = "still", "same", "lifted"
@@ -121,6 +122,7 @@ def _shape_after(
 
 
 # -- writing --------------------------------------------------------------------------------------
+@verified("lift")
 def rewritten(graph: Graph, kinds: Mapping[int, str], lifts: Sequence[Lift]) -> Graph:
     """`graph` with the views of `lifts` moved; what nobody reads any more is still there."""
     return _Writer(graph, kinds, lifts).graph

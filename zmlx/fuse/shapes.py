@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.passes import verified
 
 Shape = tuple[int, ...]
 
@@ -58,6 +59,7 @@ def _broadcast(symbols: Symbols, shapes: Sequence[Shape]) -> Shape:
     return tuple(result)
 
 
+@verified("specialize")
 def reshaped(region: Graph, shapes: Sequence[Shape]) -> Graph:
     """A copy of `region` (input, scalar, const and op nodes) for inputs of new shapes."""
     made = Graph()

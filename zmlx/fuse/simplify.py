@@ -13,10 +13,12 @@ from typing import Any
 from zmlx.fuse.views import key_of as view_key
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
+from zmlx.trace.passes import verified
 
 _IDENTITY = {"multiply": (1, (0, 1)), "divide": (1, (1,)), "subtract": (0, (1,))}
 
 
+@verified("simplify")
 def simplify(graph: Graph) -> Graph:
     """A new graph without duplicate, dead and idle nodes; inputs and outputs keep their order."""
     while True:

@@ -16,6 +16,7 @@ from zmlx.trace import intercept, leaks, locate
 from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items as keyed
+from zmlx.trace.passes import verified
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.reader import Reader
 from zmlx.trace.recipe import UNCHANGED, Recipes, Update, Write
@@ -104,6 +105,7 @@ def trace(fn: Callable[..., Any], call: Call, static: frozenset[int] = frozenset
         return _traced(fn, call, static)
 
 
+@verified("trace")
 def _traced(fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> Trace:
     """As trace; where an array gets lost, once more with wrappers all over memory."""
     try:
