@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[Any, str]] = {
     "cxx_timeout": (2.5, "2.5"),
     "threads": (3, "3"),
     "sanitize": (True, "1"),
+    "dump": ("there", "there"),
 }
 
 

@@ -57,10 +57,13 @@ def test_the_readme_has_code_and_the_two_commands() -> None:
     assert 'pip install -e ".[cpu,dev]" && python -m pytest' in readme
 
 
-def test_what_the_architecture_page_shows_is_what_its_code_prints(host_device: Device) -> None:
-    generator = runpy.run_path(str(ROOT / "docs" / "generate_architecture.py"))
-    assert generator["page"]() == generator["PAGE"].read_text(), (
-        "docs/ARCHITECTURE.md is out of date: python docs/generate_architecture.py"
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "seeing.md"])
+def test_what_a_page_shows_is_what_its_code_prints(page: str, host_device: Device) -> None:
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_outputs.py"))
+    path = ROOT / "docs" / page
+    assert path in generator["PAGES"]
+    assert generator["page"](path) == path.read_text(), (
+        f"docs/{page} is out of date: python docs/generate_outputs.py"
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "zmlx"
 LAYERS = {
-    **dict.fromkeys(("ops", "dtypes", "switches", "errors", "log"), 0),
+    **dict.fromkeys(("ops", "dtypes", "switches", "errors", "log", "warned", "dump"), 0),
     "trace": 1,
     "msl": 2,
     "device": 3,
@@ -26,13 +26,14 @@ PUBLIC = 6
 # Sideways or restricted arrows of the drawing in docs/ARCHITECTURE.md.
 SIDEWAYS = {
     *(("ops", "dtypes"), ("ops", "switches"), ("ops", "errors"), ("dtypes", "errors")),
-    *(("log", "switches"), ("log", "errors")),
+    *(("log", "switches"), ("log", "errors"), ("dump", "switches"), ("dump", "warned")),
 }
 DEVICE_SEES = {"zmlx.msl.kernel", "zmlx.msl.spec"}  # of layers 1 and 2
 # Loaded when first needed, because `import zmlx` must stay cheap.
 LAZY = {
     *("clang", "jinja2", "matplotlib", "nanobind", "networkx", "rich", "scipy", "sklearn", "sympy"),
     *("filelock", "platformdirs", "lark"),
+    "fcntl",  # not on every system
     # Of the standard library, some ms each.
     *("atexit", "importlib", "shutil", "subprocess", "sysconfig", "tempfile"),
 }

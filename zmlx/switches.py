@@ -122,8 +122,14 @@ SANITIZE = Switch(
     "1 watches every access of every kernel on the CPU and raises where one breaks Metal's rules",
     *_FLAG,
 )
+DUMP = Switch(
+    "ZMLX_DUMP",
+    "",
+    "folder in which each fused function leaves a file for each stage; default: none is written",
+    *_FOLDER,
+)
 
-SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, PATIENCE, THREADS, SANITIZE)
+SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, PATIENCE, THREADS, SANITIZE, DUMP)
 _BY_KEYWORD = {switch.keyword: switch for switch in SWITCHES}
 
 
@@ -219,7 +225,7 @@ def _raw(name: str) -> Any:
     return os.fsencode(name) if isinstance(next(iter(_RAW), b""), bytes) else name
 
 
-_DECIDE = (FUSE, CHECK, DEVICE, SANITIZE, THREADS)  # how a fused function runs
+_DECIDE = (FUSE, CHECK, DEVICE, SANITIZE, THREADS, DUMP)  # how a fused function runs
 _MODE = tuple(_raw(s.name) for s in _DECIDE)
 _HOST = tuple(_raw(s.name) for s in (SANITIZE, THREADS))
 _COMPILER = tuple(_raw(name) for name in (COMPILER.name, "CXX", "PATH"))
@@ -236,6 +242,7 @@ def mode(
     c: Any = _MODE[2],
     d: Any = _MODE[3],
     e: Any = _MODE[4],
+    f: Any = _MODE[5],
 ) -> tuple[Any, ...]:
     """What decides how a fused function runs: a dictionary key.
 
@@ -243,7 +250,7 @@ def mode(
     """
     if scope() is not None:
         return watched, *_scoped(_MODE)
-    return watched, get(a), get(b), get(c), get(d), get(e)
+    return watched, get(a), get(b), get(c), get(d), get(e), get(f)
 
 
 def host() -> tuple[Any, ...]:

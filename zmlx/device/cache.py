@@ -19,8 +19,8 @@ from pathlib import Path
 
 from zmlx import switches
 from zmlx.device import owned, toolchain
-from zmlx.device.warned import warn
 from zmlx.errors import CompilerError
+from zmlx.warned import warn
 
 STALE_SECONDS = 3600.0  # build folders older than this were left by a process that died
 ENTRY_SUFFIX = ".entry"

@@ -87,9 +87,18 @@ class CudaDevice(GpuDevice):
             tuple(a.name for a in kernel.inputs),
             tuple(a.name for a in kernel.outputs),
             _compact(kernel.body),
-            _facts(kernel) + _INCLUDED + _compact(_function(kernel)),
+            _header(kernel),
         )
         return cuda_kernel(kernel.name, text, ensure_row_contiguous=False)
+
+
+def text_of(kernel: KernelSource) -> str:
+    """The CUDA text of a kernel of the generator: its header, then the body of its function."""
+    return f"{_header(kernel)}// body\n{_compact(kernel.body)}"
+
+
+def _header(kernel: KernelSource) -> str:
+    return _facts(kernel) + _INCLUDED + _compact(_function(kernel))
 
 
 def _arrays(kernel: KernelSource) -> tuple[Arg, ...]:

@@ -56,7 +56,7 @@ def cuda_text(spec: MetalKernelSpec) -> CudaText:
         (*spec.input_names, GRID),
         outputs,
         f'{_BEYOND}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
-        f'{quick}{_names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
+        f'{quick}{names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
     )
 
 
@@ -73,7 +73,8 @@ def _qualified(call: re.Match[str]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _names() -> str:
+def names() -> str:
+    """Metal's names for a kernel written by hand: the headers in front of its text."""
     shared = [(HEADERS / name).read_text("utf-8") for name in ("msl_more.h", "msl_vectors.h")]
     text = "".join(shared).replace("#pragma once", "")
     groups = (HEADERS / "msl_group_cuda.h").read_text("utf-8")

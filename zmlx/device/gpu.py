@@ -23,7 +23,7 @@ from zmlx.device.operands import output_shape
 from zmlx.device.rules import Fitted, native_or_none
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
-from zmlx.msl.spec import MetalKernelSpec
+from zmlx.msl.spec import Extent, MetalKernelSpec
 
 INT32_MAX = 2**31 - 1
 LARGEST_GROUP = 1024  # threads
@@ -152,24 +152,30 @@ class GpuLauncher:
     def _described(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         """The launch as MLX takes it from Python."""
         shape = output_shape(self.kernel, arrays)
-        size = prod(shape)
-        if size == 0:
+        if prod(shape) == 0:
             return [mx.zeros(shape, dtype) for dtype in self.dtypes]
-        least, threadgroup = self.setting(size, arrays)
-        elements = elements_of_a_thread(size, least)
-        threads = -(-size // elements)
-        index = index_type(size, self.kernel.rank, elements)
+        grid, threadgroup, template = self.extent(arrays)
         return list(
             self.launch(
                 # MLX passes an array of rank 0 as a reference, which a text cannot index.
                 inputs=[a if a.ndim else a.reshape(1) for a in arrays],
-                template=[("ELEMS", elements), ("INDEX", index)],
-                grid=(threads, 1, 1),
-                threadgroup=(min(threadgroup, threads), 1, 1),
+                template=template,
+                grid=grid,
+                threadgroup=threadgroup,
                 output_shapes=[shape] * len(self.dtypes),
                 output_dtypes=self.dtypes,
             )
         )
+
+    def extent(self, arrays: Sequence[mx.array]) -> tuple[Extent, Extent, list[tuple[str, Any]]]:
+        """The grid in threads, a threadgroup, and the template of a launch over `arrays`."""
+        size = prod(output_shape(self.kernel, arrays))
+        least, threadgroup = self.setting(size, arrays)
+        elements = elements_of_a_thread(size, least)
+        threads = -(-size // elements)
+        index = index_type(size, self.kernel.rank, elements)
+        template = [("ELEMS", elements), ("INDEX", index)]
+        return (threads, 1, 1), (min(threadgroup, threads), 1, 1), template
 
 
 def crosses(arrays: Sequence[mx.array]) -> bool:

@@ -19,9 +19,9 @@ import mlx.core as mx
 
 from zmlx.device import owned
 from zmlx.device.base import device_named
-from zmlx.device.warned import warn
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
+from zmlx.warned import warn
 
 FILE = "tuning.json"
 ELEMENTS = (1, 2, 4, 8, 16)  # output elements of a thread: what zmlx.autotune tries

@@ -11,8 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx import dtypes
+from zmlx import dtypes, dump
 from zmlx.device.base import Launcher, device_for_current_stream
+from zmlx.fuse import dumped
 from zmlx.fuse.extract import Region
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import Native, Plan, plan
@@ -37,7 +38,12 @@ class Program:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
         device = device_for_current_stream()
-        self.plan = plan(lift(simplify(graph)), device.worth_alone, sums=not runtime.exact)
+        simple = simplify(graph)
+        dump.stage("simplified", lambda: dumped.graph_text(simple))
+        lifted = lift(simple)
+        dump.stage("lifted", lambda: dumped.graph_text(lifted))
+        self.plan = plan(lifted, device.worth_alone, sums=not runtime.exact)
+        dump.stage("plan", lambda: dumped.plan_text(self.plan))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]

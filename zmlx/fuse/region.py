@@ -22,6 +22,7 @@ from zmlx.device.base import Device, Launcher, device_for_current_stream
 from zmlx.device.rules import differentiable
 from zmlx.device.warned import problem_of, run_as_ops
 from zmlx.errors import CompilerError, DeviceError
+from zmlx.fuse import dumped
 from zmlx.fuse.check import checked
 from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.runtime import Run, Runtime
@@ -59,7 +60,7 @@ class RegionFunction:
         signature = self.runtime.signature(arrays)
         run = self._runs.get(signature)
         if run is None:
-            with self.runtime.switches:
+            with self.runtime.making():
                 run = self._runs[signature] = self._guarded(self._runner(arrays))
         return run
 
@@ -92,10 +93,12 @@ class RegionFunction:
     def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])
         if special.kernel is None:
-            return self.runtime.program(special.graph, self.name)
+            inner = dumped.inner(self.runtime, self.name, special.graph)
+            return inner.program(special.graph, self.name)
         launch = special.launcher
         if launch is None:
             return special.replayed
+        launch = dumped.launching(self.runtime, self.name, special.kernel, launch)
         if self.runtime.watched:
             device = device_for_current_stream().name
             launch = watch.watched(special.kernel, device, launch, self.name)
@@ -128,6 +131,7 @@ class Specialized:
         if buffer_slots(self.graph) > MAX_BUFFERS:
             return None
         kernel = emit(self.graph, exact=self.runtime.exact)
+        dumped.kernel(self.name, kernel)
         _log.debug("kernel %s:\n%s%s", kernel.name, kernel.header, kernel.body)
         return kernel
 
@@ -147,7 +151,10 @@ class Specialized:
     def vjp(self) -> Derivative:
         from zmlx.derive.accumulate import derive_vjp
 
-        return shortened(derive_vjp(self.graph), self.runtime.exact)
+        derived = derive_vjp(self.graph)
+        found = shortened(derived, self.runtime.exact)
+        dumped.derivative(f"{self.name}.vjp", self.graph, derived.graph, found.graph)
+        return found
 
 
 class RegionRules:
@@ -208,6 +215,12 @@ class RegionRules:
     def _pull(self, wanted: tuple[int, ...], used: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
         """The program for gradients through the `used` outputs, and which it does compute."""
         special = self._special
+        with special.runtime.making():
+            return self._pulled(special, wanted, used)
+
+    def _pulled(
+        self, special: Specialized, wanted: tuple[int, ...], used: tuple[int, ...]
+    ) -> tuple[Run, tuple[int, ...]]:
         if len(used) == len(special.graph.outputs):
             derivative = special.vjp
         else:
@@ -221,12 +234,16 @@ class RegionRules:
         """The program for the tangents when these inputs move, in tangents of these types."""
         from zmlx.derive.accumulate import derive_jvp
 
-        exact = self._special.runtime.exact
-        derivative = shortened(derive_jvp(self._special.graph, moving, moving), exact)
+        special = self._special
+        derived = derive_jvp(special.graph, moving, moving)
+        derivative = shortened(derived, special.runtime.exact)
+        with special.runtime.making():
+            dumped.derivative(f"{special.name}.jvp", special.graph, derived.graph, derivative.graph)
         return self._program(derivative.graph, "jvp"), derivative
 
     def _program(self, graph: Graph, what: str) -> Run:
-        return self._function.runtime.program(graph, f"{self._function.name}.{what}")
+        name = f"{self._function.name}.{what}"
+        return dumped.inner(self._function.runtime, name, graph).program(graph, name)
 
 
 def launchers(device: Device, kernels: Sequence[KernelSource]) -> list[Launcher] | None:

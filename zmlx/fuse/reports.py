@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from zmlx.device.base import device_for_current_stream
+from zmlx.device.texts import metal, metal_written
 from zmlx.fuse.extract import Region
 from zmlx.fuse.formulas import Formulas
 from zmlx.fuse.plan import plan
@@ -21,8 +22,6 @@ from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.summed import SummedFunction
-from zmlx.msl.kernel import KernelSource
-from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.exprs import described
 from zmlx.trace.graph import Graph
 from zmlx.trace.paths import Names
@@ -176,7 +175,7 @@ def region_report(
         formulas.temporaries,
         region.nodes,
         special.kernel.name if special.kernel else "",
-        _text_of(special.kernel) if special.kernel else "",
+        metal(special.kernel) if special.kernel else "",
         tuple(name for name, _ in pulls),
         "\n".join(msl for _, msl in pulls),
         next((graph[n]["loc"] for n in region.nodes if graph[n]["loc"]), ""),
@@ -204,27 +203,15 @@ def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, s
         shapes = _shapes(region.graph)
         spec = SummedFunction(region, function).kernel(shapes) if region.sums else None
         if spec is not None:
-            found.append((spec.unique_name, _text_of_sums(spec)))
+            found.append((spec.unique_name, metal_written(spec)))
         elif kernel := function.specialized(shapes).kernel:
-            found.append((kernel.name, _text_of(kernel)))
+            found.append((kernel.name, metal(kernel)))
     return found
 
 
 def _shapes(region: Graph) -> list[tuple[int, ...]]:
     """The example's shapes; a Python number reaches a kernel as an array of one element."""
     return [(1,) if region.kind(n) == "scalar" else region[n]["shape"] for n in region.inputs]
-
-
-def _text_of(kernel: KernelSource) -> str:
-    arguments = ", ".join(arg.name for arg in (*kernel.inputs, *kernel.outputs))
-    line = f"// Body of kernel {kernel.name}({arguments}); its signature is added on launch.\n"
-    return f"{kernel.header}{line}{kernel.body}"
-
-
-def _text_of_sums(spec: MetalKernelSpec) -> str:
-    arguments = ", ".join((*spec.input_names, *spec.output_names))
-    line = f"// Body of kernel {spec.unique_name}({arguments}); sum0, ... are partial sums.\n"
-    return f"{spec.header}{line}{spec.source}"
 
 
 def source(graph: Graph, node: int, called: Names) -> str:

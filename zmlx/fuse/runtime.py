@@ -6,12 +6,14 @@ up: a derivative's graph is planned and run like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
+from zmlx import dump
 from zmlx.switches import config, held
 from zmlx.trace.graph import Graph
 
@@ -28,8 +30,15 @@ class Runtime:
     make_program: Callable[[Graph, Runtime, str], Run]
     watched: bool = False  # launches are told to zmlx.device.watch
     switches: config = field(default_factory=held)  # under which its parts are made, whenever
+    folder: dump.Folder | None = None  # into which ZMLX_DUMP has them written
 
     def program(self, graph: Graph, name: str) -> Run:
         """`graph` as a function from its inputs' arrays (scalars included) to its outputs'."""
-        with self.switches:
+        with self.making():
             return self.make_program(graph, self, name)
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Within the block parts of the function are made: under its switches, into its folder."""
+        with self.switches, dump.into(self.folder):
+            yield

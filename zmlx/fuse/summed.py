@@ -6,7 +6,8 @@ are kept and to the sums. zmlx.fuse.program calls it; zmlx.fuse.summing launches
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from zmlx.device.base import Device, GridLauncher, current_name, device_for_curr
 from zmlx.device.rules import traces_shapeless
 from zmlx.device.warned import problem_of, run_as_ops
 from zmlx.errors import DeviceError
+from zmlx.fuse import dumped
 from zmlx.fuse.extract import Region
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import replay
@@ -86,17 +88,26 @@ class SummedFunction:
         if _alone() and split.sizes[2] < NARROW:
             return self.plain
         merged = self._merged(split, shapes)
-        launcher = self._launcher(device, self._spec(split, merged))
+        grouped = partial(self._spec, split, merged, False)
+        launcher = self._launcher(device, self._spec(split, merged), grouped)
         return summing(self.region, self.function, split, merged, launcher, _alone())
 
-    def _spec(self, split: Split, merged: Sequence[Shape]) -> MetalKernelSpec:
+    def _spec(
+        self, split: Split, merged: Sequence[Shape], alone: bool | None = None
+    ) -> MetalKernelSpec:
+        """The kernel; for threads that are `alone`, as this device's are where that is None."""
         graph = reshaped(self.function.graph, merged)
-        return sums_kernel(graph, self.region.kept, partials_of(self.region, split), _alone())
+        alone = _alone() if alone is None else alone
+        return sums_kernel(graph, self.region.kept, partials_of(self.region, split), alone)
 
-    def _launcher(self, device: Device, spec: MetalKernelSpec) -> GridLauncher:
+    def _launcher(
+        self, device: Device, spec: MetalKernelSpec, grouped: Callable[[], MetalKernelSpec]
+    ) -> GridLauncher:
         key = (device.name, spec)
         if key not in self._launchers:
+            runtime, name = self.function.runtime, self.function.name
             launcher = device.grid_launcher(spec)
+            launcher = dumped.launching_written(runtime, name, spec, launcher, grouped)
             if self.function.runtime.watched:
                 launcher = _told(spec, device.name, launcher, self.function)
             self._launchers[key] = launcher

@@ -17,6 +17,7 @@ from zmlx import switches
 from zmlx.device import signature
 from zmlx.device.rules import any_traced
 from zmlx.errors import LostTraceError
+from zmlx.fuse import dumped
 from zmlx.fuse.entry import Entry, PlainEntry
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
@@ -155,7 +156,10 @@ class Table:
         finally:
             exact.pop()
         kind = PlainEntry if recorded.plain else Entry
-        entry = kind(recorded, Program(recorded.graph, self.runtime, self.name), next(_clock))
+        runtime = dumped.opened(self.runtime, self.name, recorded.graph)
+        with runtime.making():
+            program = Program(recorded.graph, runtime, self.name)
+        entry = kind(recorded, program, next(_clock))
         if isinstance(entry, PlainEntry):
             entry.fn = self.fn
         if any_traced([c.array for c in recorded.captures]):

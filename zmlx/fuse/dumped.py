@@ -1,0 +1,233 @@
+"""Dumped: what ZMLX_DUMP shows of a fused function, as text.
+
+Comes in: traces, plans, kernels, launches. Goes out: the files of zmlx.dump. zmlx.fuse.table opens
+a function's folder, zmlx.fuse.program and zmlx.fuse.region write into it what they make, and tell
+of their launches. Texts hold no ids and no addresses: the same function gives the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import dump
+from zmlx.device.base import GridLauncher, Launcher, current_name
+from zmlx.device.gpu import GpuLauncher
+from zmlx.device.texts import cuda_written, metal_written, texts, written_texts
+from zmlx.fuse.extract import Region
+from zmlx.fuse.plan import Native, Plan
+from zmlx.fuse.replay import dtype_of
+from zmlx.fuse.runtime import Runtime
+from zmlx.msl.kernel import Arg, KernelSource
+from zmlx.msl.spec import Launch, MetalKernelSpec
+from zmlx.switches import DUMP
+from zmlx.trace.graph import NUMBERS, Graph, Ref
+from zmlx.trace.operands import name_of
+
+LAUNCHES = dump.file_name("launches")
+
+
+def opened(runtime: Runtime, name: str, graph: Graph) -> Runtime:
+    """`runtime` for the parts of one trace, which write into a folder where ZMLX_DUMP names one."""
+    if not DUMP.text():
+        return runtime
+    numerics = "mlx" if runtime.exact else "fp32"
+    text = f"{name}, numerics {numerics}, planned for {current_name()}\n{graph_text(graph)}"
+    made = replace(runtime, folder=dump.Folder.of(name, text))
+    with made.making():
+        dump.stage("trace", lambda: text)
+    return made
+
+
+def inner(runtime: Runtime, name: str, graph: Graph) -> Runtime:
+    """`runtime` for the parts of a derivative, or of a region that takes several kernels."""
+    folder = runtime.folder
+    if folder is None:
+        return runtime
+    return replace(runtime, folder=folder.inner(_last(name), graph_text(graph)))
+
+
+def derivative(name: str, region: Graph, derived: Graph, factored: Graph) -> None:
+    """A derivative of `region`, before and after factoring."""
+    if not dump.active():
+        return
+    part = f"{_last(name)}-{dump.digest(str(region))}"
+    dump.stage("derived", partial(graph_text, derived), part)
+    dump.stage("factored", partial(graph_text, factored), part)
+
+
+def kernel(name: str, made: KernelSource) -> None:
+    """A kernel of the generator, for every device."""
+    if dump.active():
+        for ending, text in texts(made).items():
+            dump.stage("kernel", partial(str, text), f"{_last(name)}.{made.name}", ending)
+
+
+# -- launches -------------------------------------------------------------------------------------
+def launching(runtime: Runtime, name: str, made: KernelSource, launch: Launcher) -> Launcher:
+    """`launch`, which adds a line for each launch of a new kind."""
+    folder, device = runtime.folder, current_name()
+    if folder is None:
+        return launch
+
+    def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+        outputs = launch(arrays)
+        if isinstance(launch, GpuLauncher):
+            grid, group, template = launch.extent(arrays)
+            how = _extent_text(grid, group, template)
+        else:
+            how = f"{prod(outputs[0].shape)} elements shared by the threads of the CPU"
+        line = f"{_last(name)} {made.name} on {device}: {_values(made.inputs, arrays)} -> "
+        folder.add(LAUNCHES, f"{line}{_values(made.outputs, outputs)}; {how}")
+        return outputs
+
+    return run
+
+
+def launching_written(
+    runtime: Runtime,
+    name: str,
+    spec: MetalKernelSpec,
+    launch: GridLauncher,
+    grouped: Callable[[], MetalKernelSpec],
+) -> GridLauncher:
+    """The same for a kernel with a launch of its own, whose texts depend on it.
+
+    Where `spec` is for threads that take turns, `grouped` gives what GPUs run in its place.
+    """
+    folder, device = runtime.folder, current_name()
+    if folder is None:
+        return launch
+
+    def run(arrays: Sequence[mx.array], how: Launch) -> list[mx.array]:
+        outputs = launch(arrays, how)
+        reads = ", ".join(map(_value, spec.input_names, arrays))
+        writes = ", ".join(map(_value, spec.output_names, outputs))
+        line = f"{_last(name)} {spec.unique_name} on {device}: {reads} -> {writes}; "
+        line += _extent_text(how.grid, how.threadgroup, how.template)
+        if folder.add(LAUNCHES, line):
+            kinds = [name_of(a.dtype) for a in arrays]
+            kept = ("cpp",) if device == "host" else ("metal", "cu")
+            write(spec, {e: t for e, t in written_texts(spec, kinds, how).items() if e in kept})
+            if device == "host":
+                other = grouped()
+                write(other, {"metal": metal_written(other), "cu": cuda_written(other)})
+        return outputs
+
+    def write(made: MetalKernelSpec, texts: dict[str, str]) -> None:
+        for ending, text in texts.items():
+            part = f"{_last(name)}.{made.unique_name}"
+            folder.write(dump.file_name("kernel", part, ending), text)
+
+    return run
+
+
+def _extent_text(grid: object, group: object, template: Sequence[tuple[str, object]]) -> str:
+    settings = " ".join(f"{name}={str(v).removeprefix('mlx.core.')}" for name, v in template)
+    return f"grid {grid}, threadgroup {group}, {settings}"
+
+
+def _values(arguments: Sequence[Arg], arrays: Sequence[mx.array]) -> str:
+    return ", ".join(map(_value, [a.name for a in arguments], arrays))
+
+
+def _value(name: str, array: mx.array) -> str:
+    return f"{name} {name_of(array.dtype)}{list(array.shape)}"
+
+
+# -- graphs and plans -----------------------------------------------------------------------------
+def graph_text(graph: Graph) -> str:
+    """A line a node, then what the calls that MLX runs are given."""
+    calls = [_call_text(graph, node) for node in graph if graph.kind(node) == "opaque"]
+    return "\n".join([str(graph), *(["", "calls:", *calls] if calls else [])])
+
+
+def _call_text(graph: Graph, node: int) -> str:
+    call, operands = graph[node]["call"], graph.operands(node)
+    given = [_argument(a, operands) for a in call.args]
+    given += [f"{key}={_argument(a, operands)}" for key, a in call.kwargs.items()]
+    return f"%{node} = {call.label}({', '.join(given)})"
+
+
+def _argument(value: Any, operands: Sequence[int]) -> str:
+    """An argument of a call without ids: operands by node, arrays and objects by their types."""
+    kind = type(value)
+    if kind is Ref:
+        return f"%{operands[value.position]}"
+    if kind in (list, tuple):
+        inside = ", ".join(_argument(item, operands) for item in value)
+        return f"[{inside}]" if kind is list else f"({inside}{',' * (len(value) == 1)})"
+    if kind is dict:
+        return f"{{{', '.join(f'{k!r}: {_argument(v, operands)}' for k, v in value.items())}}}"
+    if kind is slice:
+        return f"slice({_argument((value.start, value.stop, value.step), operands)[1:-1]})"
+    if isinstance(value, mx.array):
+        return f"{name_of(value.dtype)}{list(value.shape)}"
+    if value is None or kind in (bool, int, float, complex, str, bytes):
+        return repr(value)
+    if isinstance(value, mx.Dtype):
+        return name_of(value)
+    return str(getattr(value, "__qualname__", kind.__qualname__))
+
+
+def plan_text(plan: Plan) -> str:
+    """The steps in order, why each is one, and what it reads and writes in the example call."""
+    graph, steps = plan.graph, []
+    names = iter(f"region{i}" for i in range(len(plan.regions)))
+    read = written = 0
+    for number, step in enumerate(plan.steps, start=1):
+        if isinstance(step, Region):
+            reads, writes = step.ends.inputs, step.results
+            lines = [f"{next(names)}: one kernel", *_region_lines(graph, step)]
+        else:
+            reads, writes = _of_native(graph, step)
+            lines = [f"MLX runs {_node(graph, step.node)}: {step.reason}"]
+        read += sum(_bytes(graph, n) for n in reads)
+        written += sum(_bytes(graph, n) for n in writes)
+        lines += [f"  reads {_node(graph, n)}, {_bytes(graph, n)} bytes" for n in reads]
+        lines += [f"  writes {_node(graph, n)}, {_bytes(graph, n)} bytes" for n in writes]
+        steps.append("\n".join([f"{number}. {lines[0]}", *lines[1:]]))
+    total = f"in all {read} bytes read and {written} written, outside of calls that run whole"
+    return "\n\n".join([*steps, total, str(graph)])
+
+
+def _region_lines(graph: Graph, region: Region) -> Iterator[str]:
+    yield "  why: elementwise, one iteration space, nothing between them that MLX must run first"
+    yield f"  {len(region.nodes)} ops: {', '.join(graph[n]['op'] for n in region.nodes)}"
+    for added in region.sums:
+        source = region.ends.outputs[added.output]
+        yield f"  adds up %{source} over axes {added.axes} to %{added.node}, unwritten in between"
+
+
+def _of_native(graph: Graph, step: Native) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What it reads and writes: known for single ops; a call may move more or less."""
+    if graph.kind(step.node) != "op":
+        return (), ()
+    reads = dict.fromkeys(o for o in graph.operands(step.node) if not _is_number(graph, o))
+    return tuple(reads), (step.node,)
+
+
+def _is_number(graph: Graph, node: int) -> bool:
+    return graph.kind(node) in ("const", *NUMBERS)
+
+
+def _node(graph: Graph, node: int) -> str:
+    data = graph[node]
+    name = {"op": data.get("op"), "opaque": getattr(data.get("call"), "label", "")}
+    what = name.get(data["kind"]) or data["kind"]
+    return f"%{node} ({what} {data['dtype']}{list(data['shape'])})"
+
+
+def _bytes(graph: Graph, node: int) -> int:
+    return prod(graph[node]["shape"]) * dtype_of(graph[node]["dtype"]).size
+
+
+def _last(name: str) -> str:
+    """Of the name of a region or a derivative what its folder does not say: "region0.vjp"."""
+    parts = name.split(".")
+    return ".".join(parts[-2:] if parts[-1] in ("vjp", "jvp") else parts[-1:])
