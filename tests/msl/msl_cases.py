@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +24,17 @@ from zmlx.trace.graph import Graph
 
 FLOATS = ("float32", "float16", "bfloat16")
 TYPES = (*FLOATS, *dtypes.INTEGERS, "bool")
+GOLDEN = Path(__file__).parent / "golden"
 WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+
+
+def as_it_was(name: str, text: str) -> None:
+    """The golden file `name` says `text`; UPDATE_GOLDEN=1 writes it."""
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert path.read_text("utf-8") == text
 
 
 def build(graphs: Sequence[Graph], exact: bool = False) -> list[Launcher]:

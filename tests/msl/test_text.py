@@ -1,15 +1,13 @@
 """The text itself: golden files, literals, names, determinism, refusals.
 
-`UPDATE_GOLDEN=1 python -m pytest tests/msl/test_text.py` rewrites tests/msl/golden/*.metal; read
-the difference before it is committed.
+`UPDATE_GOLDEN=1 python -m pytest tests/msl` rewrites tests/msl/golden; read the difference before
+it is committed.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +16,7 @@ import pytest
 from derive_cases import Recorder, mx_dtype, record
 from hypothesis import given
 from hypothesis import strategies as st
-from msl_cases import run, same_bits
+from msl_cases import GOLDEN, as_it_was, run, same_bits
 
 from zmlx.device.base import Device
 from zmlx.dtypes import rounded
@@ -30,7 +28,6 @@ from zmlx.ops.infer import infer
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
 
-GOLDEN = Path(__file__).parent / "golden"
 F32, F16, BF16 = "float32", "float16", "bfloat16"
 
 
@@ -90,10 +87,7 @@ def source(name: str) -> KernelSource:
 def test_text_is_as_it_was(name: str) -> None:
     kernel = source(name)
     text = f"// {kernel.name}\n{kernel.header}// body\n{kernel.body}"
-    path = GOLDEN / f"{name}.metal"
-    if os.environ.get("UPDATE_GOLDEN") == "1":
-        path.write_text(text, "utf-8")
-    assert path.read_text("utf-8") == text
+    as_it_was(f"{name}.metal", text)
 
 
 def test_no_golden_file_is_left_over() -> None:
