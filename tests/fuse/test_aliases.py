@@ -118,3 +118,26 @@ def test_static_results_that_can_be_written_are_copies():
     again = made(C)
     assert again[1] == {1, 2} and again[2] == b"ab" and again[3].tolist() == [1, 1]
     assert again[4] == ["a"] and again[5] == {"k": "v"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_python_may_ask_whether_two_arrays_are_one(first):
+    def attend(query, key, given):
+        query = query * 2 if query is key else query * 3
+        return query - 1 if given["w"] is given["tied"] else query + 1
+
+    fused, w = zmlx.fuse(attend), mx.ones(2)
+    tied, loose = {"w": w, "tied": w}, {"w": w, "tied": mx.ones(2)}
+    x, y = mx.array([1.0, 2.0]), mx.array([3.0, 4.0])
+    calls = [(x, x, tied), (x, y, tied), (x, y, loose), (x, x, loose), (w, x, tied), (w, w, tied)]
+    for args in calls if first else calls[::-1]:
+        assert mx.array_equal(fused(*args), attend(*args))
+    for a, b in [(x, x), (x, y)]:
+        got, want = (mx.grad(lambda a, b, f=f: f(a, b, tied).sum(), argnums=(0, 1))(a, b)
+                     for f in (fused, attend))  # fmt: skip
+        assert all(map(mx.array_equal, got, want))
+    misses = fused.cache_info().misses
+    for scale in (2.0, 3.0):
+        a = x * scale
+        fused(a, a, tied), fused(a, y * scale, tied)
+    assert fused.cache_info().misses == misses

@@ -26,7 +26,6 @@ class Site:
 
     decided: Decided | None = None  # the sizes whose values traces read
     personal: bool = False  # entries hold for their call's objects only
-    aliases: bool = False  # a trace wrote an array in place: which arrays are one matters
     static: frozenset[int] = frozenset()  # numbers whose value a trace was made for
     read: frozenset[int] = frozenset()  # of those, the ones whose value a trace asked for
     moving: frozenset[int] = frozenset()  # numbers of objects that change from call to call
@@ -53,12 +52,11 @@ class Site:
         self._last = tuple(leaves.numbers)
         depends = (
             self.personal or trace.personal,
-            self.aliases or bool(trace.writes),
             trace.static_numbers,
         )
-        if depends != (self.personal, self.aliases, self.static):
+        if depends != (self.personal, self.static):
             self.entries.clear()
-            self.personal, self.aliases, self.static = depends
+            self.personal, self.static = depends
         entry.own(leaves if trace.personal else None)
         key = self._start(leaves.arrays, leaves.numbers, leaves)
         if trace.decisions and self.decided is None:
@@ -76,17 +74,17 @@ class Site:
         self, arrays: Sequence[mx.array], numbers: Sequence[Number], leaves: Leaves
     ) -> tuple[Any, ...]:
         """The key as far as it does not depend on sizes."""
-        if not (self.static or self.personal or self.aliases):
+        same = pattern(arrays) if len(arrays) > 1 else None  # Python may ask: `if key is query`
+        if not (self.static or self.personal or same):
             return ()
         return (
             tuple([repr(numbers[i]) for i in sorted(self.static)]),
             tuple(map(id, leaves.passed)) if self.personal else None,
-            pattern(arrays) if self.aliases else None,
+            same,
         )
 
 
 def pattern(arrays: Sequence[mx.array]) -> tuple[int, ...] | None:
     """For each array the first position of the same one; None where all are different."""
-    first: dict[int, int] = {}
-    found = tuple([first.setdefault(id(array), i) for i, array in enumerate(arrays)])
-    return found if len(first) < len(arrays) else None
+    ids = list(map(id, arrays))
+    return None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))

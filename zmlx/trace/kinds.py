@@ -183,7 +183,10 @@ def items(part: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(part, dict):
         return iter(_dict_of(part).items(part))
     if type(part) is CellType:
-        return iter([("cell", part.cell_contents)])
+        try:
+            return iter([("cell", part.cell_contents)])
+        except ValueError:  # a name that was deleted, or not bound yet
+            return iter(())
     return iter(part.items()) if type(part) is Slots else iter(enumerate(part))
 
 
@@ -198,6 +201,8 @@ def store(part: Any, key: Any, value: Any) -> None:
     """Put `value` into a part, past whatever a class does when its users write."""
     if isinstance(part, dict):
         _dict_of(part).__setitem__(part, key, value)
+    elif isinstance(part, (list, deque)) and key == len(part):
+        part.append(value)
     elif isinstance(part, list):
         list.__setitem__(part, key, value)
     elif type(part) is Slots:
@@ -206,6 +211,12 @@ def store(part: Any, key: Any, value: Any) -> None:
         part.cell_contents = value
     else:
         part[key] = value
+
+
+def remove(part: dict[Any, Any], key: Any) -> None:
+    """Take a key out of a dict, if it is there, past whatever its class does."""
+    if key in part:
+        _dict_of(part).__delitem__(part, key)
 
 
 def refill(part: Any, wanted: Any) -> None:
@@ -223,7 +234,10 @@ def refill(part: Any, wanted: Any) -> None:
         for name, value in wanted.items():
             object.__setattr__(part.owner, name, value)
     elif type(part) is CellType:
-        part.cell_contents = wanted["cell"]
+        if wanted:
+            part.cell_contents = wanted["cell"]
+        else:
+            del part.cell_contents
     else:  # a deque or a set
         part.clear()
         (part.update if isinstance(part, set) else part.extend)(wanted)

@@ -16,7 +16,17 @@ from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
-from zmlx.trace.kinds import Kind, content, is_library, items, kind_of, parts_of, refill, store
+from zmlx.trace.kinds import (
+    Kind,
+    content,
+    is_library,
+    items,
+    kind_of,
+    parts_of,
+    refill,
+    remove,
+    store,
+)
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.tree import Leaves, filled_cells
@@ -44,6 +54,12 @@ def holds(tree: Any) -> bool:
     return False
 
 
+def is_traced(value: Any) -> bool:
+    """Whether `value` is a traced one, or a tuple of some."""
+    traced = type(value) is Proxy or type(value) is ScalarProxy
+    return traced or (isinstance(value, tuple) and holds(value))
+
+
 class Surroundings:
     """What a function reaches through its closure, its globals and its defaults, as it is now."""
 
@@ -51,6 +67,7 @@ class Surroundings:
         self._parts: list[tuple[Any, Any]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
         self._values = list(reached(fn))
+        self._known: set[int] | None = None
         for value in self._values:
             if isinstance(value, FunctionType):
                 self._remember(value)
@@ -62,7 +79,12 @@ class Surroundings:
 
     def known(self) -> set[int]:
         """The ids of what was there before the trace, modules' and classes' values included."""
-        found = set(map(id, self._values))
+        if self._known is None:
+            self._known = self._find_known()
+        return self._known
+
+    def _find_known(self) -> set[int]:
+        found = {*map(id, self._values), *[id(part) for part, _ in self._parts]}
         own = [m for n, m in list(sys.modules.items()) if m is not None and not is_library(n)]
         classes = [v for v in self._values if isinstance(v, type) and not is_library(v.__module__)]
         for module in own:
@@ -77,20 +99,13 @@ class Surroundings:
         self._parts += [(fn.__dict__, dict(fn.__dict__)), (fn.__globals__, dict(fn.__globals__))]
         self._parts += [(cell, content(cell)) for cell in filled_cells(fn)]
 
-    def empty(self, places: Sequence[tuple[Any, Any]]) -> None:
-        """Take traced values out of places that came to life in the trace."""
-        known = {id(part) for part, _ in self._parts}
-        for part, key in places:
-            if id(part) not in known:
-                store(part, key, None)
-
     def restore(self) -> None:
         """Put back the content of whatever holds a traced value now."""
         for part, held in self._parts:
             if any(True for _ in _traced(list(items(part)), held)):
                 if isinstance(part, dict):
                     for key, _ in list(_traced(list(part.items()), held)):
-                        dict.pop(part, key) if key not in held else store(part, key, held[key])
+                        remove(part, key) if key not in held else store(part, key, held[key])
                 else:
                     refill(part, held)
         for cls, held in self._classes:
@@ -126,6 +141,8 @@ def _below(value: Any) -> Iterator[Any]:
         named = [value.__globals__.get(name) for name in _names(value.__code__)]
         yield from (v for v in named if not isinstance(v, (ModuleType, NoneType)))
         yield getattr(value, "__wrapped__", None)
+    elif isinstance(value, type):
+        yield from [v for v in list(vars(value).values()) if getattr(v, "__closure__", None)]
     elif kind in _HOLDERS:
         for part in parts_of(value) or [value]:
             yield from [item for _, item in list(items(part))]

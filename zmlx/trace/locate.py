@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,8 @@ class Watch:
         self._lines: dict[FrameType, int] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._step if is_users(frame.f_code.co_filename) else None
+        name = frame.f_code.co_filename  # a `with` of ours runs lines of contextlib
+        return self._step if is_users(name) and name != contextlib.__file__ else None
 
     def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "return":

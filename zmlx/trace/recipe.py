@@ -17,6 +17,7 @@ import mlx.core as mx
 from zmlx.trace.exprs import Expr, Number, evaluate, leaves
 from zmlx.trace.kinds import Kind, content, kind_of, parts_of, refill, store
 from zmlx.trace.leaks import holds
+from zmlx.trace.moment import Late
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.unflatten import row
@@ -149,6 +150,8 @@ class Recipes:
         if isinstance(tree, mx.array):
             stored = self._inputs.get(id(tree)) if self._storing else None
             return stored or self.output(tree)
+        if type(tree) is Late:
+            tree.refused()
         if type(tree) is ScalarProxy:
             self._tracer.check(tree)
             if any(leaf[0] == "size" for leaf in leaves(tree.expr)):
@@ -193,7 +196,7 @@ class Recipes:
         return tuple(found)
 
     def _kept(self, changed: Any, key: Any, value: Any) -> Any:
-        if changed.held(key, value):
+        if changed.held(key, value) or type(value) is Late:
             return UNCHANGED
         return self.of(value)
 

@@ -16,6 +16,7 @@ from zmlx.trace import intercept, leaks, locate
 from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items as keyed
+from zmlx.trace.moment import settle
 from zmlx.trace.passes import verified
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.reader import Reader
@@ -117,17 +118,15 @@ def _traced(fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> Tra
 def _numbers_found(
     fn: Callable[..., Any], call: Call, static: frozenset[Token], spread: bool
 ) -> Trace:
-    around, shared, depth = leaks.Surroundings(fn), False, intercept.depth()
+    around, depth = leaks.Surroundings(fn), intercept.depth()
     while True:
         tracer = Tracer(static=static)
         try:
-            found = _run(tracer, fn, call, around, shared, spread)
+            found = _run(tracer, fn, call, around, spread)
             tracer.sizes.forget()
-            around.empty(tracer.closed_over)
+            settle(tracer.moments)
             _refuse_leaks(tracer, fn)
-            if shared or not found.writes or not _repeats(call.leaves.arrays):
-                return found
-            shared = True  # what is written through one name is seen through the other
+            return found
         except Specialize as need:
             around.restore()
             if need.tracer is not tracer or need.tokens <= static:
@@ -162,10 +161,6 @@ def _refuse_leaks(tracer: Tracer, fn: Callable[..., Any]) -> None:
     )
 
 
-def _repeats(arrays: Sequence[Any]) -> bool:
-    return len(set(map(id, arrays))) < len(arrays)
-
-
 def _called(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
 
@@ -184,10 +179,9 @@ def _run(
     fn: Callable[..., Any],
     call: Call,
     around: leaks.Surroundings,
-    shared: bool,
     spread: bool,
 ) -> Trace:
-    with _recorded(tracer, call, shared) as (args, kwargs, proxies):
+    with _recorded(tracer, call) as (args, kwargs, proxies):
         intercept.show_everywhere(None if spread else fn)
         tracer.older = around.known
         try:
@@ -281,17 +275,13 @@ def _number_places(structure: Any) -> dict[tuple[int, int, Any], int]:
 
 
 @contextmanager
-def _recorded(tracer: Tracer, call: Call, shared: bool = False) -> Iterator[Any]:
+def _recorded(tracer: Tracer, call: Call) -> Iterator[Any]:
     """Within the block calls are recorded; yields what to call the function with, and proxies.
 
-    With `shared` an array that is passed twice is one proxy.
+    An array that is passed twice is one proxy.
     """
     leaves = call.leaves
     proxies = tracer.array_inputs(leaves.arrays)
-    if shared:
-        first = {id(a): p for a, p in reversed(list(zip(leaves.arrays, proxies, strict=True)))}
-        proxies = [first[id(array)] for array in leaves.arrays]
-        tracer.first_nodes = tuple([proxy.node for proxy in proxies])
     numbers = [
         value if i in tracer.static else ScalarProxy(("arg", i), value, tracer)
         for i, value in enumerate(leaves.numbers)

@@ -8,7 +8,6 @@ of results ask it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +16,19 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.trace.calls import Around
-from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, same_content, store
-from zmlx.trace.leaks import holds, reached
+from zmlx.trace.kinds import (
+    Kind,
+    content,
+    items,
+    kind_of,
+    parts_of,
+    refill,
+    remove,
+    same_content,
+    store,
+)
+from zmlx.trace.leaks import holds, is_traced, reached
+from zmlx.trace.moment import LOCK, Late, Moment, parts_around
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.tree import Leaves, filled_cells, flatten_state
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 _ABSENT = object()
-_LOCK = threading.RLock()  # for places that calls on several threads fill in turn
+_ALL = object()  # in place of a key: all that a list, a deque or a set holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +121,23 @@ class State:
         """Record a call of `fn`, Python code that MLX runs, which may meet the caller's objects."""
         own = {id(value) for _, value in self.passed()}
         met = list(reached((fn, args, kwargs)))
-        meets_own = any(id(value) in own for value in met)
+        meets_own = own & set(map(id, met))
         closed_over = list(_traced_places(met, own))
-        if not meets_own and not closed_over:
+        around = list(parts_around(met, own | tracer.older()))
+        if not meets_own and not around:
             return tracer.opaque(label, fn, args, kwargs, closed=False, **how)
-        tracer.personal = tracer.personal or meets_own
-        tracer.closed_over += [(part, key) for part, key, _ in closed_over]
-        call = self._call(tracer, fn, closed_over)
+        tracer.personal = tracer.personal or bool(meets_own)
+        call = self._call(tracer, fn, closed_over, meets_own)
+        call.around = around
+        moment = Moment(call, around, {id(part) for part, _, _ in closed_over})
+        tracer.moments.append(moment)
         result, left = tracer.opaque(
-            label, call, (call.values, args, kwargs), {}, closed=False, **how
+            label, moment, (call.values, args, kwargs), {}, closed=False, **how
         )
         for (part, key), array in zip(call.left, left, strict=True):
             store(part, key, array)
+        for part, key, value in call.late:
+            store(part, key, Late(tracer, value))
         return result
 
     def meets_traced(self, start: Any) -> bool:
@@ -131,13 +146,16 @@ class State:
         return any(map(holds, met)) or any(True for _ in _traced_places(met, set()))
 
     def _call(
-        self, tracer: Tracer, fn: Callable[..., Any], closed_over: Sequence[tuple[Any, Any, Any]]
+        self,
+        tracer: Tracer,
+        fn: Callable[..., Any],
+        closed_over: Sequence[tuple[Any, Any, Any]],
+        met: set[int],
     ) -> StateCall:
         """`fn` as a call that finds plain arrays in the objects, and those of this moment.
 
-        `closed_over` are places beside them that hold traced values: part, key and value.
-
-        Raises TraceError where an object has lost or gained a place since the trace began.
+        `closed_over` are places beside them that hold traced values: part, key and value; `met` are
+        the ids of the objects that `fn` is known to reach.
         """
         places = [(part, key) for part, key, _ in closed_over]
         values = [value for _, _, value in closed_over]
@@ -145,16 +163,19 @@ class State:
             if part.index in self.copied:
                 continue
             now = content(part.part)
-            if isinstance(now, list) and len(now) != len(part.first):
-                raise tracer.refuse(
-                    "a list that the function was given got longer or shorter, and is then used "
-                    "inside a call that MLX runs.",
-                    "Change it after that call.",
-                )
             found = Changed(part.index, part.place, now, part.first)
-            for key, value in now.items() if isinstance(now, dict) else enumerate(now):
+            unmet = id(self.live[part.index]) not in met
+            if isinstance(now, dict):
+                pairs = list(now.items())
+            else:
+                pairs = list(enumerate(now)) if len(now) == len(part.first) else [(_ALL, now)]
+            for key, value in pairs:
+                if type(value) is Late:
+                    continue  # the call before this one leaves it there
                 moved = isinstance(value, Proxy) and value.node not in tracer.first_nodes
-                if moved or not found.held(key, value):
+                if key is _ALL or moved or not found.held(key, value):
+                    if unmet and not isinstance(value, mx.array) and holds(value):
+                        continue  # a new object, which the call would keep
                     places.append((part.part, key))
                     values.append(value)
         return StateCall(fn, places, values, tracer)
@@ -174,7 +195,7 @@ def _traced_places(met: Sequence[Any], own: set[int]) -> Iterator[tuple[Any, Any
         containers = parts_of(value) if kind_of(value) in (Kind.COPIED, Kind.OBJECT) else ()
         for part in (*filled_cells(value), *containers):
             for key, held in items(part):
-                if type(held) in (Proxy, ScalarProxy) or (type(held) is tuple and holds(held)):
+                if is_traced(held):
                     yield part, key, held
 
 
@@ -189,14 +210,16 @@ class StateCall(Around):
         tracer: Tracer,
     ) -> None:
         self.fn, self.places, self.values = fn, places, values
-        self.left: list[tuple[Any, Any]] = []  # places that the function wrote
+        self.around: Sequence[Any] = ()  # parts of other containers, and closures' cells
+        self.left: list[tuple[Any, Any]] = []  # places where the function put arrays
+        self.late: list[tuple[Any, Any, Any]] = []  # part, key, value: what else it put in objects
         self._tracing: Tracer | None = tracer
 
     def __call__(self, values: Sequence[Any], args: Any, kwargs: Any) -> Any:
         if self._tracing is not None and not self._tracing.finished:
             return self._traced(self._tracing, values, args, kwargs)
         self._tracing = None
-        with _LOCK, _put(self.places, values):
+        with LOCK, _put(self.places, values):
             result = self.fn(*args, **kwargs)
             return result, [_held(part, key) for part, key in self.left]
 
@@ -207,8 +230,11 @@ class StateCall(Around):
                 refill(part, _plain(tracer, held))
             with _put(self.places, values):
                 shown = [(part, content(part)) for part, _ in before]
+                others = [(part, content(part)) for part in self.around]
                 result = self.fn(*args, **kwargs)
-                self.left = list(_new_arrays(shown))
+                own, other = list(_written(shown)), list(_written(others))
+                self.late = [w for w in own if not isinstance(w[2], mx.array)]
+                self.left = [(p, k) for p, k, v in (*own, *other) if isinstance(v, mx.array)]
                 return result, [_held(part, key) for part, key in self.left]
         finally:
             for part, held in before:
@@ -216,14 +242,14 @@ class StateCall(Around):
             self.values = []
 
 
-def _new_arrays(shown: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    """Where parts hold other arrays than those that were shown there."""
+def _written(shown: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any, Any]]:
+    """Where parts hold something else than what was shown there: part, key and value."""
     for part, first in shown:
         now = content(part)
         found = Changed(0, 0, now, first)
         for key, value in now.items() if isinstance(now, dict) else enumerate(now):
-            if isinstance(value, mx.array) and not found.held(key, value):
-                yield part, key
+            if not found.held(key, value):
+                yield part, key, value
 
 
 def _plain(tracer: Tracer, content: Any) -> Any:
@@ -232,6 +258,8 @@ def _plain(tracer: Tracer, content: Any) -> Any:
     def shown(value: Any) -> Any:
         if isinstance(value, tuple):
             return row(type(value), [shown(item) for item in value])
+        if type(value) is Late:
+            return value.value
         return tracer.base(value) if type(value) in (Proxy, ScalarProxy) else value
 
     if isinstance(content, dict):
@@ -250,11 +278,13 @@ def _put(places: Sequence[tuple[Any, Any]], values: Sequence[Any]) -> Iterator[N
     before = [(part, key, content(part)) for part, key in places]
     try:
         for (part, key), value in zip(places, values, strict=True):
-            store(part, key, value)
+            refill(part, value) if key is _ALL else store(part, key, value)
         yield
     finally:
         for part, key, held in before:
-            if isinstance(held, list) or key in held:
+            if key is _ALL:
+                refill(part, held)
+            elif isinstance(held, list) or key in held:
                 store(part, key, held[key])
             elif isinstance(part, dict):
-                dict.pop(part, key, None)
+                remove(part, key)

@@ -145,6 +145,4 @@ def _as_call(
             result = fn(target, *args, **kwargs)
             if not drew():
                 return result
-    return tracer.state.run(
-        tracer, label, target, args, kwargs, why=why, runs_always=runs_always
-    )
+    return tracer.state.run(tracer, label, target, args, kwargs, why=why, runs_always=runs_always)

@@ -19,6 +19,7 @@ from zmlx.trace import calls, intercept, locate, namespace, placeholders, throug
 from zmlx.trace.calls import Flat, Streams, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.living import Living
+from zmlx.trace.moment import Late, Moment
 from zmlx.trace.operands import (
     arrays_in,
     children,
@@ -64,7 +65,7 @@ class Tracer:
     finished: bool = False
     personal: bool = False  # a call that MLX runs holds on to the very objects of this call
     first_nodes: tuple[int, ...] = ()  # of the inputs, before anything is written in place
-    closed_over: list[tuple[Any, Any]] = field(default_factory=list)  # places, for calls to fill
+    moments: list[Moment] = field(default_factory=list)
     older: Callable[[], set[int]] = set  # the ids of what was there before the trace
     living: Living = field(default_factory=Living)
     state: State = field(default_factory=State)
@@ -78,9 +79,11 @@ class Tracer:
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
-        """One proxy for each example array."""
+        """A proxy for each example array; the same one for the same one."""
         bases = placeholders.placeholders([(a.shape, a.dtype) for a in examples])
-        proxies = [self.proxy(base, "input", tie=False, loc="") for base in bases]
+        made = [self.proxy(base, "input", tie=False, loc="") for base in bases]
+        first = {id(a): p for a, p in reversed(list(zip(examples, made, strict=True)))}
+        proxies = [first[id(array)] for array in examples]
         self.first_nodes = tuple([proxy.node for proxy in proxies])
         return proxies
 
@@ -301,6 +304,8 @@ class Tracer:
     def check(self, operand: Any) -> None:
         """Raise unless `operand` may be used here and now."""
         kind = type(operand)
+        if kind is Late:
+            operand.refused()
         traced = kind is Proxy or kind is ScalarProxy
         if traced and (intercept.current() is not self or operand.tracer is not self):
             raise foreign(operand)
