@@ -19,6 +19,14 @@ from zmlx.device.base import Device, device_for_current_stream
 from zmlx.fuse import region
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set but where kernels are kept."""
+    for switch in switches.SWITCHES:
+        if switch is not switches.CACHE:
+            monkeypatch.delenv(switch.name, raising=False)
+
+
 def texts() -> dict[str, str]:
     return {switch.keyword: switch.text() for switch in switches.SWITCHES}
 

@@ -44,7 +44,7 @@ ROWS: dict[str, tuple[Callable[[], RowOp], tuple[int, ...]]] = {
     "softmax": (lambda: RowOp(_SOFTMAX), (BOTH,)),
     "map_reduce": (lambda: op(RMSNORM, 64), (BOTH, COLUMNS)),
 }
-x, row, square = mx.ones((4, 64)), mx.ones((64,)), mx.ones((64, 64))
+x, row = mx.ones((4, 64)), mx.ones((64,))
 
 
 def rms_norm(x: mx.array, weight: mx.array) -> mx.array:
@@ -87,9 +87,9 @@ def gradient() -> Graph:
 PLANS: dict[str, Callable[[], Graph]] = {
     "rms_norm": lambda: traced(rms_norm, x, row),
     "softmax": lambda: traced(softmax, x),
-    "squared_error": lambda: traced(squared_error, x, x),
-    "gated": lambda: traced(gated, x, square, square, square),
-    "rope": lambda: traced(rope, x, row[:32], row[:32]),
+    "squared_error": lambda: traced(squared_error, x, x + 1),
+    "gated": lambda: traced(gated, x, *[mx.ones((64, 64)) for _ in range(3)]),
+    "rope": lambda: traced(rope, x, row[:32], row[32:]),
     "gradient": gradient,
 }
 
