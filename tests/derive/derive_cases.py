@@ -11,6 +11,7 @@ from scipy import special
 from zmlx import dtypes
 from zmlx.derive.accumulate import Derivative, derive_vjp
 from zmlx.ops.infer import infer
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace import namespace
 from zmlx.trace.graph import Graph, Ref, broadcast
@@ -96,9 +97,23 @@ def run_mlx(graph: Graph, inputs: list[Any]) -> list[mx.array]:
             args = [operands[a.position] if isinstance(a, Ref) else a for a in call.args]
             values[node] = call.fn(*args, **call.kwargs)
             assert name_of(values[node].dtype) == _held(data["dtype"]), data
+        elif data["kind"] == "reduce":
+            values[node] = reduced(data, values[data["operands"][0]])
+            assert name_of(values[node].dtype) == _held(data["dtype"]), data
+        elif data["kind"] == "count":
+            source = values[data["operands"][0]]
+            values[node] = mx.array(float(np.prod([source.shape[a] for a in data["axes"]])))
         else:
             values[node] = _op_mlx(graph, node, values)
     return [values[n].astype(mx_dtype(graph[n]["dtype"])) for n in graph.outputs]
+
+
+def reduced(data: dict[str, Any], x: mx.array) -> mx.array:
+    """A reduce node by MLX's function of that name."""
+    if "arg" in data["op"]:
+        axis = data["axes"][0] if len(data["axes"]) == 1 else None
+        return getattr(mx, data["op"])(x, axis=axis, keepdims=True)
+    return getattr(mx, data["op"])(x, axis=data["axes"], keepdims=True)
 
 
 def _held(dtype: str) -> str:
@@ -130,13 +145,23 @@ def run_float64(graph: Graph, inputs: list[Any]) -> list[np.ndarray]:
         elif data["kind"] == "const":
             values[node] = np.asarray(data["value"], _numpy(data["dtype"]))
         elif data["kind"] == "opaque":
-            call = data["call"]
-            fn = {"sum": np.sum, "squeeze": np.squeeze}[call.label]
-            values[node] = fn(values[graph.operands(node)[0]], **call.kwargs)
+            assert data["call"].label == "squeeze"
+            values[node] = np.squeeze(values[graph.operands(node)[0]], **data["call"].kwargs)
+        elif data["kind"] == "reduce":
+            given = {"np": np, "x": values[data["operands"][0]], "axes": data["axes"]}
+            values[node] = eval(REDUCTIONS[data["op"]].ref, {**given, "places": places})
+        elif data["kind"] == "count":
+            source = values[data["operands"][0]]
+            values[node] = np.float64(np.prod([source.shape[a] for a in data["axes"]]))
         else:
             operands = [values[o] for o in data["operands"]]
             values[node] = np.asarray(_op_float64(data, operands), _numpy(data["dtype"]))
     return [values[n] for n in graph.outputs]
+
+
+def places(function: Any, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """argmax or argmin over one axis or all, which stay with size one."""
+    return function(x, axis=axes[0] if len(axes) == 1 else None, keepdims=True)
 
 
 def _op_float64(data: dict[str, Any], operands: list[np.ndarray]) -> Any:

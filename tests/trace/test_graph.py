@@ -18,6 +18,9 @@ def sample() -> Graph:
         return (mx.sum(a) - b) * 2 / mx.einsum("i->i", a).shape[0], weights * b[:1]
 
     graph = traced(fn, mx.ones((6,)), 0.5).graph
+    folded = {"operands": (0,), "axes": (0,), "loc": "test_graph.py:0"}
+    graph.add("reduce", shape=(1,), op="sum", **folded)
+    graph.add("count", **folded)
     assert {graph.kind(n) for n in graph} == set(KINDS)
     return graph
 
@@ -68,6 +71,17 @@ def test_a_missing_or_extra_attribute_is_refused(kind):
         ("opaque", "pure", 1, "call or pure"),
         ("opaque", "call", OpaqueCall(mx.sum, (Ref(3),)), "Refs"),
         ("item", "index", 2, "no output of an opaque node"),
+        ("reduce", "op", "magic", "no reduction"),
+        ("reduce", "op", "all", "no reduction of that name and type"),
+        ("reduce", "dtype", "int32", "no reduction of that name and type"),
+        ("reduce", "shape", (), "folds to"),
+        ("reduce", "axes", (), "not in order"),
+        ("reduce", "axes", (-1,), "not in order"),
+        ("reduce", "axes", (1,), "not in order"),
+        ("reduce", "axes", (0, 0), "not in order"),
+        ("reduce", "axes", [0], "not in order"),
+        ("count", "axes", (2,), "not in order"),
+        ("count", "dtype", "int32", "a number of float32"),
         ("const", "operands", (0,), "against edges"),
         ("scalar", "index", 5, "index beyond"),
     ],
@@ -77,6 +91,37 @@ def test_damage_is_refused(kind, name, value, words):
     graph[node_of(graph, kind)][name] = value
     with pytest.raises(PlanError, match=words):
         graph.verify()
+
+
+def test_a_fold_takes_one_array_and_an_index_one_axis_or_all():
+    graph = Graph()
+    x = graph.add("input", shape=(2, 3, 4))
+    number = graph.add("const", value=1.0)
+    kinds = {"dtype": "uint32", "op": "argmax"}
+    graph.add("reduce", (x,), shape=(2, 1, 4), axes=(1,), **kinds)
+    graph.add("reduce", (x,), shape=(1, 1, 1), axes=(0, 1, 2), **kinds)
+    graph.verify()
+    for operands in ((number,), (), (x, x)):
+        damaged = Graph()
+        damaged.add("input", shape=(2, 3, 4))
+        damaged.add("const", value=1.0)
+        damaged.add("count", operands, axes=(0,))
+        with pytest.raises(PlanError, match="takes one array"):
+            damaged.verify()
+    graph.add("reduce", (x,), shape=(2, 1, 1), axes=(1, 2), **kinds)
+    with pytest.raises(PlanError, match="several axes"):
+        graph.verify()
+
+
+def test_folds_are_printed_with_their_axes():
+    graph = Graph()
+    x = graph.add("input", shape=(2, 3))
+    graph.outputs = [graph.add("reduce", (x,), shape=(2, 1), op="max", axes=(1,))]
+    graph.add("count", (x,), axes=(0, 1))
+    assert str(graph).splitlines()[1:3] == [
+        "%1 = max(%0, axes=(1,))  float32[2, 1]",
+        "%2 = count(%0, axes=(0, 1))  float32[]",
+    ]
 
 
 def test_damaged_ends_are_refused():

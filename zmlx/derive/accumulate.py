@@ -1,9 +1,13 @@
 """Accumulation: the chain rule over a region, in reverse (VJP) and forward (JVP) mode.
 
-Comes in: a region (nodes of kind input, scalar, const, op). Goes out: a Derivative, whose graph
-recomputes what it needs of the region and holds kinds input, scalar, const, op and opaque (sums
-over broadcast dimensions), so that it is planned and differentiated like any other graph. Sizes in
-it are examples: it holds for all sizes of the same ranks and the same dimensions of one.
+Comes in: a region (nodes of kind input, scalar, const, op, reduce, count). Goes out: a Derivative,
+whose graph recomputes what it needs of the region and holds the same kinds, and opaque ones where a
+view takes away a dimension that was broadcast, or MLX works out a reduction's derivative, so that
+it is planned and differentiated like any other graph. Sizes in it are examples: it holds for all
+sizes of the same ranks and the same dimensions of one.
+
+What a fold receives goes to all elements that it folded, so a cotangent may have sizes of one where
+its value has others. It is spread where something is summed over such a dimension, and at the end.
 """
 
 from __future__ import annotations
@@ -14,14 +18,15 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from zmlx import dtypes
+from zmlx.derive.folds import Fold, pulled, pushed
 from zmlx.derive.lower import Builder, chain_rule
-from zmlx.derive.sums import sum_call
 from zmlx.errors import DeriveError
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.spec import OPERANDS
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.passes import verified
 
-_KINDS = ("input", "scalar", "const", "op")
+_KINDS = ("input", "scalar", "const", "op", "reduce", "count")
 # A long sum in a half type would lose most of its digits; MLX's sums widen small integers.
 _SUMMED_IN = {
     **dict.fromkeys(dtypes.HALVES, "float32"),
@@ -65,9 +70,14 @@ def derive_vjp(region: Graph) -> Derivative:
             continue
         cotangent = _gathered(copy, node, buckets)
         if node in wanted:
-            gradients[node] = copy.builder.astype(cotangent, region[node]["dtype"], "")
+            cotangent = copy.builder.astype(cotangent, region[node]["dtype"], "")
+            gradients[node] = copy.spread(cotangent, node)
         elif region.kind(node) == "op":
             _pull_back(copy, pending, active, node, cotangent)
+        else:
+            fold = copy.fold(node)
+            value = pulled(copy.builder, fold, copy.node(node), cotangent)
+            _contribute(copy, pending, region.operands(node)[0], value)
     copy.graph.outputs = [gradients[region.inputs[t]] for t in targets]
     seeds = range(len(region.inputs), len(copy.graph.inputs))
     return Derivative(copy.graph, targets, outputs, seeds)
@@ -91,10 +101,8 @@ def derive_jvp(
         dtype = (kinds or {}).get(target, region[node]["dtype"])
         tangents[node] = copy.input(region[node]["shape"], dtype)
     for node in sorted(active):
-        if region.kind(node) == "op":
-            pushed = _push_forward(copy, tangents, node)
-            if pushed is not None:
-                tangents[node] = pushed
+        if region.kind(node) != "input":
+            tangents[node] = _push_forward(copy, tangents, node)
     copy.graph.outputs = [_spread(copy, region.outputs[p], tangents) for p in outputs]
     seeds = range(len(region.inputs), len(copy.graph.inputs))
     return Derivative(copy.graph, targets, outputs, seeds)
@@ -114,7 +122,7 @@ def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
         if data["kind"] == "input":
             if moving is None or data["index"] in moving:
                 reached.add(node)
-        elif data["kind"] == "op":
+        elif data["kind"] in ("op", "reduce"):
             sources = [o for o, _ in _differentiable(region, node) if o in reached]
             edges += [(source, node) for source in sources]
             reached.update([node] if sources else [])
@@ -127,7 +135,10 @@ def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
 
 def _differentiable(region: Graph, node: int) -> Iterable[tuple[int, int]]:
     """(operand, position) pairs for which the row has a derivative that is not zero."""
-    rules = chain_rule(region[node]["op"])
+    data = region[node]
+    if data["kind"] == "reduce":
+        return [] if REDUCTIONS[data["op"]].pull is None else [(data["operands"][0], 0)]
+    rules = chain_rule(data["op"])
     return [(o, i) for i, o in enumerate(region.operands(node)) if rules[i] is not None]
 
 
@@ -169,7 +180,29 @@ class _Copy:
         if data["kind"] == "const":
             return self.builder.const(data["value"], data["dtype"])
         operands = [self._nodes[o] for o in data["operands"]]
+        if data["kind"] == "reduce":
+            return self.builder.reduce(data["op"], operands[0], data["axes"], data["loc"])
+        if data["kind"] == "count":
+            return self.builder.count(operands[0], data["axes"], data["loc"])
         return self.builder.raw(data["op"], operands, data["at"], data["dtype"], data["loc"])
+
+    def fold(self, node: int) -> Fold:
+        """The region's reduce node `node`, with the copy of its operand."""
+        data = self.region[node]
+        return Fold(data["op"], data["axes"], self.node(data["operands"][0]), data["loc"])
+
+    def spread(self, value: int, node: int) -> int:
+        """`value` in the shape of `node`, told by the first of its operands that has it."""
+        shape = self.region[node]["shape"]
+        if self.graph[value]["shape"] == shape:
+            return value
+        alike = node
+        while self.region.kind(alike) == "op":
+            same = [o for o in self.region.operands(alike) if self.region[o]["shape"] == shape]
+            if not same:
+                break
+            alike = same[0]
+        return self.builder.spread(value, self.node(alike))
 
 
 class _Values(Mapping[str, int]):
@@ -216,6 +249,8 @@ def _pull_back(
         if operand in active:
             value = _chained(copy, node, position, cotangent)
             data = copy.region[operand]
+            if _spans(copy, value, node, operand):
+                value = copy.spread(value, node)
             if not dtypes.is_float(data["dtype"]):  # MLX casts what flows to it, sums first
                 value = _summed(copy, value, data["shape"])
                 value = copy.builder.astype(value, data["dtype"], "")
@@ -243,40 +278,56 @@ def _gathered(copy: _Copy, node: int, buckets: Mapping[tuple[int, ...], int]) ->
     return total
 
 
+def _spans(copy: _Copy, value: int, node: int, operand: int) -> bool:
+    """Whether `value` stands for a dimension of `node` along which `operand` was broadcast."""
+    full, have = copy.region[node]["shape"], copy.graph[value]["shape"]
+    own = copy.region[operand]["shape"]
+    sizes = zip(full, _padded(have, len(full)), _padded(own, len(full)), strict=True)
+    return any(a != 1 and b == 1 and c == 1 for a, b, c in sizes)
+
+
+def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - len(shape)) + shape
+
+
 def _summed(copy: _Copy, value: int, shape: tuple[int, ...]) -> int:
+    """`value` summed over the dimensions that `shape` lacks, or has with size one."""
     have = copy.graph[value]["shape"]
-    if have == shape:
+    lead = max(0, len(have) - len(shape))
+    pairs = enumerate(zip(have[lead:], shape[len(shape) - len(have) + lead :], strict=True), lead)
+    axes = (*range(lead), *[d for d, (size, own) in pairs if own == 1 and size != 1])
+    if not axes:
         return value
-    lead = len(have) - len(shape)
-    inner = tuple(d for d in range(lead, len(have)) if shape[d - lead] == 1 and have[d] != 1)
     dtype = copy.graph[value]["dtype"]
     if dtype in _SUMMED_IN:
         value = copy.builder.astype(value, _SUMMED_IN[dtype], "")
-    axes = (*range(lead), *inner)
-    kept = tuple(1 if d in axes else size for d, size in enumerate(have))
-    if inner:
-        value = _opaque(copy, value, sum_call(axes, keepdims=True), kept)
-        if not lead:
-            return value
-        squeeze = OpaqueCall(mx.squeeze, (Ref(0),), {"axis": tuple(range(lead))}, "squeeze")
-        return _opaque(copy, value, squeeze, kept[lead:])
-    return _opaque(copy, value, sum_call(axes, keepdims=False), have[lead:])
-
-
-def _opaque(copy: _Copy, value: int, call: OpaqueCall, shape: tuple[int, ...]) -> int:
-    dtype = copy.graph[value]["dtype"]
-    return copy.graph.add("opaque", (value,), shape=shape, dtype=dtype, call=call, pure=True)
+    value = copy.builder.reduce("sum", value, axes, "")
+    if not lead:
+        return value
+    data = copy.graph[value]
+    call = OpaqueCall(mx.squeeze, (Ref(0),), {"axis": tuple(range(lead))}, "squeeze")
+    kinds = {"dtype": data["dtype"], "call": call, "pure": True}
+    return copy.graph.add("opaque", (value,), shape=data["shape"][lead:], **kinds)
 
 
 # -- forward mode ---------------------------------------------------------------------------------
-def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int | None:
-    total: int | None = None
-    for operand, position in _differentiable(copy.region, node):
-        if operand in tangents:
-            part = _chained(copy, node, position, _converted(copy, node, position, tangents))
-            total = part if total is None else copy.builder.op("add", (total, part), "")
-    if total is not None and copy.region[node]["op"] == "astype":
-        total = copy.builder.astype(total, copy.region[node]["dtype"], "")
+def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int:
+    """The tangent of a node on a differentiable path."""
+    data = copy.region[node]
+    if data["kind"] == "reduce":
+        source = data["operands"][0]
+        tangent = copy.spread(tangents[source], source)
+        return pushed(copy.builder, copy.fold(node), copy.node(node), tangent)
+    parts = [
+        _chained(copy, node, position, _converted(copy, node, position, tangents))
+        for operand, position in _differentiable(copy.region, node)
+        if operand in tangents
+    ]
+    total = parts[0]
+    for part in parts[1:]:
+        total = copy.builder.op("add", (total, part), "")
+    if data["op"] == "astype":
+        total = copy.builder.astype(total, data["dtype"], "")
     return total
 
 
@@ -294,10 +345,7 @@ def _spread(copy: _Copy, node: int, tangents: Mapping[int, int]) -> int:
 
     That of an integer may be of a float type: MLX leaves it so.
     """
-    data, tangent = copy.region[node], tangents[node]
-    if copy.graph[tangent]["shape"] != data["shape"]:
-        ones = copy.builder.op("ones_like", (copy.node(node),), "")
-        tangent = copy.builder.op("multiply", (ones, tangent), "")
+    data, tangent = copy.region[node], copy.spread(tangents[node], node)
     if not dtypes.is_float(data["dtype"]):
         return tangent
     return copy.builder.astype(tangent, data["dtype"], "")

@@ -20,7 +20,7 @@ from typing import Any
 
 from zmlx import dtypes
 from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.graph import NUMBERS, Graph, broadcast
 from zmlx.trace.passes import verified
 
 _SUMS = ("add", "subtract", "negative")
@@ -74,6 +74,8 @@ def _cost(graph: Graph) -> int:
             key = data["op"], data["at"], data["dtype"], *[number[o] for o in data["operands"]]
         elif data["kind"] == "const":
             key = data["dtype"], repr(data["value"])
+        elif data["kind"] == "reduce":
+            key = data["op"], data["axes"], number[data["operands"][0]]
         if key not in same:
             same[key] = len(same)
             total += OPS[data["op"]].cost if data["kind"] == "op" else 0
@@ -267,10 +269,12 @@ class _Rewriter:
         elif kind == "const":
             value = attributes["value"]
             key = attributes["dtype"], type(value), repr(value)
+        elif kind == "reduce":
+            key = kind, attributes["op"], attributes["axes"], *operands
         if key is not None and key in self._known:
             return self._known[key]
         node = self.result.add(kind, operands, **attributes)
-        own = kind not in ("const", "scalar", "op")
+        own = kind not in ("const", *NUMBERS, "op")
         if own or not self._arrays.isdisjoint(operands):
             self._arrays.add(node)
         if kind == "op" and self._is_bounded(attributes["op"], operands):

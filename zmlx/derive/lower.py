@@ -16,11 +16,13 @@ import sympy as sp
 from zmlx.derive.partials import ZERO, formula, partials
 from zmlx.errors import DeriveError
 from zmlx.ops.infer import infer
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.spec import OPERANDS
 from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.graph import Graph, broadcast, folded_shape
 
-# ("op", row, *subtrees), ("value", number), or the name of a value: "x", "y", "z", "out", "g".
+# ("op", row, *subtrees), ("reduce", row, subtree), ("value", number), or the name of a value: "x",
+# "y", "z", "out", "g".
 Tree = tuple[Any, ...] | str
 
 _RELATIONS = {
@@ -185,17 +187,30 @@ class Builder:
         self.graph = Graph()
         self._seen: dict[Any, int] = {}
 
-    def plant(self, what: Tree, values: Mapping[str, int], at: str, loc: str) -> int:
-        """The node of tree `what`; names stand for `values`, numbers adopt the type `at`."""
+    def plant(
+        self,
+        what: Tree,
+        values: Mapping[str, int],
+        at: str,
+        loc: str,
+        axes: tuple[int, ...] = (),
+    ) -> int:
+        """The node of tree `what`; names stand for `values`, numbers adopt the type `at`.
+
+        Reductions in it fold `axes`.
+        """
         if isinstance(what, str):
             return values[what]
         if what[0] == "value":
             return self.const(what[1], at)
         operands = [
-            self.plant(part, values, at, loc) for part in what[2 if what[0] == "op" else 1 :]
+            self.plant(part, values, at, loc, axes)
+            for part in what[1 if what[0] == "truth" else 2 :]
         ]
         if what[0] == "truth":
             return self.truth(operands[0], loc)
+        if what[0] == "reduce":
+            return self.reduce(what[1], operands[0], axes, loc)
         return self.op(what[1], operands, loc)
 
     def const(self, value: bool | int | float, dtype: str) -> int:
@@ -235,6 +250,32 @@ class Builder:
                 "op", operands, shape=shape, dtype=dtype, op=name, at=at, loc=loc
             )
         return self._seen[key]
+
+    def reduce(self, name: str, node: int, axes: tuple[int, ...], loc: str) -> int:
+        """The node of reduction `name` over `axes`, which are sorted and not negative."""
+        key = ("reduce", name, node, axes)
+        if key not in self._seen:
+            data = self.graph[node]
+            dtype, shape = REDUCTIONS[name].dtype(data["dtype"]), folded_shape(data["shape"], axes)
+            self._seen[key] = self.graph.add(
+                "reduce", (node,), shape=shape, dtype=dtype, loc=loc, op=name, axes=axes
+            )
+        return self._seen[key]
+
+    def count(self, node: int, axes: tuple[int, ...], loc: str) -> int:
+        """How many elements of `node` a fold of `axes` joins, a number of type float32."""
+        key = ("count", node, axes)
+        if key not in self._seen:
+            self._seen[key] = self.graph.add("count", (node,), loc=loc, axes=axes)
+        return self._seen[key]
+
+    def spread(self, node: int, like: int) -> int:
+        """`node`, whose shape broadcasts to that of `like`, in that shape."""
+        data = self.graph[node]
+        if data["shape"] == self.graph[like]["shape"]:
+            return node
+        ones = self.op("ones_like", (like,), "")
+        return self.op("multiply", (self.astype(ones, data["dtype"], ""), node), "")
 
     def _folded(self, name: str, operands: Sequence[int], loc: str) -> int | None:
         numbers = [self._value(o) for o in operands]

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from zmlx.derive.sums import SumCall
 from zmlx.fuse.extract import Region, Sum
+from zmlx.fuse.ones import squeezed
 from zmlx.fuse.split import best_split
 from zmlx.msl.space import MAX_BUFFERS
 from zmlx.msl.sums import sums_slots
@@ -22,7 +22,7 @@ from zmlx.trace.graph import Graph
 
 def with_sums(graph: Graph, region: Region) -> Region:
     """`region` with the sums of its outputs that its kernel can add up, maybe none."""
-    sums = [s for s in _sums_of(graph, region) if s.axes]
+    sums = _sums_of(graph, region)
     if not sums:
         return region
     shapes = [region.graph[n]["shape"] for n in region.graph.inputs]
@@ -46,10 +46,11 @@ def _sums_of(graph: Graph, region: Region) -> list[Sum]:
         if graph[node]["dtype"] != "float32":
             continue
         for user in graph.users(node):
-            call = graph[user].get("call")
-            if isinstance(call, SumCall):
-                axes = tuple(call.kwargs["axis"])
-                found.append(Sum(user, position, axes, call.kwargs["keepdims"]))
+            data = graph[user]
+            if data["kind"] == "reduce" and data["op"] == "sum":
+                short = squeezed(graph, user)
+                result = user if short is None else short
+                found.append(Sum(user, result, position, data["axes"], short is None))
     return found
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from zmlx.fuse.reports import alike, ops_text
+from zmlx.trace.graph import title
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation
@@ -109,7 +110,7 @@ def _box(explanation: Explanation, graph: nx.DiGraph, node: int, whole: bool) ->
     if data["kind"] == "opaque" and data["call"].outputs:
         detail = f"{data['call'].outputs} arrays"
         tip = f"{data['call'].label}\n{detail}\n{data['loc']}"
-    kind = {"op": "native", "opaque": "native"}.get(data["kind"], "input")
+    kind = "native" if data["kind"] in ("op", "reduce", "opaque") else "input"
     why = {u.node: u.reason for u in explanation.unfused}.get(node, "")
     tip += f"\n{region}" if region else (f"\nrun by MLX: {why}" if why else "")
     return Box(label, detail, tip, "fused" if region else kind, colour)
@@ -122,10 +123,9 @@ def _label(graph: nx.DiGraph, data: dict[str, Any]) -> str:
             return str(data["op"])
         given = [f"{o['value']:.5g}" if o["kind"] == "const" else "·" for o in operands]
         return f"{data['op']}({', '.join(given)})"
-    if data["kind"] == "opaque":
-        return data["call"].label or "call"
-    what = {"array": "captured", "size": "size"}.get(data["kind"])
-    return what or _cut(data["name"])
+    if data["kind"] in ("opaque", "reduce", "size", "count"):
+        return title(data)
+    return "captured" if data["kind"] == "array" else _cut(data["name"])
 
 
 def _cut(name: str) -> str:

@@ -24,6 +24,7 @@ from zmlx.fuse.extract import Region
 from zmlx.fuse.frozen import Frozen, frozen, names_of_arrays
 from zmlx.fuse.inside import Inside, looking, runs_python, why_whole
 from zmlx.fuse.page import html
+from zmlx.fuse.plan import Native
 from zmlx.fuse.program import Program
 from zmlx.fuse.reports import (
     Captured,
@@ -85,9 +86,9 @@ class Explanation:
         ]
         why = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
         self.unfused = [
-            _unfused(planned.graph, native.node, native.reason, why, insides or {})
+            _unfused(planned.graph, native, why, insides or {})
             for native in planned.natives
-            if planned.graph.kind(native.node) not in ("item", "size")
+            if planned.graph.kind(native.node) not in ("item", "size", "count")
         ]
         called = names_of_arrays(fn, [c.array for c in trace.captures]) if fn else []
         self.captures = [
@@ -217,11 +218,12 @@ def no_kernels() -> str:
 
 # -- what is not fused, and what it all costs -----------------------------------------------------
 def _unfused(
-    graph: Graph, node: int, given: str, why: dict[int, str], insides: Mapping[int, Inside]
+    graph: Graph, native: Native, why: dict[int, str], insides: Mapping[int, Inside]
 ) -> Unfused:
+    node, given = native.node, native.reason
     data = graph[node]
-    if data["kind"] == "op":
-        return Unfused(data["op"], given, data["loc"], (value_of(graph, node),), node)
+    if data["kind"] in ("op", "reduce"):
+        return Unfused(data["op"], given, data["loc"], (value_of(graph, native.result),), node)
     call = data["call"]
     inside, reason = insides.get(id(call)), why.get(id(call), given)
     if inside is not None and reason in (given, RUNS_PYTHON):

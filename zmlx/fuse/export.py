@@ -16,6 +16,7 @@ import networkx as nx
 
 from zmlx.fuse.page import html, svg
 from zmlx.fuse.text import formula, plain
+from zmlx.trace.graph import title
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation
@@ -33,11 +34,11 @@ class PlannedGraph(nx.DiGraph):
 
 def _line(node: int, data: dict[str, Any]) -> str:
     kind = data["kind"]
-    name = data["op"] if kind == "op" else data["call"].label if kind == "opaque" else kind
     inside = [f"%{o}" for o in data["operands"]]
     inside += [data["name"]] if data["name"] else []
     inside += [str(data[k]) for k in ("index", "value") if k in data and kind in ("item", "const")]
-    text = f"%{node} = {name}({', '.join(inside)})  {data['dtype']}{list(data['shape'])}"
+    inside += [f"axes={data['axes']}"] if "axes" in data else []
+    text = f"%{node} = {title(data)}({', '.join(inside)})  {data['dtype']}{list(data['shape'])}"
     return "  ".join(part for part in (text, data["loc"], data.get("region", "")) if part)
 
 
@@ -125,7 +126,7 @@ def _label(data: dict[str, Any]) -> str:
         return repr(data["value"])
     if kind == "item":
         return f"[{data['index']}]"
-    return {"op": data.get("op"), "array": "captured"}.get(kind) or data["call"].label or "call"
+    return "captured" if kind == "array" else title(data)
 
 
 def dot(explanation: Explanation) -> str:

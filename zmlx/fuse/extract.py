@@ -27,7 +27,8 @@ class Ends:
 class Sum:
     """A sum of a region's output, of which the kernel adds up a part."""
 
-    node: int  # of the whole graph
+    node: int  # of the whole graph, of kind "reduce"
+    result: int  # of the whole graph: `node`, or what takes its axes away
     output: int  # position in the region's outputs, a float32 one
     axes: tuple[int, ...]  # none negative
     keepdims: bool
@@ -51,7 +52,7 @@ class Region:
         """What running it gives, as node ids of the whole graph."""
         if not self.sums:
             return self.ends.outputs
-        return (*[self.ends.outputs[k] for k in self.kept], *[s.node for s in self.sums])
+        return (*[self.ends.outputs[k] for k in self.kept], *[s.result for s in self.sums])
 
 
 @verified("extract")

@@ -20,7 +20,7 @@ from zmlx import dtypes
 from zmlx.derive.partials import SYMBOLS, formula
 from zmlx.ops.spec import OPERANDS
 from zmlx.ops.table import OPS
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, title
 
 WIDEST = 12  # ops in one expression; beyond that its parts become temporaries
 KEEPDIMS = sp.Symbol("keepdims")
@@ -62,6 +62,8 @@ class Formulas:
                 key = next(symbols)
             elif kind == "const":
                 key = (data["dtype"], repr(data["value"]))
+            elif kind in ("reduce", "count"):
+                key = (kind, data.get("op"), data["axes"], *operands)
             elif kind == "op":
                 key = (data["op"], data["at"], data["dtype"], *operands)
             found[node] = self._numbers.setdefault(key, len(self._numbers))
@@ -104,8 +106,8 @@ class _Reading:
             self._set(node, sp.Symbol(self._names[node], real=True), 0)
         elif data["kind"] == "const":
             self._set(node, number(data["value"]), 0)
-        elif data["kind"] == "opaque":
-            self._set(node, self._call(data), 1 + self._sizes[data["operands"][0]])
+        elif data["kind"] in ("reduce", "count", "opaque"):
+            self._set(node, self._call(data), 1 + sum(self._sizes[o] for o in data["operands"]))
         else:
             self._shorten(data["operands"], data["op"])
             value = self._row(node, data)
@@ -169,10 +171,17 @@ class _Reading:
         return value if same else sp.Function(target, real=True)(value)
 
     def _call(self, data: dict[str, Any]) -> sp.Expr:
-        """A sum over broadcast dimensions, as sum(value, axes[, keepdims])."""
-        call, value = data["call"], self._values[data["operands"][0]]
-        kept = (KEEPDIMS,) if call.kwargs.get("keepdims") else ()
-        return sp.Function(call.label, real=True)(value, sp.Tuple(*call.kwargs["axis"]), *kept)
+        """A fold, as sum(value, axes[, keepdims]); a call likewise."""
+        source = data["operands"][0]
+        inner, call = self._graph[source], data.get("call")
+        axes = data["axes"] if call is None else tuple(call.kwargs.get("axis", ()))
+        kept = (KEEPDIMS,) if data["kind"] == "reduce" else ()
+        if inner["kind"] == "reduce" and call and call.label == "squeeze" and axes == inner["axes"]:
+            data, source = inner, inner["operands"][0]
+        operands = [source] if axes else data["operands"]
+        values = [self._values[o] for o in operands]
+        places = [sp.Tuple(*axes)] if axes else []
+        return sp.Function(title(data), real=True)(*values, *places, *kept)
 
 
 def number(value: Any) -> sp.Expr:

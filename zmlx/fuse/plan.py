@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from zmlx.errors import PlanError
 from zmlx.fuse.absorb import with_sums
 from zmlx.fuse.extract import Region, extract
-from zmlx.fuse.regions import regions, unfusable
+from zmlx.fuse.ones import squeezed
+from zmlx.fuse.regions import STEPS, regions, unfusable
 from zmlx.fuse.simplify import cost
 from zmlx.trace.graph import Graph
 
 
 @dataclass(frozen=True)
 class Native:
-    """One node that MLX runs, and why."""
+    """One node that MLX runs, and why; a reduction together with what takes its axes away."""
 
     node: int
     reason: str
+    squeeze: int | None = None
+
+    @property
+    def result(self) -> int:
+        """The node whose value it makes."""
+        return self.node if self.squeeze is None else self.squeeze
 
 
 Step = Region | Native
@@ -59,8 +66,10 @@ def plan(graph: Graph, worth_alone: int, sums: bool = True) -> Plan:
             steps.append(region)
             fused.update(_nodes(region))
     for node in graph:
-        if graph.kind(node) in ("op", "opaque", "item", "size") and node not in fused:
-            steps.append(Native(node, _reason(graph, node)))
+        if graph.kind(node) in STEPS and node not in fused:
+            step = Native(node, _reason(graph, node), squeezed(graph, node))
+            steps.append(step)
+            fused.update(_nodes(step))
     return Plan(graph, _ordered(graph, steps))
 
 
@@ -71,7 +80,7 @@ def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> 
 
 def _reason(graph: Graph, node: int) -> str:
     kind = graph.kind(node)
-    if kind == "size":
+    if kind in ("size", "count"):
         return "a size, read when its array is there"
     if kind != "op":
         return "not elementwise"
@@ -102,5 +111,5 @@ def _ordered(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
 
 def _nodes(step: Step) -> tuple[int, ...]:
     if isinstance(step, Native):
-        return (step.node,)
-    return (*step.nodes, *[s.node for s in step.sums])
+        return (step.node,) if step.squeeze is None else (step.node, step.squeeze)
+    return (*step.nodes, *[node for s in step.sums for node in {s.node, s.result}])

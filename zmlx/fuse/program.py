@@ -7,6 +7,7 @@ for each node. zmlx.fuse.api runs the programs of traces, zmlx.fuse.region those
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +19,7 @@ from zmlx.fuse.extract import Region
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.region import RegionFunction, launchers
-from zmlx.fuse.replay import constant, dtype_of, op_function
+from zmlx.fuse.replay import constant, count, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.summed import SummedFunction
@@ -26,6 +27,7 @@ from zmlx.log import logger
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.exprs import Expr, computed
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
+from zmlx.trace.namespace import folding
 from zmlx.trace.operands import arrays_in
 
 Values = list[Any]  # by node: arrays, Python numbers of scalars, lists of a call's several results
@@ -86,7 +88,7 @@ class Program:
             values[node] = value
         for step, run in zip(self.plan.steps, self._steps, strict=True):
             run(values)
-            nodes = step.results if isinstance(step, Region) else (step.node,)
+            nodes = step.results if isinstance(step, Region) else (step.result,)
             yield list(arrays_in([values[n] for n in nodes]))
 
     def simple(self) -> Run | None:
@@ -162,6 +164,11 @@ def _native_step(graph: Graph, step: Native) -> Step:
         return pick
     if data["kind"] == "size":
         return _size_step(node, graph.operands(node), data["expr"])
+    if data["kind"] == "reduce":
+        fold = folding(data["op"], data["axes"], keepdims=step.squeeze is None)
+        return _fold_step(step.result, graph.operands(node)[0], fold)
+    if data["kind"] == "count":
+        return _fold_step(node, graph.operands(node)[0], partial(count, axes=data["axes"]))
     if data["kind"] == "opaque":
         return _call_step(node, graph.operands(node), data["call"])
     return _op_step(graph, node)
@@ -173,6 +180,13 @@ def _size_step(node: int, operands: tuple[int, ...], expr: Expr) -> Step:
     def run(values: Values) -> None:
         given = [values[o] for o in operands]
         (values[node],) = compute(given, given)
+
+    return run
+
+
+def _fold_step(node: int, source: int, fold: Callable[[mx.array], Any]) -> Step:
+    def run(values: Values) -> None:
+        values[node] = fold(values[source])
 
     return run
 

@@ -3,10 +3,11 @@
 Comes in: a simplified graph. Goes out: groups of op nodes, each legal as one kernel. zmlx.fuse.plan
 turns them into steps.
 
-An op's stage is the number of calls run by MLX that its value must wait for. Ops of one stage and
-one iteration space (symbolic shape) can always share a kernel: a path from one through a call back
-to another would raise the stage. What is used in one place only moves to the stage of its use, also
-into larger iteration spaces, where it is computed again for every element.
+An op's stage is the number of calls run by MLX, reductions among them, that its value must wait
+for. Ops of one stage and one iteration space (symbolic shape) can always share a kernel: a path
+from one through a call back to another would raise the stage. What is used in one place only moves
+to the stage of its use, also into larger iteration spaces, where it is computed again for every
+element.
 
 What depends on no input (an arange, and what is computed from it) is ready before everything else:
 it has stages of its own, below zero, so that waiting for it splits no region. It is not computed
@@ -23,7 +24,8 @@ from zmlx.fuse.shapes import Shape, symbolic_shapes
 from zmlx.msl.space import MAX_BUFFERS, buffer_slots
 from zmlx.trace.graph import NUMBERS, Graph
 
-_CALLED = ("op", "opaque", "item", "size")  # kinds that run as a step of their own
+# Kinds that run as a step of their own.
+STEPS = ("op", "reduce", "count", "opaque", "item", "size")
 Home = tuple[int, Shape]  # (stage, iteration space)
 
 
@@ -106,7 +108,7 @@ def _earliest(graph: Graph, fused: set[int]) -> dict[int, int]:
         for operand in graph.operands(node):
             if operand in fixed and node not in fixed:
                 continue
-            called = operand not in fused and graph.kind(operand) in _CALLED
+            called = operand not in fused and graph.kind(operand) in STEPS
             waits = max(waits, stages[operand] + (called and node in fused))
         stages[node] = waits
         effects = max(effects, waits) if effect else effects

@@ -1,4 +1,4 @@
-"""Replay: a graph's elementwise nodes computed by MLX's own ops.
+"""Replay: a graph's elementwise nodes and reductions computed by MLX's own ops.
 
 Used where no kernel can run, for lone ops and numbers, and as what ZMLX_CHECK compares with. MLX
 differentiates what it runs here.
@@ -7,11 +7,13 @@ differentiates what it runs here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import dtypes
+from zmlx.device.rules import traces_shapeless
 from zmlx.ops.table import OPS
 from zmlx.trace import namespace
 from zmlx.trace.graph import Graph
@@ -47,6 +49,13 @@ def op_function(graph: Graph, node: int) -> Callable[..., mx.array]:
     return run
 
 
+def count(x: mx.array, axes: Sequence[int]) -> int | mx.array:
+    """The value of a count node; an array of one element where sizes are still to come."""
+    if traces_shapeless():
+        return mx.max(mx.sum(mx.ones_like(x, dtype=mx.float32), axes)).reshape(1)
+    return prod([x.shape[axis] for axis in axes])
+
+
 def replay(region: Graph, arrays: Values) -> list[mx.array]:
     """The outputs of `region`, op by op; scalars come as arrays of one element."""
     values: dict[int, mx.array] = {}
@@ -59,6 +68,12 @@ def replay(region: Graph, arrays: Values) -> list[mx.array]:
             values[node] = next(given).reshape(()).astype(dtype_of(data["dtype"]))
         elif data["kind"] == "const":
             values[node] = constant(data)
+        elif data["kind"] == "reduce":
+            fold = namespace.folding(data["op"], data["axes"])
+            values[node] = fold(values[data["operands"][0]])
+        elif data["kind"] == "count":
+            folded = count(values[data["operands"][0]], data["axes"])
+            values[node] = mx.array(folded, mx.float32).reshape(())
         else:
             operands = [values[o] for o in region.operands(node)]
             values[node] = op_function(region, node)(*operands)

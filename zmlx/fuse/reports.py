@@ -23,7 +23,7 @@ from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.summed import SummedFunction
 from zmlx.trace.exprs import described
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, title
 from zmlx.trace.paths import Names
 
 if TYPE_CHECKING:
@@ -221,12 +221,10 @@ def source(graph: Graph, node: int, called: Names) -> str:
         return input_name(data, called)
     if data["kind"] == "array":
         what = "captured array"
-    elif data["kind"] == "size":
-        what = "size"
     elif data["kind"] == "item":
         what = f"{graph[data['operands'][0]]['call'].label}[{data['index']}]"
     else:
-        what = data["op"] if data["kind"] == "op" else data["call"].label
+        what = title(data)
     return f"{what} at {data['loc']}" if data["loc"] else what
 
 

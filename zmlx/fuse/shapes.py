@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.graph import Graph, broadcast, folded_shape
 from zmlx.trace.passes import verified
 
 Shape = tuple[int, ...]
@@ -44,6 +44,8 @@ def symbolic_shapes(graph: Graph) -> dict[int, Shape]:
         data = graph[node]
         if data["kind"] == "op":
             shapes[node] = _broadcast(symbols, [shapes[o] for o in graph.operands(node)])
+        elif data["kind"] == "reduce":
+            shapes[node] = folded_shape(shapes[data["operands"][0]], data["axes"])
         else:
             shapes[node] = tuple(1 if size == 1 else symbols.new() for size in data["shape"])
     return {n: tuple(symbols.find(s) for s in shape) for n, shape in shapes.items()}
@@ -61,7 +63,9 @@ def _broadcast(symbols: Symbols, shapes: Sequence[Shape]) -> Shape:
 
 @verified("specialize")
 def reshaped(region: Graph, shapes: Sequence[Shape]) -> Graph:
-    """A copy of `region` (input, scalar, const and op nodes) for inputs of new shapes."""
+    """A copy of `region` (input, scalar, const, op, reduce and count nodes) for inputs of new
+    shapes; where ranks differ, axes keep their distance from the last one.
+    """
     made = Graph()
     given = iter(shapes)
     for node in region:
@@ -72,6 +76,10 @@ def reshaped(region: Graph, shapes: Sequence[Shape]) -> Graph:
             data["shape"] = shape if kind == "input" else ()
         elif kind == "op":
             data["shape"] = broadcast([made[o]["shape"] for o in operands])
+        elif kind in ("reduce", "count"):
+            shape, old = made[operands[0]]["shape"], region[operands[0]]["shape"]
+            data["axes"] = tuple([axis + len(shape) - len(old) for axis in data["axes"]])
+            data["shape"] = folded_shape(shape, data["axes"]) if kind == "reduce" else ()
         made.add(kind, operands, **data)
     made.outputs = list(region.outputs)
     return made

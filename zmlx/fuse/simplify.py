@@ -2,6 +2,8 @@
 
 Common subexpressions merge, dead nodes vanish, and a few rewrites apply that IEEE arithmetic
 allows (x*1, x-0, x/1, --x, a cast to the type a value has). Nothing else: x+0 would lose -0.
+A dimension of one that is taken away and added again stays. What a fold joins is counted on the
+first array that has the folded sizes, so that no value is kept for its shape alone.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zmlx.fuse.ones import undone
 from zmlx.fuse.views import key_of as view_key
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
@@ -37,6 +40,9 @@ def _shorter(graph: Graph) -> Graph:
         if node not in live:
             continue
         operands = tuple(new[o] for o in graph.operands(node))
+        if graph.kind(node) == "count":
+            new[node] = _counted(result, operands[0], graph[node], seen)
+            continue
         kept = _idle(graph, node, result, operands)
         if kept is not None:
             new[node] = kept
@@ -50,6 +56,30 @@ def _shorter(graph: Graph) -> Graph:
             seen[key] = new[node]
     result.outputs = [new[n] for n in graph.outputs]
     return result
+
+
+def _counted(result: Graph, source: int, data: dict[str, Any], seen: dict[Any, int]) -> int:
+    """The node that counts what a fold of `source` joins, on the first array that tells."""
+    axes = data["axes"]
+    while (found := _as_long(result, source, axes)) is not None:
+        source, axes = found
+    key = ("count", axes, source)
+    if key not in seen:
+        seen[key] = result.add("count", (source,), loc=data["loc"], axes=axes)
+    return seen[key]
+
+
+def _as_long(graph: Graph, node: int, axes: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
+    """An operand of `node` with the same sizes along `axes`, and what axes these are there."""
+    if graph.kind(node) not in ("op", "reduce"):
+        return None
+    shape = graph[node]["shape"]
+    for operand in graph.operands(node):
+        own = graph[operand]["shape"]
+        there = tuple([a + len(own) - len(shape) for a in axes])
+        if there[0] >= 0 and [own[a] for a in there] == [shape[a] for a in axes]:
+            return operand, there
+    return None
 
 
 def copy_node(source: Graph, node: int, target: Graph, operands: Sequence[int]) -> int:
@@ -80,12 +110,16 @@ def _key(graph: Graph, node: int, operands: tuple[int, ...]) -> Any:
         return ("const", data["dtype"], type(value), repr(value), zero)
     if data["kind"] == "item":
         return ("item", operands, data["index"])
+    if data["kind"] == "reduce":
+        return ("reduce", data["op"], data["axes"], operands)
     return view_key(graph, node, operands)
 
 
 def _idle(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> int | None:
-    """The operand that `node` passes on unchanged, if it does."""
+    """What `node` passes on unchanged, if it does: its operand, or what a view made that of."""
     data = graph[node]
+    if data["kind"] == "opaque":
+        return undone(graph, node, result, operands)
     if data["kind"] != "op":
         return None
     rule = _IDLE.get(data["op"])
@@ -101,6 +135,8 @@ def _identity(result: Graph, data: dict[str, Any], operands: Sequence[int]) -> i
     unit, places = _IDENTITY[data["op"]]
     for place in places:
         other = result[operands[place]]
+        if unit == 1 and other["kind"] == "op" and other["op"] == "ones_like":
+            return operands[1 - place]
         if other["kind"] == "const" and other["value"] == unit:
             if unit == 0 and math.copysign(1.0, other["value"]) < 0:
                 continue

@@ -20,6 +20,10 @@ Further attributes, by kind, and nothing else:
   "array"   an array captured when the trace was made: `value`
   "op"      an elementwise op of the table: `op` names its row, `at` the type that the operands are
             converted to before it computes
+  "reduce"  a fold of some axes of its one operand, an array: `op` names a row of
+            zmlx.ops.reductions; `axes`, a sorted tuple of at least one axis, none negative. They
+            stay, with size one
+  "count"   a Python number, how many elements of its one operand, an array, a fold of `axes` joins
   "opaque"  anything else, run by MLX: `call`, an OpaqueCall; `pure`, False where it must run once a
             call even if nobody uses the result (random draws). Shape and dtype are those of its
             one output, () and "float32" where the call has several
@@ -36,11 +40,12 @@ from typing import Any
 
 from zmlx import dtypes
 from zmlx.errors import PlanError
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace.exprs import leaves
 
 Scalar = bool | int | float | complex
-NUMBERS = ("scalar", "size")  # kinds whose values are Python numbers, known at call time
+NUMBERS = ("scalar", "size", "count")  # kinds whose values are Python numbers, known at call time
 
 COMMON = ("kind", "operands", "shape", "dtype", "loc")
 KINDS: dict[str, tuple[str, ...]] = {
@@ -50,6 +55,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "const": ("value",),
     "array": ("value",),
     "op": ("op", "at"),
+    "reduce": ("op", "axes"),
+    "count": ("axes",),
     "opaque": ("call", "pure"),
     "item": ("index",),
 }
@@ -166,13 +173,21 @@ class Graph:
 def _line(graph: Graph, node: int) -> str:
     data = graph[node]
     kind = data["kind"]
-    name = {"op": data.get("op"), "opaque": getattr(data.get("call"), "label", "")}.get(kind, kind)
     inside = [f"%{o}" for o in data["operands"]]
     inside += [str(data[k]) for k in ("index", "value") if k in data and kind != "array"]
+    inside += [f"axes={data['axes']}"] if "axes" in data else []
     if kind == "op" and data["at"] != data["dtype"]:
         inside.append(f"at={data['at']}")
-    text = f"%{node} = {name}({', '.join(inside)})  {data['dtype']}{list(data['shape'])}"
+    text = f"%{node} = {title(data)}({', '.join(inside)})  {data['dtype']}{list(data['shape'])}"
     return f"{text}  {data['loc']}" if data["loc"] else text
+
+
+def title(data: dict[str, Any]) -> str:
+    """What reports call a node of these attributes: its row, its call's label, else its kind."""
+    kind: str = data["kind"]
+    if kind == "opaque":
+        return data["call"].label or "call"
+    return data["op"] if kind in ("op", "reduce") else kind
 
 
 def verify(graph: Graph) -> None:
@@ -230,6 +245,36 @@ def _op(graph: Graph, data: dict[str, Any]) -> str:
     return "" if tuple(result) == data["shape"] else f"operands broadcast to {tuple(result)}"
 
 
+def _reduce(graph: Graph, data: dict[str, Any]) -> str:
+    problem = _axes(graph, data)
+    if problem:
+        return problem
+    row, axes = REDUCTIONS.get(data["op"]), data["axes"]
+    source = graph[data["operands"][0]]
+    if row is None or row.dtype(source["dtype"]) != data["dtype"]:
+        return "no reduction of that name and type"
+    if row.index and len(axes) not in (1, len(source["shape"])):
+        return "an index over several axes, but not all"
+    kept = folded_shape(source["shape"], axes)
+    return "" if data["shape"] == kept else f"its operand folds to {kept}"
+
+
+def _count(graph: Graph, data: dict[str, Any]) -> str:
+    known = data["shape"] == () and data["dtype"] == "float32"
+    return _axes(graph, data) or ("" if known else "a count is a number of float32")
+
+
+def _axes(graph: Graph, data: dict[str, Any]) -> str:
+    axes = data["axes"]
+    if len(data["operands"]) != 1 or graph.kind(data["operands"][0]) in (*NUMBERS, "const"):
+        return "takes one array"
+    rank = len(graph[data["operands"][0]]["shape"])
+    whole = type(axes) is tuple and all(type(a) is int and 0 <= a < rank for a in axes)
+    if not whole or not axes or list(axes) != sorted(set(axes)):
+        return f"axes of an operand of rank {rank} are none of it, or not in order"
+    return ""
+
+
 def _opaque(graph: Graph, data: dict[str, Any]) -> str:
     call = data["call"]
     if not isinstance(call, OpaqueCall) or type(data["pure"]) is not bool:
@@ -264,6 +309,8 @@ def _refs(tree: Any) -> Iterator[int]:
 
 _RULES: dict[str, Callable[[Graph, dict[str, Any]], str]] = {
     "op": _op,
+    "reduce": _reduce,
+    "count": _count,
     "opaque": _opaque,
     "item": _item,
     "size": _size,
@@ -278,3 +325,8 @@ def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         for d, size in enumerate(shape, rank - len(shape)):
             result[d] = size if result[d] == 1 else result[d]
     return tuple(result)
+
+
+def folded_shape(shape: tuple[int, ...], axes: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a fold of `axes`, which stay with size one."""
+    return tuple([1 if d in axes else size for d, size in enumerate(shape)])

@@ -15,6 +15,7 @@ import mlx.nn as nn
 
 from zmlx import dtypes
 from zmlx.ops.composite import COMPOSITES
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace import intercept
 from zmlx.trace.operands import name_of
@@ -86,6 +87,15 @@ def function(op: str, param: mx.Dtype | None = None) -> Callable[..., Any]:
         return lambda x: mx.array.astype(x, param)
     plain = OPS[op].plain
     return intercept.original(OPS[op].mx[0]) if plain is None else partial(plain, _MLX)
+
+
+def folding(op: str, axes: tuple[int, ...], keepdims: bool = True) -> Callable[..., Any]:
+    """What a reduce node does to its operand, by MLX's own function."""
+    function = intercept.original(op)
+    if REDUCTIONS[op].index:  # of one axis, or all
+        axis = axes[0] if len(axes) == 1 else None
+        return lambda x: function(x, axis, keepdims=keepdims)
+    return lambda x: function(x, axes, keepdims)
 
 
 class _Mlx:
