@@ -26,7 +26,7 @@ from zmlx.fuse.runtime import Runtime
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.switches import DUMP
-from zmlx.trace.graph import NUMBERS, Graph, Ref
+from zmlx.trace.graph import NUMBERS, Graph, Ref, title
 from zmlx.trace.operands import name_of
 
 LAUNCHES = dump.file_name("launches")
@@ -186,7 +186,7 @@ def plan_text(plan: Plan) -> str:
             lines = [f"{next(names)}: one kernel", *_region_lines(graph, step)]
         else:
             reads, writes = _of_native(graph, step)
-            lines = [f"MLX runs {_node(graph, step.node)}: {step.reason}"]
+            lines = [f"MLX runs {_node(graph, step.node)}: {step.reason}", *_squeeze_line(step)]
         read += sum(_bytes(graph, n) for n in reads)
         written += sum(_bytes(graph, n) for n in writes)
         lines += [f"  reads {_node(graph, n)}, {_bytes(graph, n)} bytes" for n in reads]
@@ -201,15 +201,19 @@ def _region_lines(graph: Graph, region: Region) -> Iterator[str]:
     yield f"  {len(region.nodes)} ops: {', '.join(graph[n]['op'] for n in region.nodes)}"
     for added in region.sums:
         source = region.ends.outputs[added.output]
-        yield f"  adds up %{source} over axes {added.axes} to %{added.node}, unwritten in between"
+        yield f"  adds up %{source} over axes {added.axes} to %{added.result}, unwritten in between"
+
+
+def _squeeze_line(step: Native) -> list[str]:
+    return [] if step.squeeze is None else [f"  and takes the axes away, to %{step.squeeze}"]
 
 
 def _of_native(graph: Graph, step: Native) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What it reads and writes: known for single ops; a call may move more or less."""
-    if graph.kind(step.node) != "op":
+    """What it reads and writes: known for ops and reductions; a call may move more or less."""
+    if graph.kind(step.node) not in ("op", "reduce"):
         return (), ()
     reads = dict.fromkeys(o for o in graph.operands(step.node) if not _is_number(graph, o))
-    return tuple(reads), (step.node,)
+    return tuple(reads), (step.result,)
 
 
 def _is_number(graph: Graph, node: int) -> bool:
@@ -218,9 +222,7 @@ def _is_number(graph: Graph, node: int) -> bool:
 
 def _node(graph: Graph, node: int) -> str:
     data = graph[node]
-    name = {"op": data.get("op"), "opaque": getattr(data.get("call"), "label", "")}
-    what = name.get(data["kind"]) or data["kind"]
-    return f"%{node} ({what} {data['dtype']}{list(data['shape'])})"
+    return f"%{node} ({title(data)} {data['dtype']}{list(data['shape'])})"
 
 
 def _bytes(graph: Graph, node: int) -> int:
