@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from zmlx.device.address_spaces import without_address_spaces
+from zmlx.device.host_text import UNBRANCHED
 from zmlx.dtypes import msl_type
 from zmlx.msl.spec import MetalKernelSpec
 
@@ -116,6 +117,7 @@ def translation_unit(
     return (
         ("#define ZM_SANITIZE 1\n" if sanitize else "")
         + ("#define ZM_EXACT 1\n" if exact else "")
+        + ("" if sanitize else UNBRANCHED)
         + '#include "msl_written.h"\n'
         f'#define ZM_ENTRY extern "C" __attribute__((visibility("default"){unseen}))\n'
         "ZM_ENTRY void zm_attach(const zm_runtime* r) { zm_now = r; }\n"

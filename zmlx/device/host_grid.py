@@ -54,17 +54,17 @@ class HostGridLauncher:
         device: HostDevice,
         spec: MetalKernelSpec,
         sanitize: bool = False,
-        exact: bool = False,
     ) -> None:
-        self._device, self._spec, self._sanitize, self._exact = device, spec, sanitize, exact
+        self._device, self._spec, self._sanitize = device, spec, sanitize
         self._lock = threading.Lock()
         self._loaded: dict[Any, Any] = {}
 
     def __call__(self, arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
-        kinds = tuple(str(a.dtype).removeprefix("mlx.core.") for a in arrays)
-        key = (kinds, launch.output_dtypes, _typed(launch.template), switches.host())
+        types = tuple([a.dtype for a in arrays])
+        key = (types, launch.output_dtypes, launch.typed, switches.host())
         run = self._loaded.get(key)
         if run is None:
+            kinds = tuple(str(kind).removeprefix("mlx.core.") for kind in types)
             with self._lock:
                 watched = self._sanitize or switches.SANITIZE.on()
                 run = self._loaded.get(key) or self._named(kinds, launch, watched)
@@ -89,7 +89,7 @@ class HostGridLauncher:
         native, threads = self._device.native, thread_count()
         spec = self._spec
         text = translation_unit(
-            spec, kinds, launch.output_dtypes, launch.template, watched, self._exact
+            spec, kinds, launch.output_dtypes, launch.template, watched, spec.exact
         )
         key = _key(text)
         names = (spec.input_names, spec.output_names) if watched else (None, None)
@@ -129,9 +129,9 @@ def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
     """A kernel of the generator under the sanitizer, few elements a thread so that many run."""
     spec = MetalKernelSpec(
         kernel.name, tuple(a.name for a in kernel.inputs), tuple(a.name for a in kernel.outputs),
-        kernel.body, kernel.header, ensure_row_contiguous=False,
+        kernel.body, kernel.header, ensure_row_contiguous=False, exact=kernel.exact,
     )  # fmt: skip
-    run = HostGridLauncher(device, spec, sanitize=True, exact=kernel.exact)
+    run = HostGridLauncher(device, spec, sanitize=True)
     kinds = tuple(a.dtype for a in kernel.outputs)
 
     def launch(arrays: Sequence[mx.array]) -> list[mx.array]:
@@ -151,11 +151,6 @@ def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
         )
 
     return launch
-
-
-def _typed(template: Sequence[tuple[str, int | bool | str]]) -> Any:
-    """As a key: True is not 1."""
-    return tuple((name, type(value).__name__, value) for name, value in template)
 
 
 @lru_cache(maxsize=1)

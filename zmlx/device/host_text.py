@@ -15,10 +15,12 @@ from zmlx.msl.kernel import Arg, KernelSource
 # GCC vectorises no loop with branches, and makes branches of selections: it moves a call into the
 # one branch that uses its result, threads one condition's outcome through the next, and sets a
 # comparison aside where a branch knows it.
-_PROLOGUE = """\
+UNBRANCHED = """\
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-tree-sink", "no-thread-jumps", "no-tree-pre")
 #endif
+"""
+_PROLOGUE = """\
 #include "msl_on_host.h"
 struct zm_arguments {
   void* const* data;
@@ -34,7 +36,7 @@ struct zm_arguments {
 def translation_unit(kernels: Sequence[KernelSource]) -> str:
     """C++ text for `kernels`, which must all be exact or all not."""
     exact = "#define ZM_EXACT 1\n" if kernels[0].exact else ""
-    return exact + _PROLOGUE + "".join(_kernel(kernel) for kernel in kernels)
+    return exact + UNBRANCHED + _PROLOGUE + "".join(_kernel(kernel) for kernel in kernels)
 
 
 def _kernel(kernel: KernelSource) -> str:

@@ -135,8 +135,15 @@ class Fitted:
 
 def any_traced(arrays: Arrays) -> bool:
     """Whether a transformation of MLX traces one of `arrays`; False where that cannot be known."""
-    native = native_or_none()
-    return native is not None and bool(native.any_tracer(arrays))
+    if not _tracers:
+        native = native_or_none()
+        if native is None:
+            return False
+        _tracers.append(native.any_tracer)
+    return _tracers[0](arrays)
+
+
+_tracers: list[Callable[[Arrays], bool]] = []  # one, when the native module is there
 
 
 def native_or_none() -> Any:

@@ -55,6 +55,18 @@ def checked_sums(
     return run
 
 
+def same(launch: Launcher, plain: Launcher, exact: bool, name: str) -> Launcher:
+    """`launch`, checked likewise against `plain`, another way to the same results."""
+
+    def run(arrays: Arrays) -> list[mx.array]:
+        got, wanted = launch(arrays), plain(arrays)
+        for index, (mine, theirs) in enumerate(zip(got, wanted, strict=True)):
+            _compare(mine, theirs, exact, f"{name}, output {index}")
+        return got
+
+    return run
+
+
 def _compare(
     got: mx.array, wanted: mx.array, exact: bool, what: str, terms: mx.array | None = None
 ) -> None:

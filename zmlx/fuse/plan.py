@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zmlx.errors import PlanError
 from zmlx.fuse.absorb import with_sums
 from zmlx.fuse.extract import Region, extract
+from zmlx.fuse.joins import Joined, joined
 from zmlx.fuse.ones import squeezed
 from zmlx.fuse.regions import STEPS, regions, unfusable
 from zmlx.fuse.simplify import cost
@@ -33,6 +35,7 @@ class Native:
 
 
 Step = Region | Native
+IN_PLACE = "written in place by the kernel that computes its parts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class Plan:
 
     graph: Graph
     steps: tuple[Step, ...]
+    joined: tuple[Joined, ...] = ()  # each of steps that stand beside one another
 
     @property
     def regions(self) -> list[Region]:
@@ -56,21 +60,24 @@ def plan(graph: Graph, worth_alone: int, sums: bool = True) -> Plan:
 
     With `sums` a region adds up what a derivative sums of it, and a lone op is worth that too.
     """
+    found = [extract(graph, nodes) for nodes in regions(graph)]
+    found = [with_sums(graph, region) if sums else region for region in found]
+    together = joined(graph, found)
+    needed = {region for step in together for region in step.regions}
     steps: list[Step] = []
     fused: set[int] = set()
-    for nodes in regions(graph):
-        region = extract(graph, nodes)
-        if sums:
-            region = with_sums(graph, region)
-        if region.sums or _deserves_a_kernel(graph, nodes, worth_alone):
+    for region in found:
+        if region.sums or region in needed or _deserves_a_kernel(graph, region.nodes, worth_alone):
             steps.append(region)
             fused.update(_nodes(region))
+    in_place = {join.node for step in together for join in step.joins}
     for node in graph:
         if graph.kind(node) in STEPS and node not in fused:
-            step = Native(node, _reason(graph, node), squeezed(graph, node))
+            reason = IN_PLACE if node in in_place else _reason(graph, node)
+            step = Native(node, reason, squeezed(graph, node))
             steps.append(step)
             fused.update(_nodes(step))
-    return Plan(graph, _ordered(graph, steps))
+    return Plan(graph, _ordered(graph, steps, together), tuple(together))
 
 
 def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> bool:
@@ -87,13 +94,19 @@ def _reason(graph: Graph, node: int) -> str:
     return unfusable(graph, node) or "a single op: MLX's own kernel is as good"
 
 
-def _ordered(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
-    """`steps` so that each comes after what it reads; earlier nodes first."""
+def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined]) -> tuple[Step, ...]:
+    """`steps` so that each comes after what it reads; earlier nodes first, joined ones together."""
     import networkx as nx
 
-    owner = {n: i for i, step in enumerate(steps) for n in _nodes(step)}
+    home = {n: k for k, t in enumerate(together) for r in t.regions for n in r.nodes}
+    home |= {join.node: k for k, t in enumerate(together) for join in t.joins}
+    units: dict[Any, list[Step]] = {}
+    for i, step in enumerate(steps):
+        first = _nodes(step)[0]
+        units.setdefault(("joined", home[first]) if first in home else i, []).append(step)
+    owner = {n: unit for unit, inside in units.items() for step in inside for n in _nodes(step)}
     order = nx.DiGraph()
-    order.add_nodes_from(range(len(steps)))
+    order.add_nodes_from(units)
     for node, index in owner.items():
         for operand in graph.operands(node):
             if owner.get(operand, index) != index:
@@ -102,11 +115,13 @@ def _ordered(graph: Graph, steps: list[Step]) -> tuple[Step, ...]:
     order.add_edges_from(zip(effects, effects[1:], strict=False))
     try:
         sequence = list(
-            nx.lexicographical_topological_sort(order, key=lambda i: max(_nodes(steps[i])))
+            nx.lexicographical_topological_sort(
+                order, key=lambda unit: max(n for step in units[unit] for n in _nodes(step))
+            )
         )
     except nx.NetworkXUnfeasible as error:
         raise PlanError("[zmlx.plan] two regions wait for each other.") from error
-    return tuple(steps[i] for i in sequence)
+    return tuple(step for unit in sequence for step in units[unit])
 
 
 def _nodes(step: Step) -> tuple[int, ...]:

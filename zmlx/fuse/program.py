@@ -15,13 +15,19 @@ import mlx.core as mx
 from zmlx import dtypes, dump
 from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.fuse import dumped
-from zmlx.fuse.extract import Region
+from zmlx.fuse.extract import Ends, Region
+from zmlx.fuse.filled import filler, is_fixed
+from zmlx.fuse.joined import JoinedFunction
+from zmlx.fuse.joins import Joined
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import Native, Plan, plan
+from zmlx.fuse.pulled import Sliced
 from zmlx.fuse.region import RegionFunction, launchers
 from zmlx.fuse.replay import constant, count, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
+from zmlx.fuse.sliced import SlicedFunction, sliced
+from zmlx.fuse.slicing import several, slicing
 from zmlx.fuse.summed import SummedFunction
 from zmlx.log import logger
 from zmlx.msl.emit import scalar_type
@@ -59,14 +65,53 @@ class Program:
         ]
         pairs = zip(self.plan.regions, self.functions, strict=True)
         self._runs: list[Run] = [SummedFunction(r, f) if r.sums else f for r, f in pairs]
-        runs = iter(self._runs)
-        self._steps = [
-            _region_step(graph, step, next(runs))
+        self._single = self._made_steps()
+        self._steps = self._shared_steps(runtime, name)
+        self._built = self._build_kernels()  # held here: a device forgets what nobody holds
+
+    def _made_steps(self) -> list[Step]:
+        """A function for each step of the plan."""
+        graph, runs = self.plan.graph, iter(self._runs)
+        return [
+            _kernel_step(graph, step.ends, step.results, next(runs))
             if isinstance(step, Region)
             else _native_step(graph, step)
             for step in self.plan.steps
         ]
-        self._built = self._build_kernels()  # held here: a device forgets what nobody holds
+
+    def _shared_steps(self, runtime: Runtime, name: str) -> list[Step]:
+        """The same, but one for all steps that share a kernel, or slice one array."""
+        graph, plan = self.plan.graph, self.plan
+        runs = dict(zip(plan.regions, self._runs, strict=True))
+        self.joined = [
+            JoinedFunction(graph, joined, runs, runtime, f"{name}.joined{i}")
+            for i, joined in enumerate(plan.joined)
+        ]
+        single = dict(zip([_step_key(s) for s in plan.steps], self._single, strict=True))
+        shared: dict[Any, Step] = {}
+        for joined, function in zip(plan.joined, self.joined, strict=True):
+            run = self._kernel_step(joined, function, runtime)
+            keys = (*joined.regions, *[join.node for join in joined.joins])
+            shared |= dict.fromkeys(keys, run)
+        for region in plan.regions:
+            if region not in shared:
+                shared[region] = self._kernel_step(region, runs[region], runtime)
+        for nodes in several(graph):
+            run = slicing(graph, nodes, [single[n] for n in nodes])
+            shared |= dict.fromkeys(nodes, run)
+        return list(dict.fromkeys((single | shared).values()))
+
+    def _kernel_step(self, step: Region | Joined, function: Any, runtime: Runtime) -> Step:
+        """What runs the kernel of `step`, by the arrays behind slices where there are several."""
+        graph, ends = self.plan.graph, step.ends
+        if isinstance(step, Region):
+            found = sliced(graph, (step,), (), ends.outputs, ends.inputs, ends.scalars)
+        else:
+            found = sliced(graph, step.regions, step.joins, step.kept, ends.inputs, ends.scalars)
+        if found is None:
+            return _kernel_step(graph, ends, step.results, function)
+        small = function.plain if isinstance(function, JoinedFunction) else function
+        return _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         values = self._template.copy()
@@ -86,7 +131,7 @@ class Program:
         values = self._template.copy()
         for node, value in zip(self._inputs, inputs, strict=True):
             values[node] = value
-        for step, run in zip(self.plan.steps, self._steps, strict=True):
+        for step, run in zip(self.plan.steps, self._single, strict=True):
             run(values)
             nodes = step.results if isinstance(step, Region) else (step.result,)
             yield list(arrays_in([values[n] for n in nodes]))
@@ -107,8 +152,9 @@ class Program:
         if device.unavailable() is not None:
             return None
         kernels = []
+        joined = {region for step in self.plan.joined for region in step.regions}
         for function, region in zip(self.functions, self.plan.regions, strict=True):
-            if region.sums:  # the kernel's launch knows its sizes
+            if region.sums or region in joined:  # the kernel's launch knows its sizes
                 continue
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             kernel = function.specialized(shapes).kernel
@@ -139,9 +185,9 @@ def _initial(data: dict[str, Any]) -> Any:
 
 
 # -- steps ----------------------------------------------------------------------------------------
-def _region_step(graph: Graph, region: Region, function: Run) -> Step:
-    inputs, outputs = region.ends.inputs, region.results
-    scalars = [(node, number_maker(graph[node]["dtype"])) for node in region.ends.scalars]
+def _kernel_step(graph: Graph, ends: Ends, outputs: Sequence[int], function: Run) -> Step:
+    inputs = ends.inputs
+    scalars = [(node, number_maker(graph[node]["dtype"])) for node in ends.scalars]
 
     def run(values: Values) -> None:
         arrays = [values[node] for node in inputs]
@@ -151,6 +197,26 @@ def _region_step(graph: Graph, region: Region, function: Run) -> Step:
             values[node] = result
 
     return run
+
+
+def _sliced_step(step: Sliced, function: SlicedFunction) -> Step:
+    inputs, sources, outputs = step.inputs, step.sources, step.results
+    scalars = [(node, number_maker(step.graph[node]["dtype"])) for node in step.scalars]
+    numbers = step.numbers
+
+    def run(values: Values) -> None:
+        arrays = [values[node] for node in inputs]
+        arrays += [array_of(values[node]) for node, array_of in scalars]
+        behind = [values[node] for node in sources]
+        steering = [values[node] for node in numbers]
+        for node, result in zip(outputs, function(arrays, behind, steering), strict=True):
+            values[node] = result
+
+    return run
+
+
+def _step_key(step: Region | Native) -> Any:
+    return step if isinstance(step, Region) else step.node
 
 
 def _native_step(graph: Graph, step: Native) -> Step:
@@ -212,7 +278,7 @@ def _op_step(graph: Graph, node: int) -> Step:
 def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
     fn, several = call.fn, call.outputs > 0
     fixed = [*call.kwargs.values(), *[a for a in call.args if type(a) is not Ref]]
-    if not all(map(_is_fixed, fixed)):
+    if not all(map(is_fixed, fixed)):
         return _nested_call_step(node, operands, call)
     places = [operands[a.position] if type(a) is Ref else None for a in call.args]
     pairs, kwargs = list(zip(places, call.args, strict=True)), call.kwargs
@@ -233,37 +299,16 @@ def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
     return run_on_one
 
 
-def _is_fixed(tree: Any) -> bool:
-    """Whether an argument is the same at every call: without Refs, and nobody can write to it."""
-    if type(tree) is tuple:
-        return all(map(_is_fixed, tree))
-    if type(tree) is slice:
-        return all(map(_is_fixed, (tree.start, tree.stop, tree.step)))
-    return not isinstance(tree, (Ref, list, dict))
-
-
 def _nested_call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
+    fn, several = call.fn, call.outputs > 0
+    args, kwargs = filler(call.args), filler(call.kwargs) if call.kwargs else None
+
     def run(values: Values) -> None:
         given = [values[o] for o in operands]
-        result = call.fn(*_filled(call.args, given), **_filled(call.kwargs, given))
-        values[node] = list(arrays_in(result)) if call.outputs else result
+        result = fn(*args(given)) if kwargs is None else fn(*args(given), **kwargs(given))
+        values[node] = list(arrays_in(result)) if several else result
 
     return run
-
-
-def _filled(template: Any, values: Sequence[Any]) -> Any:
-    """A call's arguments with each Ref replaced by its operand's value."""
-    kind = type(template)
-    if kind is Ref:
-        return values[template.position]
-    if kind in (list, tuple):
-        return kind([_filled(item, values) for item in template])
-    if kind is dict:
-        return {key: _filled(item, values) for key, item in template.items()}
-    if kind is slice:
-        parts = (template.start, template.stop, template.step)
-        return slice(*[_filled(part, values) for part in parts])
-    return template
 
 
 def number_maker(dtype: str) -> Callable[[Any], mx.array]:

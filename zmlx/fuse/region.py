@@ -179,7 +179,7 @@ class RegionRules:
             self._pulls[wanted, used] = self._pull(wanted, used)
         run, found = self._pulls[wanted, used]
         pairs = zip(cotangents, outputs, strict=True)
-        seeds = [_like(cotangent, o) for cotangent, o in pairs if cotangent is not None]
+        seeds = [like(cotangent, o) for cotangent, o in pairs if cotangent is not None]
         results = run([*primals, *seeds]) if found else []
         if found == wanted:
             return results
@@ -189,7 +189,7 @@ class RegionRules:
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
         """The tangents of all outputs, for inputs that move along with the tangents given."""
         known = {
-            i: _like(t, primals[i], _moves_as(t, primals[i]))
+            i: like(t, primals[i], _moves_as(t, primals[i]))
             for i, t in zip(argnums, tangents, strict=True)
         }
         moving = tuple((i, name_of(t.dtype)) for i, t in known.items())
@@ -265,7 +265,7 @@ def shortened(derivative: Derivative, exact: bool) -> Derivative:
     return replace(derivative, graph=factored(derivative.graph, derivative.seeds))
 
 
-def _like(value: mx.array, pattern: mx.array, kind: mx.Dtype | None = None) -> mx.array:
+def like(value: mx.array, pattern: mx.array, kind: mx.Dtype | None = None) -> mx.array:
     """`value` in type (or `kind`) and shape of `pattern`: MLX does not check what a user gave."""
     kind = kind or pattern.dtype
     if value.dtype != kind:

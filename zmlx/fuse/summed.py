@@ -29,6 +29,7 @@ from zmlx.fuse.split import Split, best_split
 from zmlx.fuse.summing import partials_of, summing
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.msl.sums import sums_kernel
+from zmlx.trace.graph import Graph
 
 Arrays = Sequence[mx.array]
 NARROW = 8  # columns of a row that takes a CPU longer to begin than to add up
@@ -109,7 +110,8 @@ class SummedFunction:
             launcher = device.grid_launcher(spec)
             launcher = dumped.launching_written(runtime, name, spec, launcher, grouped)
             if self.function.runtime.watched:
-                launcher = _told(spec, device.name, launcher, self.function)
+                graphs = [self.function.graph]
+                launcher = told(spec, device.name, launcher, graphs, self.function.name)
             self._launchers[key] = launcher
         return self._launchers[key]
 
@@ -135,18 +137,17 @@ class SummedFunction:
         return [split.merged(tuple(s)) if self._is_array(n) else (1,) for n, s in pairs]
 
 
-def _told(
-    spec: MetalKernelSpec, device: str, launcher: GridLauncher, function: RegionFunction
+def told(
+    spec: MetalKernelSpec, device: str, launcher: GridLauncher, graphs: Sequence[Graph], name: str
 ) -> GridLauncher:
-    """`launcher`, whose launches are told to zmlx.device.watch."""
+    """`launcher`, whose launches are told to zmlx.device.watch; it computes the ops of `graphs`."""
     stats = SimpleNamespace(run_count=0, compile_time_ms=0.0)
-    graph = function.graph
-    ops = tuple([graph[n]["op"] for n in graph if graph.kind(n) == "op"])
-    told = watch.watched_grid(spec, device, launcher, stats, function.name, ops)
+    ops = tuple([g[n]["op"] for g in graphs for n in g if g.kind(n) == "op"])
+    watched = watch.watched_grid(spec, device, launcher, stats, name, ops)
 
     def run(arrays: Arrays, launch: Launch) -> list[mx.array]:
         stats.run_count += 1
-        return told(arrays, launch)
+        return watched(arrays, launch)
 
     return run
 

@@ -147,7 +147,7 @@ class Lifted:
             return _reshaped(shapes, full, call.fn, args, kwargs)
         if self.kind == INDEX:
             index = narrow_index(args[0], (1,) * (len(full) - len(shape)) + shape, full)
-            own = _expanded(index, len(full))[len(full) - len(shape) :]
+            own = expanded(index, len(full))[len(full) - len(shape) :]
             if None not in index and full in shapes:
                 short = own[0] if len(own) == 1 else tuple(own)
                 return lambda x: call.fn(x, short)
@@ -161,7 +161,7 @@ class Lifted:
 
         moves = [] if self.kind == SPLIT else [d for d, n in enumerate(shape, len(new)) if n != 1]
         if self.kind == INDEX:
-            items = _expanded(args[0], len(full))
+            items = expanded(args[0], len(full))
             moves = moves if all(items[d] == slice(None) for d in moves) else []
         return _shortened(plan, shape) if moves and full in shapes else plan
 
@@ -296,7 +296,7 @@ def run_of(kind: str, before: Shape, after: Shape, call: OpaqueCall) -> int:
 
 def _indexed_run(before: Shape, index: Any) -> int:
     run = 1
-    for size, item in reversed(list(zip(before, _expanded(index, len(before)), strict=True))):
+    for size, item in reversed(list(zip(before, expanded(index, len(before)), strict=True))):
         if size == 1:
             continue
         if type(item) is not slice:  # one of them: the next ones lie apart
@@ -312,7 +312,7 @@ def _indexed_run(before: Shape, index: Any) -> int:
     return run
 
 
-def _expanded(index: Any, rank: int) -> list[Any]:
+def expanded(index: Any, rank: int) -> list[Any]:
     """One int or slice for each dimension of the operand."""
     items = [item for item in _items(index) if item is not None]
     if Ellipsis not in items:

@@ -28,8 +28,10 @@ _NO_CONTRACTION = "#pragma METAL fp contract(off)\n"
 class Element:
     """The function `zmlx_region(x0, …, p0, …, y0, …)`: arrays' values, scalars, outputs."""
 
-    def __init__(self, region: Graph, space: Space, exact: bool) -> None:
-        self.region, self.exact = region, exact
+    def __init__(
+        self, region: Graph, space: Space, exact: bool, name: str = "zmlx_region"
+    ) -> None:
+        self.region, self.exact, self.name = region, exact, name
         live = _live(region)
         nodes = [n for n in region if n in live and region.kind(n) == "op"]
         self.ops: tuple[str, ...] = tuple(region[n]["op"] for n in nodes)
@@ -52,17 +54,23 @@ class Element:
             self._parameters.append(f"thread {dtypes.value_type(region[node]['dtype'])}& y{i}")
             self._lines.append(f"y{i} = {self._value(node, region[node]['dtype'])};")
 
-    def text(self) -> str:
-        """Helpers and function."""
+    def text(self, *others: Element) -> str:
+        """Helpers and function, with those of `others`, which are all exact or all not."""
+        elements = (self, *others)
+        return (
+            (_NO_CONTRACTION if self.exact else "")
+            + helper_text(dict.fromkeys(h for e in elements for h in e._helpers))
+            + "".join(e._function() for e in elements)
+        )
+
+    def _function(self) -> str:
         shown = ", ".join(self.ops[:_SHOWN]) + (", ..." if len(self.ops) > _SHOWN else "")
         count = f"{len(self.ops)} op{'s' if len(self.ops) > 1 else ''}"
         what = f"{count}: {shown}" if self.ops else "a copy"
         lines = "".join(f"  {line}\n" for line in self._lines)
         return (
-            (_NO_CONTRACTION if self.exact else "")
-            + helper_text(self._helpers)
-            + f"// One element: {what}.\n"
-            + f"inline void zmlx_region({', '.join(self._parameters)}) {{\n{lines}}}\n"
+            f"// One element: {what}.\n"
+            + f"inline void {self.name}({', '.join(self._parameters)}) {{\n{lines}}}\n"
         )
 
     def _argument(self, node: int, name: str) -> None:

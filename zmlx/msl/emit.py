@@ -11,13 +11,11 @@ from zmlx import dtypes
 from zmlx.errors import EmitError
 from zmlx.msl.element import Element
 from zmlx.msl.kernel import Arg, KernelSource
-from zmlx.msl.loop import body, may_be_flat
+from zmlx.msl.loop import LOOP_MACRO, body, may_be_flat
 from zmlx.msl.space import MAX_BUFFERS, Space, buffer_slots
 from zmlx.trace.graph import Graph
 
 __all__ = ["MAX_BUFFERS", "buffer_slots", "emit", "scalar_type"]
-
-LOOP_MACRO = "#ifndef ZMLX_LOOP\n#define ZMLX_LOOP\n#endif\n"
 
 
 def emit(region: Graph, exact: bool = False) -> KernelSource:

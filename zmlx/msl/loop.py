@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from zmlx.msl.space import Space
 
+LOOP_MACRO = "#ifndef ZMLX_LOOP\n#define ZMLX_LOOP\n#endif\n"
+
 
 def body(
     space: Space,

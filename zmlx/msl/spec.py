@@ -24,7 +24,8 @@ class MetalKernelSpec:
     The body sees input and output names as pointers, `<input>_shape`, `<input>_strides` and
     `<input>_ndim`, the template's names and Metal's thread attributes. An input of rank 0 arrives
     as an array of one element, on every device. `halves` says that every result will be rounded to
-    a type of 16 bits: a device may take functions that are exact enough for that.
+    a type of 16 bits: a device may take functions that are exact enough for that; `exact` that the
+    device must use the very functions MLX uses there.
     """
 
     name: str
@@ -35,6 +36,7 @@ class MetalKernelSpec:
     ensure_row_contiguous: bool = True
     atomic_outputs: bool = False
     halves: bool = False
+    exact: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -42,6 +44,7 @@ class MetalKernelSpec:
         parts = (
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
             str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
+            str(self.exact),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -65,3 +68,8 @@ class Launch:
     output_dtypes: tuple[str, ...]
     template: tuple[tuple[str, int | bool | str], ...] = ()
     init_value: float | None = None
+
+    @cached_property
+    def typed(self) -> tuple[tuple[str, str, int | bool | str], ...]:
+        """The template as a key: True is not 1."""
+        return tuple((name, type(value).__name__, value) for name, value in self.template)

@@ -9,12 +9,14 @@
 
 #include <array>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "crew.h"
 #include "fill.h"
+#include "launch.h"
 #include "library.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
@@ -124,7 +126,7 @@ class GridKernel : public mx::Primitive {
       for (size_t i = 0; launch.fills && i < sizes.size(); ++i) {
         fill(bound->data[first + i], sizes[i], launch.dtypes[i], launch.fill);
       }
-      run(launch, *bound);
+      run(launch, *bound, std::accumulate(sizes.begin(), sizes.end(), int64_t(0)));
     };
     mx::cpu::get_command_encoder(stream()).dispatch(std::move(task));
   }
@@ -184,14 +186,16 @@ class GridKernel : public mx::Primitive {
     }
   };
 
-  // Few threads are not worth waking another CPU thread for, unless they are fibers.
-  static void run(const GridLaunch& launch, Bound& bound) {
+  // Few threads, which write few elements, are not worth waking another CPU thread for, unless they
+  // are fibers.
+  static void run(const GridLaunch& launch, Bound& bound, int64_t elements) {
     const Grid grid = bound.grid(launch);
     Task task{&launch, &grid};
     const int64_t groups = launch.groups();
     const int64_t threads = int64_t(grid.grid[0]) * grid.grid[1] * grid.grid[2];
     const int64_t few = launch.kernel->groups != nullptr ? 1 << 13 : 64;
-    const int64_t bites = threads < few ? 1 : 8 * static_cast<int64_t>(launch.kernel->width);
+    const bool little = threads < few && elements <= kInline;
+    const int64_t bites = little ? 1 : 8 * static_cast<int64_t>(launch.kernel->width);
     const int64_t grain = std::max<int64_t>(1, (groups + bites - 1) / bites);
     Pool::get().run(&Task::run, &task, groups, grain, launch.kernel->width);
   }

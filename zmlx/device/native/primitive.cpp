@@ -30,6 +30,7 @@
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "repeater.h"
+#include "over.h"
 #include "ruled.h"
 #include "tracing.h"
 
@@ -314,6 +315,9 @@ NB_MODULE(zmlx_native, m) {
   m.def("any_crosses", &zmlx::any_crosses, nb::arg("arrays"));
   m.def("any_tracer", &zmlx::any_tracer, nb::arg("arrays"));
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
+  m.def(
+      "over", &zmlx::over, nb::arg("outputs"), nb::arg("sources"), nb::arg("views"),
+      nb::arg("places"), nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def(
       "compiled_cuda", &zmlx::compiled_cuda, nb::arg("name"), nb::arg("code"), nb::arg("inputs"),
