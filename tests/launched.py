@@ -57,5 +57,25 @@ def launch_fused(seed: int, kind: str, numerics: str) -> None:
     mx.vmap(f, in_axes=(1, None, None))(*arrays)
 
 
+def launch_joined(kind: str, numerics: str) -> None:
+    """Parts written in place, along inner and outer axes, of slices and beside plain arrays."""
+
+    def work(x, y):
+        half = x.shape[1] // 2
+        a, b = x[:, :half], x[:, half:]
+        pair = [a * y - mx.sin(b), a * b + y]
+        return [
+            mx.concatenate([*pair, b], 1),
+            mx.stack(pair, -1),
+            mx.concatenate([b, x[:, :half] * 2 - b]),
+        ]
+
+    f = zmlx.fuse(work, numerics=numerics)
+    arrays = [mx.zeros((6, 8), mx_dtype(kind)), mx.zeros((4,), mx_dtype(kind))]
+    f(*arrays)
+    _pulled(f, arrays)
+    _pulled(lambda x: f(x, arrays[1]), arrays[:1])
+
+
 def _pulled(f: Callable[..., list[mx.array]], arrays: Sequence[mx.array]) -> list[mx.array]:
     return mx.vjp(f, list(arrays), [mx.ones_like(o) for o in f(*arrays)])[1]

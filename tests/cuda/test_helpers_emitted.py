@@ -15,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_cuda import AMPERE, HOPPER, Gpu, gpu
 
-from tests.launched import launch_case, launch_expression, launch_function, launch_fused
+from tests.launched import (
+    launch_case,
+    launch_expression,
+    launch_function,
+    launch_fused,
+    launch_joined,
+)
 from tests.sanitized.catalog_cases import NAMES, transformed
 from tests.sanitized.expressions import texts
 from tests.sanitized.helper_cases import CASES, FLOATS, WHOLE, drawn, transforms
@@ -58,6 +64,14 @@ def test_a_kind_of_kernel_without_gradient(name: str, tally: Tally) -> None:
 def test_a_kind_of_kernel_in_every_type(name: str, capability: tuple[int, int]) -> None:
     with gpu(capability) as device:
         check_kind(device, name, CASES[name].kinds)
+
+
+@pytest.mark.parametrize("numerics", ["fp32", "mlx"])
+@pytest.mark.parametrize("kind", FLOATS)
+def test_parts_written_in_place(kind: str, numerics: str) -> None:
+    with gpu(machine=False) as device:
+        launch_joined(kind, numerics)
+        assert sum("_joined_" in text for text in device.compiler.texts) >= 2
 
 
 def test_no_transformation_is_left_out() -> None:

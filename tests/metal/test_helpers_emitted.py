@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_metal import Mac, mac
 
-from tests.launched import launch_case, launch_expression, launch_fused
+from tests.launched import launch_case, launch_expression, launch_fused, launch_joined
 from tests.sanitized.catalog_cases import NAMES, transformed
 from tests.sanitized.expressions import texts
 from tests.sanitized.helper_cases import CASES, FLOATS, WHOLE, drawn, transforms
@@ -50,6 +50,15 @@ def test_a_kind_of_kernel(name: str, tally: Tally) -> None:
     assert own == bool(re.search("own kernel|kernels?$|strided|buffers|bodies", name))
     assert count >= 2 * len(case.kinds)
     tally("kernels of helpers as Metal", count)
+
+
+@pytest.mark.parametrize("numerics", ["fp32", "mlx"])
+@pytest.mark.parametrize("kind", FLOATS)
+def test_parts_written_in_place(kind: str, numerics: str) -> None:
+    with mac() as device:
+        launch_joined(kind, numerics)
+        clean(device)
+        assert sum("_joined_" in text for text in device.texts()) >= 2
 
 
 def test_a_wrong_kernel_is_found() -> None:

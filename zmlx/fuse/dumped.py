@@ -179,11 +179,13 @@ def plan_text(plan: Plan) -> str:
     """The steps in order, why each is one, and what it reads and writes in the example call."""
     graph, steps = plan.graph, []
     names = iter(f"region{i}" for i in range(len(plan.regions)))
+    puts = {r: [j.node for j in joined.joins] for joined in plan.joined for r in joined.regions}
     read = written = 0
     for number, step in enumerate(plan.steps, start=1):
         if isinstance(step, Region):
             reads, writes = step.ends.inputs, step.results
             lines = [f"{next(names)}: one kernel", *_region_lines(graph, step)]
+            lines += [f"  writes parts of {_node(graph, n)} in place" for n in puts.get(step, ())]
         else:
             reads, writes = _of_native(graph, step)
             lines = [f"MLX runs {_node(graph, step.node)}: {step.reason}", *_squeeze_line(step)]

@@ -18,6 +18,7 @@ from zmlx.device.base import Device, GridLauncher, current_name, device_for_curr
 from zmlx.device.rules import differentiable, traces_shapeless
 from zmlx.device.warned import problem_of, run_as_ops
 from zmlx.errors import DeviceError
+from zmlx.fuse import dumped
 from zmlx.fuse.check import same
 from zmlx.fuse.extract import Region
 from zmlx.fuse.function_rules import FunctionRules
@@ -69,7 +70,8 @@ class JoinedFunction:
         if run is None:
             if len(self._runs) >= MOST:
                 self._runs.clear()
-            run = self._runs[key] = self._run([a.shape for a in arrays])
+            with self.runtime.making():
+                run = self._runs[key] = self._run([a.shape for a in arrays])
         try:
             return run(arrays)
         except DeviceError as error:  # the kernel cannot be built: the first launch finds out
@@ -135,6 +137,9 @@ class JoinedFunction:
         key = (device.name, spec)
         if key not in self._launchers:
             launcher = device.grid_launcher(spec)
+            launcher = dumped.launching_written(
+                self.runtime, self.name, spec, launcher, lambda: spec
+            )
             if self.runtime.watched:
                 graphs = [region.graph for region in self.joined.regions]
                 launcher = told(spec, device.name, launcher, graphs, self.name)

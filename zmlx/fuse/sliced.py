@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.device.rules import any_traced, native_or_none, traces_shapeless
+from zmlx.fuse import dumped
 from zmlx.fuse.cuts import Cut, array_of, call_of, cutter, pieces
 from zmlx.fuse.extract import Region
 from zmlx.fuse.function_rules import FunctionRules
@@ -161,10 +162,13 @@ class _Rules(FunctionRules):
         runtime = owner.runtime
         key = (wanted, used, tuple(layout.structure for layout in self._layouts.values()))
         if key not in owner.programs:
-            graph = pulled(
-                self._step, self._layouts, wanted, used, lambda d: shortened(d, runtime.exact)
-            )
-            owner.programs[key] = graph, runtime.program(graph.graph, f"{owner.name}.vjp")
+            with runtime.making():
+                graph = pulled(
+                    self._step, self._layouts, wanted, used, lambda d: shortened(d, runtime.exact)
+                )
+                name = f"{owner.name}.vjp"
+                inner = dumped.inner(runtime, name, graph.graph)
+                owner.programs[key] = graph, inner.program(graph.graph, name)
         return owner.programs[key]
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:

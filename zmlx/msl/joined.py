@@ -83,7 +83,7 @@ def joined_kernel(
             lines += ["{", *_indent(text.lines()), "}"]
     halves = not exact and all(kind in dtypes.HALVES for kind in (*inputs, *kinds))
     return MetalKernelSpec(
-        name="_".join(["zmlx_joined", *names])[:60],
+        name="_".join(["joined", *names])[:60],
         input_names=(
             *[f"in{i}" for i in range(len(inputs))],
             *[f"s{i}" for i in range(scalars)],

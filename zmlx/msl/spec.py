@@ -44,7 +44,7 @@ class MetalKernelSpec:
         parts = (
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
             str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
-            str(self.exact),
+            *(["exact"] if self.exact else []),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
