@@ -94,7 +94,7 @@ def _reason(graph: Graph, node: int) -> str:
     return unfusable(graph, node) or "a single op: MLX's own kernel is as good"
 
 
-def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined]) -> tuple[Step, ...]:
+def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined] = ()) -> tuple[Step, ...]:
     """`steps` so that each comes after what it reads; earlier nodes first, joined ones together."""
     import networkx as nx
 
