@@ -23,7 +23,7 @@ from zmlx import dtypes
 from zmlx.fuse.extract import Ends, Region
 from zmlx.fuse.views import PLACE, kind_of, run_of
 from zmlx.msl.space import MAX_BUFFERS
-from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 RUN = 32  # neighbours in memory that fill vectors and caches' lines
 # By identity, before any trace replaces names; True for what makes a dimension.
@@ -102,7 +102,7 @@ def joined(graph: Graph, regions: Sequence[Region]) -> list[Joined]:
 
 
 def _is_array(graph: Graph, node: int) -> bool:
-    return graph.kind(node) in ("input", "array", "op", "opaque", "item")
+    return graph.kind(node) not in (*NUMBERS, "const")
 
 
 class _Search:
