@@ -47,6 +47,12 @@ def waiting(x, w):
     return mx.concatenate([a, mx.cos(a @ w) + 1], 0)
 
 
+def one_in_another(x):
+    a = x * mx.sin(x)
+    b = mx.concatenate([a, a * 2], 1)
+    return mx.concatenate([mx.sin(b), mx.tanh(a)], 1)
+
+
 x, y, w = array(0, 6, 8), array(1, 5, 8), array(2, 8, 8)
 KNOWN = {  # name: (function, arguments, calls written in place)
     "rope": (rope, (array(3, 2, 5, 8), array(4, 5, 4), array(5, 5, 4)), 1),
@@ -57,6 +63,7 @@ KNOWN = {  # name: (function, arguments, calls written in place)
     "mostly plain": (lambda x, y: mx.concatenate([y, y, y, x * 2 + 1], 0), (x, y), 0),
     "one part twice": (lambda x: mx.concatenate([(v := mx.exp(x) - 1), x, v], 1), (x,), 1),
     "kept and twice used": (kept, (x, y), 2),
+    "one in another": (one_in_another, (x,), 1),
     "parts that wait for each other": (waiting, (x, w), 0),
     "a part against the grain": (lambda x: mx.concatenate([mx.exp(x.T) - 1] * 2, 0), (x,), 0),
     "one column beside others": (

@@ -148,12 +148,12 @@ class _Search:
         return 2 * len(ends.inputs) + len(ends.scalars) + len(ends.outputs) + 1
 
     def _runs(self, units: Sequence[tuple[frozenset[int], tuple[Join, ...]]]) -> bool:
-        """Whether there is an order of steps in which each unit is one."""
+        """Whether each unit can be one step: it reads nothing that it makes, nor what waits for it."""
         import networkx as nx
 
-        owner: dict[int, Any] = {
-            n: ("region", i) for i, r in enumerate(self.regions) for n in r.nodes
-        }
+        pairs = enumerate(self.regions)
+        home: dict[int, Any] = {n: ("region", i) for i, r in pairs for n in r.nodes}
+        owner = dict(home)
         for number, (homes, joins) in enumerate(units):
             owner |= {n: ("unit", number) for i in homes for n in self.regions[i].nodes}
             owner |= {join.node: ("unit", number) for join in joins}
@@ -163,6 +163,8 @@ class _Search:
             for operand in self.graph.operands(node):
                 if owner.get(operand, operand) != mine:
                     order.add_edge(owner.get(operand, operand), mine)
+                elif operand not in home or home.get(node, home[operand]) != home[operand]:
+                    return False
         return nx.is_directed_acyclic_graph(order)
 
     def found(self) -> list[Joined]:
