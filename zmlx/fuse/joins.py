@@ -148,7 +148,7 @@ class _Search:
         return 2 * len(ends.inputs) + len(ends.scalars) + len(ends.outputs) + 1
 
     def _runs(self, units: Sequence[tuple[frozenset[int], tuple[Join, ...]]]) -> bool:
-        """Whether each unit can be one step: it reads nothing that it makes, nor what waits for it."""
+        """Whether each unit can be one step: what it reads is there before it begins."""
         import networkx as nx
 
         pairs = enumerate(self.regions)
