@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import mlx.core as mx
@@ -22,6 +23,7 @@ from zmlx.metal_check import unavailable
 from zmlx.trace import passes
 
 passes.always = True  # each pass is looked through, in every test
+SMOKE = "@pytest.mark.smoke"
 SCRATCH = "ZMLX_TEST_SCRATCH"  # set by the first process of a run, inherited by its workers
 
 hypothesis.settings.register_profile(
@@ -39,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
     set_hypothesis_home_dir(os.path.join(os.environ[SCRATCH], "hypothesis"))
     exhaustive = "exhaustive" in config.option.markexpr and "not" not in config.option.markexpr
     hypothesis.settings.load_profile("exhaustive" if exhaustive else "default")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m smoke` reads the files with smoke tests alone: most of its minute would be the others."""
+    is_file = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    asked = config.option.markexpr == "smoke" and is_file
+    return True if asked and SMOKE not in collection_path.read_text("utf-8") else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -22,6 +22,7 @@ MODULES = {
 }
 
 
+@pytest.mark.smoke
 def test_the_public_names() -> None:
     own = {"FusedFunction", "__version__", "config", "errors", "explain", "fuse"}
     functions = {"autotune_threadgroup", "profile"}
@@ -89,6 +90,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.smoke
 def test_import_loads_nothing_heavy_and_prints_nothing() -> None:
     done = run(
         """

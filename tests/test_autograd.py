@@ -90,6 +90,7 @@ def test_silu(how: str, dtype: mx.Dtype) -> None:
     assert "^" in str(caught.value)
 
 
+@pytest.mark.smoke
 def test_a_gradient_that_is_given_is_used() -> None:
     op = autograd.unary_from_expr(
         name="through", fwd_expr="rint(x)", vjp_expr="g", use_output=False

@@ -49,6 +49,7 @@ def test_the_module_runs_as_a_program() -> None:
     assert result.stdout.startswith("zmlx ")
 
 
+@pytest.mark.smoke
 def test_arguments_are_arrays_and_numbers() -> None:
     big, scalar, flags, whole, ratio, count = cli.parse_arguments(
         "3x4:float16, scalar:float32,5:bool,2x0:uint8,=0.5,=3"

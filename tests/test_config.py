@@ -160,6 +160,7 @@ def test_what_decides_takes_part_in_keys_and_the_rest_does_not() -> None:
         assert switches.mode() == inside
 
 
+@pytest.mark.smoke
 def test_a_function_is_traced_for_each_setting_and_found_again(default_device: Device) -> None:
     fused, x = zmlx.fuse(lambda x: mx.exp(x) * x), mx.arange(5.0)
     for _ in range(2):

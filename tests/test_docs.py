@@ -44,6 +44,7 @@ def test_code_runs_as_written(
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files(page: Path) -> None:
     for target in LINK.findall(page.read_text()):

@@ -13,6 +13,7 @@ from zmlx import switches
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.smoke
 def test_the_page_is_generated() -> None:
     generator = runpy.run_path(str(ROOT / "docs" / "generate_env.py"))
     assert (ROOT / "docs" / "env.md").read_text() == generator["page"]()

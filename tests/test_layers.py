@@ -90,6 +90,7 @@ def offences(module: str, tree: ast.AST) -> Iterator[str]:
                 yield arrow
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_point_down(path: Path) -> None:
     assert not list(offences(module_of(path), ast.parse(path.read_text())))
@@ -120,6 +121,7 @@ def test_imports_inside_functions_are_heavy_packages_only(path: Path) -> None:
                 assert lazy, f"{path.name}:{node.lineno} imports {target} in a function"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()

@@ -137,6 +137,7 @@ def test_norms_share_the_mask() -> None:
         assert mx.array_equal(no_mask, norms.rmsnorm(x, w))
 
 
+@pytest.mark.smoke
 def test_the_gradient_has_the_same_mask() -> None:
     x = drawn((5, 40))
     for seed in (0, 3):

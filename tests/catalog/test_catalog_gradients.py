@@ -104,6 +104,7 @@ def test_as_mlx_differentiates_the_plain_formula(case: Case) -> None:
         close(together[i], wide(wanted[i]), "float32", 3, case.name)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("case", PAIRS, ids=[case.name for case in PAIRS])
 def test_both_cotangents_of_a_pair_count(case: Case) -> None:
     arrays = case.arrays((3, 40), mx.float32)

@@ -171,6 +171,7 @@ def test_seeds(seed: Any) -> None:
             call()
 
 
+@pytest.mark.smoke
 def test_call_forms() -> None:
     """p and seed by position or name, numbers after them by name alone."""
     assert mx.array_equal(transformer.dropout(x, p=0.5, seed=1), transformer.dropout(x, 0.5, 1))

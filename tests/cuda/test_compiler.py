@@ -171,6 +171,7 @@ def test_a_wrong_text_is_refused_each_time(counting: Counting) -> None:
 
 
 # -- the callable ---------------------------------------------------------------------------------
+@pytest.mark.smoke
 def test_the_whole_text() -> None:
     text = CudaText(("a", "b"), ("y",), "y[0] = a[0] + b[b_strides[0]] + b_ndim;", "// before\n")
     template = [("T", mx.bfloat16), ("N", 4), ("YES", True)]
@@ -292,6 +293,7 @@ def test_mlx_compiles_where_something_is_missing(
 
 
 # -- what it says of the user's text --------------------------------------------------------------
+@pytest.mark.smoke
 def test_an_error_names_the_line_of_the_user() -> None:
     kernel = metal.kernel(
         name="mine", input_names=["x"], output_names=["out"],

@@ -125,6 +125,7 @@ def test_golden_kernels(name: str, capability: tuple[int, int]) -> None:
         assert device.count
 
 
+@pytest.mark.smoke
 def test_transposed_inputs_and_more_elements_than_32_bits_count() -> None:
     """Launches that differ in the elements of a thread, and in the type of the index."""
     kernel = source("silu_gate")

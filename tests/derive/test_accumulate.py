@@ -131,6 +131,7 @@ def test_broadcast_operands_are_summed(shapes, dtype):
             assert derivative.graph[node]["dtype"] == "float32"
 
 
+@pytest.mark.smoke
 def test_a_derivative_holds_for_other_sizes():
     def function(F, a, b, c):
         return F.multiply(F.tanh(F.add(a, b)), c)

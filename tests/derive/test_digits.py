@@ -117,6 +117,7 @@ def test_every_derivative_keeps_its_digits(names: Any, dtype: str, order: int, n
     check(names, dtype, order, numerics)
 
 
+@pytest.mark.smoke
 def test_tanh_far_out():
     """What 1 - tanh**2 cannot see; half of float32's digits would be gone at 5 already."""
     x = mx.array([5.0, 8.0, 9.1, 20.0, 40.0, -15.0])

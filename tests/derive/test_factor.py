@@ -72,6 +72,7 @@ def count(graph: Graph) -> int:
     return sum(small.kind(n) == "op" for n in small)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("texts", "most"),
     [

@@ -137,6 +137,7 @@ def test_stable_forms_are_found(op, want):
     assert partials(op) == want
 
 
+@pytest.mark.smoke
 def test_exponentials_become_a_sigmoid():
     assert [p.args[-1].expr for p in partials("logaddexp")] == [sigmoid(x - y), sigmoid(y - x)]
     assert not any(p.has(sp.exp) for p in partials("logaddexp"))

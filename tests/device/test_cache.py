@@ -312,6 +312,7 @@ def test_a_compile_error_is_no_fault_of_the_cache(folder: Path) -> None:
     assert works(device())
 
 
+@pytest.mark.smoke
 def test_statistics_count_kernels_and_bytes(folder: Path) -> None:
     fresh = device()
     assert fresh.cache.statistics() == (0, 0)

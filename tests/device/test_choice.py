@@ -23,6 +23,7 @@ def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostDevice:
     return HostDevice()
 
 
+@pytest.mark.smoke
 def test_cpu_means_host() -> None:
     with mx.stream(mx.cpu):
         assert device_for_current_stream() is device_named("host")

@@ -90,6 +90,7 @@ def test_atomic_outputs_get_their_type_back() -> None:
     assert "auto* out = metal::zm_atomics(zm_raw_out);" in text.source
 
 
+@pytest.mark.smoke
 def test_a_launch_passes_the_grid_along(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 

@@ -196,6 +196,7 @@ ATTRIBUTES = """
 """
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("either")
 def test_attributes_where_groups_do_not_divide_the_grid() -> None:
     found = run(ATTRIBUTES, grid=(11, 6, 2), group=(4, 3, 1), shape=(2, 6, 11, 12), dtype=mx.uint32)

@@ -149,6 +149,7 @@ def test_threads_build_and_run_at_once(host_device: Device) -> None:
     in_threads(6, work)
 
 
+@pytest.mark.smoke
 def test_thread_counts_give_equal_results(host_device: HostDevice) -> None:
     x = mx.arange(LARGE + 17).astype(mx.float32)
     for threads in (1, 2, 7):

@@ -106,6 +106,7 @@ def test_a_wrong_count_of_arguments() -> None:
         values("f(x)", "float f(float v, float w) { return v; }")
 
 
+@pytest.mark.smoke
 def test_the_default_header_and_its_helpers() -> None:
     found = default_functions()
     names = ("sigmoid", "silu", "gelu_tanh", "softplus", "mish")

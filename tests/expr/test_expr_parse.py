@@ -188,6 +188,7 @@ def test_other_c_is_told_from_slips(expr: str, column: int, reason: str) -> None
         assert caught.value.column == column
 
 
+@pytest.mark.smoke
 def test_preludes() -> None:
     prelude = "const T s = x * 2, t = s; float u = 1; auto v = t > 3; u += s; int i = 2.9f; ;"
     graph = parse("s + t + u + v + i", ["x"], prelude=prelude)

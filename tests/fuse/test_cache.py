@@ -36,6 +36,7 @@ def log(caplog):
 
 
 # -- no new trace ---------------------------------------------------------------------------------
+@pytest.mark.smoke
 def test_new_sizes_need_nothing_new():
     fused = zmlx.fuse(f)
     fused(x, row)

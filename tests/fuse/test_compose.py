@@ -171,6 +171,7 @@ def over(w):
 Pair = namedtuple("Pair", "a b")
 
 
+@pytest.mark.smoke
 def test_trees_of_arguments_and_results():
     def plain(tree, *rest, scale, flag=None, **more):
         first, (second, number) = tree["list"]

@@ -74,6 +74,7 @@ def test_every_stage_leaves_a_file_and_they_sort_in_its_order(found: dict[str, s
     assert sorted(rest) == [*endings, "txt"] and names[-1].endswith("6-launches.txt")
 
 
+@pytest.mark.smoke
 def test_what_the_files_say(found: dict[str, str]) -> None:
     trace = text(found, "1-trace.txt")
     assert trace.startswith("gated, numerics fp32, planned for host\n%0 = input(0)  float32[8, 4]")

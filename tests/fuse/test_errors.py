@@ -71,6 +71,7 @@ def test_the_module_is_the_decorator():
 
 
 # -- arguments of calls ---------------------------------------------------------------------------
+@pytest.mark.smoke
 def test_arguments_that_are_no_arrays():
     with pytest.raises(TypeError, match=r"\[zmlx.fuse\] .*: \w+ is a NumPy array"):
         zmlx.fuse(lambda x: x * 2)(np.ones(3))

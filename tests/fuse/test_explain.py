@@ -167,6 +167,7 @@ def test_odd_functions_print_and_draw(function: Any, argument: mx.array) -> None
         assert bool(region.vjp) == ("float" in region.inputs[0].value.dtype)
 
 
+@pytest.mark.smoke
 def test_modules_and_fused_functions_are_explained(explained: Explanation) -> None:
     module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
     assert [r.ops.count("erf") for r in zmlx.explain(module, mx.ones((2, 4))).regions] == [1]

@@ -154,6 +154,7 @@ def test_layouts(layout: str, dtype: mx.Dtype) -> None:
     compare(pulled(zmlx.fuse(gated), arrays), exact(gated, arrays), arrays)
 
 
+@pytest.mark.smoke
 def test_a_broadcast_cotangent() -> None:
     arrays = inputs(((38, 150), (150,), (38, 1)))
     got = mx.grad(lambda *a: zmlx.fuse(gated)(*a).sum(), argnums=(0, 1, 2))(*arrays)

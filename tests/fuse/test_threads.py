@@ -56,6 +56,7 @@ def test_eight_threads_call_one_function_for_the_first_time():
     assert fused.cache_info().misses == 1
 
 
+@pytest.mark.smoke
 def test_gradients_in_threads():
     fused = zmlx.fuse(f)
 

@@ -49,6 +49,7 @@ def trained(fuse, steps: int = 4):
     return losses, model
 
 
+@pytest.mark.smoke
 def test_a_step_with_state_trains_as_plain_mlx(host_device) -> None:
     plain, expected = trained(lambda step, state: step)
     fused, got = trained(lambda step, state: zmlx.fuse(step, inputs=state, outputs=state))

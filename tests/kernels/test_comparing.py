@@ -32,6 +32,7 @@ def test_equal_records_do_not_differ() -> None:
     assert report([], one, other) == "2 kernels: 0 added, 0 gone, 0 changed"
 
 
+@pytest.mark.smoke
 def test_what_is_added_gone_and_changed_is_told_once_with_its_cases() -> None:
     before = record(a=["x", "y", "z"], b=["y"], c=["old"])
     after = record(a=["x", "yy", "z"], b=["yy"], d=["new", "x"])

@@ -77,6 +77,7 @@ def test_golden_kernels(name: str) -> None:
     clean(source(name), FEW, MANY)
 
 
+@pytest.mark.smoke
 def test_more_elements_than_32_bits_count() -> None:
     """The index of a kernel of two dimensions then has 64 bits."""
     kernel = source("row_and_column")

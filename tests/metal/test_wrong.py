@@ -277,6 +277,7 @@ def test_a_right_kernel_passes(name: str) -> None:
     assert findings(body, header, inputs, output) == []
 
 
+@pytest.mark.smoke
 def test_lines_are_those_of_the_text() -> None:
     source = kernel("out0[0] = in0[0];\nout0[1] =  nothing;\n", "// one\n// two\n")
     text = metal_text(source, [(16,)])

@@ -41,6 +41,7 @@ def test_generated_tokens(name: str) -> None:
     assert generated(model, fused, cache_size=6) == generated(model, model, cache_size=6)
 
 
+@pytest.mark.smoke
 def test_a_quantised_cache() -> None:
     model = build("llama", head_dim=32)
     how = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 6}

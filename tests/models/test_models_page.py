@@ -15,6 +15,7 @@ PAGE = (DOCS / "models.md").read_text("utf-8")
 OUTDATED = "docs/models.md is out of date: python docs/generate_models.py"
 
 
+@pytest.mark.smoke
 def test_every_architecture_has_its_line() -> None:
     lines = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| ")]
     assert lines[1:] == sorted(NAMES)

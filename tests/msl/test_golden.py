@@ -111,6 +111,7 @@ def test_row_wise_kernels_are_as_they_were(name: str) -> None:
     as_it_was(f"rows/{name}.metal", metal_written(make().kernel(forms).spec))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", PLANS)
 def test_plans_are_as_they_were(name: str) -> None:
     """Of a device for which no op deserves a kernel of its own, as on a GPU."""

@@ -65,6 +65,7 @@ def test_every_layout() -> None:
         np.testing.assert_array_equal(np.array(got), want, err_msg=name)
 
 
+@pytest.mark.smoke
 def test_one_kernel_serves_all_sizes() -> None:
     launcher = build([weighted(values(4, 5), values(5))])[0]
     for rows, columns in [(2, 3), (0, 5), (300, 700), (5, 0), (70_000, 2)]:
@@ -132,6 +133,7 @@ def test_unused_inputs_still_shape_the_output() -> None:
     np.testing.assert_array_equal(np.array(got), np.tile(np.arange(4) * 2.0 + 1, (3, 1)))
 
 
+@pytest.mark.smoke
 def test_deep_chain_is_one_kernel() -> None:
     """400 ops; rounded once, so that a float16 chain keeps float32's digits inside."""
 

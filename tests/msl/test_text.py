@@ -83,6 +83,7 @@ def source(name: str) -> KernelSource:
     return emit(GRAPHS[name](), exact=name.endswith("_exact"))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", GRAPHS)
 def test_text_is_as_it_was(name: str) -> None:
     kernel = source(name)

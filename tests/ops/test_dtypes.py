@@ -54,6 +54,7 @@ def test_weak_takes_several_arrays():
     assert dtypes.weak(1, ["bool", "int8"]) == "int8"
 
 
+@pytest.mark.smoke
 def test_msl_types():
     assert not dtypes.has_msl("float64") and not dtypes.has_msl("complex64")
     assert {dtypes.value_type(d) for d in dtypes.FLOATS if dtypes.has_msl(d)} == {"float"}

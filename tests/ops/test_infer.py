@@ -55,6 +55,7 @@ def test_astype_returns_its_target():
         infer("astype", ["float16"])
 
 
+@pytest.mark.smoke
 def test_operand_type():
     assert infer("divide", ["int32", "int8"]) == ("float32", "float32")
     assert infer("less", ["int32", "float16"]) == ("float16", "bool")

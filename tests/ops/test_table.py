@@ -136,6 +136,7 @@ def test_the_table_loads_without_sympy_or_networkx():
     assert run.stdout.strip() == "set()"
 
 
+@pytest.mark.smoke
 def test_docs_are_up_to_date():
     committed = Path(__file__).parents[2] / "docs" / "ops.md"
     assert committed.read_text(encoding="utf-8") == text(), "run python -m zmlx.derive.docs"

@@ -12,6 +12,7 @@ from tests.sanitized.catalog_cases import CALLS, FLOATS, GROUPS, NAMES, function
 from tests.sanitized.watching import Watch, watched_run
 
 
+@pytest.mark.smoke
 def test_every_function_has_a_call() -> None:
     assert set(NAMES) <= CALLS.keys(), "add the new ones to tests/sanitized/catalog_cases.py"
 

@@ -98,6 +98,7 @@ def test_narrow_types(dtype: str, elements: int, host_device: Device, watch: Wat
     watch.ran(6)
 
 
+@pytest.mark.smoke
 def test_a_wrong_wide_form_is_found(host_device: Device, watch: Watch) -> None:
     """A size that is one too large: the last thread leaves the arrays."""
     for arrays in ((values(64), values(64)), (values(32, 11).T, values(11, 32))):

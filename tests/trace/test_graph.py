@@ -135,6 +135,7 @@ def test_damaged_ends_are_refused():
         graph.verify()
 
 
+@pytest.mark.smoke
 def test_operands_precede_their_users():
     graph = Graph()
     with pytest.raises(PlanError, match="unknown operand"):

@@ -29,6 +29,7 @@ def test_indexing(index):
         same(run(at, A, V), at(A, V))
 
 
+@pytest.mark.smoke
 def test_indexing_by_arrays():
     same(run(lambda x, i: x[i], A, I), A[I])
     same(run(lambda i: A[i] + 1, I), A[I] + 1)  # an embedding table in a closure

@@ -98,6 +98,7 @@ def test_two_numbers():
     again(lambda x, a, b: x * (a * b - a) + b, (0.5, 2), (1.5, 7))
 
 
+@pytest.mark.smoke
 def test_number_nodes_are_shared_and_typed():
     found = traced(lambda x, r: x * r + r * x + x.astype(mx.float16) * r, X, 0.5)
     scalars = [found.graph[n] for n in found.graph if found.graph.kind(n) == "scalar"]

@@ -81,6 +81,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = {
 x, y = mx.ones((3, 4)), mx.ones((4,))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_told_with_the_name_of_its_pass(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -144,6 +144,7 @@ def test_captured_arrays_are_not_written():
         same(weights, V)
 
 
+@pytest.mark.smoke
 def test_closures_over_traced_arrays():
     def fn(x, y):
         inner = mx.compile(lambda v: v * y)

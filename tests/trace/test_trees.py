@@ -171,6 +171,7 @@ def test_a_module_is_restored_after_an_error():
     assert net.layers[0].weight is weight and len(net.layers) == 3 and "new" not in net.extra
 
 
+@pytest.mark.smoke
 def test_a_step_of_training_with_state():
     """A module's gradient and update inside one trace, as a training step is written."""
     net = Net()
