@@ -114,12 +114,20 @@ def test_no_length_makes_a_trace_or_a_kernel():
     assert len(specs) == 1
 
 
-def test_the_switches():
+def switched(**scope):
     plain = lambda x, y: mx.concatenate([mx.exp(x), y * 2 + 1])  # noqa: E731
     arguments = (array(0, 6, 8), array(1, 5, 8))
-    for scope in ({"check": True}, {"sanitize": True}):
-        with zmlx.config(**scope):
-            close(zmlx.fuse(plain)(*arguments), plain(*arguments))
+    with zmlx.config(**scope):
+        close(zmlx.fuse(plain)(*arguments), plain(*arguments))
+
+
+def test_checked():
+    switched(check=True)
+
+
+@pytest.mark.exhaustive
+def test_under_the_sanitizer():
+    switched(sanitize=True)
 
 
 def test_sizes_of_none_and_one():
