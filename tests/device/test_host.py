@@ -157,6 +157,38 @@ def test_thread_counts_give_equal_results(host_device: HostDevice) -> None:
             assert mx.array_equal(run(DOUBLE, x)[0], 2.0 * x).item()
 
 
+THREADS = """
+import os
+import mlx.core as mx
+import zmlx
+from handwritten import kernel
+from zmlx.device.base import device_named
+
+mx.set_default_device(mx.cpu)
+device, x = device_named("host"), mx.ones(1 << 20)
+mx.eval(x + x)
+double = kernel("double", "2.0f * x0", ["float32"], ["float32"])
+for threads in (1, 3, 2):
+    with zmlx.config(threads=threads):
+        launch = device.build([double])[0]
+        again = device.build([double])[0]
+    before = len(os.listdir("/proc/self/task"))
+    mx.eval(launch([x]))
+    print(len(os.listdir("/proc/self/task")) - before, again is launch)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads that Linux tells of")
+def test_a_kernel_runs_on_the_threads_of_the_scope_that_it_was_made_in() -> None:
+    """The evaluating thread works too, and the pool keeps its threads."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["0", "True", "2", "True", "0", "True"], done.stderr
+
+
 FORKS = """
 import os, sys
 import mlx.core as mx
