@@ -93,6 +93,8 @@ def name_of_node(graph: Graph, node: int) -> str:
     data = graph[node]
     if data["kind"] == "op":
         return data["op"]
+    if data["kind"] == "reduce":
+        return f"[{data['op']}]"
     return f"[{data['call'].label}]" if data["kind"] == "opaque" else "[item]"
 
 

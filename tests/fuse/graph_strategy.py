@@ -7,11 +7,13 @@ from typing import Any
 import mlx.core as mx
 from hypothesis import strategies as st
 
-from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast
+from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast, folded_shape
 
 SHAPES = [(3, 4), (4,), (3, 1), (1,), ()]
 UNARY = ["sin", "negative", "abs", "square", "exp", "tanh"]
 BINARY = ["add", "subtract", "multiply", "maximum", "divide"]
+KEPT = ("input", "op", "reduce", "item")
+FOLDS = ["fold", "fold", "count"]
 NUMBERS = [0, 0.0, -0.0, 1, 1.0, -1, 2.5, float("inf"), float("nan")]
 
 
@@ -21,10 +23,16 @@ def graphs(draw: Any, most: int = 25, calls: bool = True) -> Graph:
     graph = Graph()
     for _ in range(draw(st.integers(1, 4))):
         graph.add("input", shape=draw(st.sampled_from(SHAPES)))
-    kinds = ["unary", "binary", "binary", "number", *(["call", "pair", "draw"] if calls else [])]
+    kinds = [
+        "unary",
+        "binary",
+        "binary",
+        "number",
+        *(["call", "pair", "draw", *FOLDS] if calls else []),
+    ]
     for _ in range(draw(st.integers(1, most))):
         _grow(draw, graph, draw(st.sampled_from(kinds)))
-    arrays = [n for n in graph if graph.kind(n) in ("op", "item") or _single(graph, n)]
+    arrays = [n for n in graph if graph.kind(n) in ("op", "reduce", "item") or _single(graph, n)]
     arrays = arrays or graph.inputs
     graph.outputs = draw(st.lists(st.sampled_from(arrays), min_size=1, max_size=5, unique=True))
     return graph
@@ -35,7 +43,7 @@ def _single(graph: Graph, node: int) -> bool:
 
 
 def _grow(draw: Any, graph: Graph, kind: str) -> None:
-    usable = [n for n in graph if graph.kind(n) in ("input", "op", "item") or _single(graph, n)]
+    usable = [n for n in graph if graph.kind(n) in KEPT or _single(graph, n)]
     pick = lambda: usable[-1 - draw(st.integers(0, min(8, len(usable) - 1)))]  # noqa: E731
     if kind == "unary":
         _op(graph, draw(st.sampled_from(UNARY)), pick())
@@ -47,6 +55,8 @@ def _grow(draw: Any, graph: Graph, kind: str) -> None:
         _op(graph, draw(st.sampled_from(BINARY)), *(pair if draw(st.booleans()) else pair[::-1]))
     elif kind == "call":
         _call(graph, pick())
+    elif kind in FOLDS:
+        _fold(draw, graph, kind, pick())
     elif kind == "pair":
         _pair(graph, pick())
     else:
@@ -64,6 +74,20 @@ def _call(graph: Graph, source: int) -> None:
     """Something like a softmax: as large as its operand, and no kernel may cross it."""
     call = OpaqueCall(lambda a: mx.cumsum(a.reshape(-1)).reshape(a.shape), (Ref(0),), {}, "scan")
     graph.add("opaque", (source,), shape=graph[source]["shape"], call=call, pure=True)
+
+
+def _fold(draw: Any, graph: Graph, kind: str, source: int) -> None:
+    """A fold of some axes, or their count beside what is counted; of a number nothing."""
+    shape = graph[source]["shape"]
+    if not shape:
+        return
+    places = st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True)
+    axes = tuple(sorted(draw(places)))
+    if kind == "fold":
+        op = draw(st.sampled_from(["sum", "max", "prod"]))
+        graph.add("reduce", (source,), shape=folded_shape(shape, axes), op=op, axes=axes)
+    else:
+        _op(graph, "divide", source, graph.add("count", (source,), axes=axes))
 
 
 def _pair(graph: Graph, source: int) -> None:

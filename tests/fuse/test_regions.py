@@ -16,7 +16,7 @@ from zmlx.device import signature
 from zmlx.errors import PlanError
 from zmlx.fuse.plan import Native, Plan, Region, _ordered, extract, plan
 from zmlx.fuse.program import Program, make_program
-from zmlx.fuse.regions import ends, regions, unfusable
+from zmlx.fuse.regions import STEPS, ends, regions, unfusable
 from zmlx.fuse.replay import op_function
 from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.shapes import reshaped, symbolic_shapes
@@ -30,9 +30,9 @@ ALONE = 10
 
 def check_legal(graph: Graph) -> Plan:
     """Everything that must hold of a plan, re-derived from the graph."""
-    found = plan(graph, ALONE)
+    found = plan(graph, ALONE, sums=False)
     place = {n: i for i, s in enumerate(found.steps) for n in nodes_of(s)}
-    work = [n for n in graph if graph.kind(n) in ("op", "opaque", "item")]
+    work = [n for n in graph if graph.kind(n) in STEPS]
     assert sorted(place) == work, "every node runs in exactly one step"
     assert sum(len(nodes_of(s)) for s in found.steps) == len(work)
     for node in work:
@@ -102,6 +102,11 @@ def run_in_order(graph: Graph, arrays: list[mx.array]) -> list[mx.array]:
             values[node] = mx.array(data["value"], mx.float32)
         elif data["kind"] == "item":
             values[node] = operands[0][data["index"]]
+        elif data["kind"] == "reduce":
+            fold = getattr(mx, data["op"])
+            values[node] = fold(operands[0], axis=data["axes"], keepdims=True)
+        elif data["kind"] == "count":
+            values[node] = mx.array(float(mx.ones_like(operands[0]).sum(data["axes"]).max().item()))
         elif data["kind"] == "opaque":
             call = data["call"]
             values[node] = call.fn(*[operands[a.position] for a in call.args if type(a) is Ref])

@@ -11,6 +11,7 @@ import numpy as np
 
 from zmlx.fuse.plan import Native
 from zmlx.fuse.program import _initial, _native_step
+from zmlx.fuse.regions import STEPS
 from zmlx.trace.graph import Graph
 
 View = Callable[[mx.array], mx.array]
@@ -29,7 +30,7 @@ def evaluated(graph: Graph, arrays: Sequence[mx.array]) -> list[mx.array]:
     for node, value in zip(graph.inputs, arrays, strict=True):
         values[node] = value
     for node in graph:
-        if graph.kind(node) in ("op", "opaque", "item", "size"):
+        if graph.kind(node) in STEPS:
             _native_step(graph, Native(node, ""))(values)
     return [values[node] for node in graph.outputs]
 

@@ -78,6 +78,11 @@ def replay(graph: Graph, arrays: Sequence[mx.array], numbers: Sequence[Any] = ()
             result = call.fn(*filled(call.args, operands), **filled(call.kwargs, operands))
             values[node] = list(result) if call.outputs else result
             assert not call.outputs or len(result) == call.outputs
+        elif kind == "reduce":
+            index = data["op"].startswith("arg")  # of one axis, or all
+            axes = None if index and len(data["axes"]) > 1 else data["axes"]
+            given = {"axis": axes[0] if index and axes else axes, "keepdims": True}
+            values[node] = getattr(mx, data["op"])(operands[0], **given)
         else:
             values[node] = op_value(graph, node, operands)
         if kind not in ("const", *NUMBERS) and not (kind == "opaque" and data["call"].outputs):
@@ -155,6 +160,8 @@ def kinds(graph: Graph) -> list[str]:
         data = graph[node]
         if data["kind"] == "op":
             found.append(data["op"])
+        elif data["kind"] == "reduce":
+            found.append(f"[{data['op']}]")
         elif data["kind"] == "opaque":
             found.append(f"[{data['call'].label}]")
     return found

@@ -1,4 +1,4 @@
-"""Docs: docs/ops.md, written from the op table, the composites and the account of MLX's names.
+"""Docs: docs/ops.md, written from the tables of ops, reductions, composites and MLX's names.
 
 `python -m zmlx.derive.docs` writes the file; a test holds that the committed file is up to date.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 from zmlx.derive.partials import formula, partials
 from zmlx.ops.composite import COMPOSITES, parameters
 from zmlx.ops.names import OPAQUE, OTHER
+from zmlx.ops.reductions import MLX, REDUCTIONS
 from zmlx.ops.spec import OpSpec
 from zmlx.ops.table import OPS
 
@@ -31,17 +33,36 @@ Types: *promote*: operands to their common type; *float*: likewise, integers and
 *shift*: as promote, bool to uint8. The result has the operands' type unless noted.
 """
 
+_REDUCTIONS = """
+## Reductions
+
+A reduction is a node of a graph. It folds axes of one operand, which it keeps with size one; a
+squeeze after it takes them away. Half types are joined in float32. What is `a` was folded so far,
+`b` comes later; `join` of an index says when `b` replaces `a`. g is the result's cotangent, spread
+over what was folded; *MLX* is its own derivative, run as a call.
+
+| reduction | result | join | gradient | tangent |
+|---|---|---|---|---|
+"""
+
+_RESULTS = {
+    "operand": "the operand's type",
+    "wide": "the operand's type, small integers as int32 or uint32",
+    "bool": "bool, to which elements are converted",
+    "index": "uint32, a place in row-major order",
+}
+
 _NAMES = """
 ## Every name of mlx.core
 
-What is neither a row nor a composite is run by MLX itself: a fused region ends before such a call
-and a new one starts after it.
+What is neither a row nor a composite is run by MLX itself, reductions included: a fused region ends
+before such a call and a new one starts after it.
 """
 
 
 def text() -> str:
     """The whole of docs/ops.md."""
-    parts = [_HEAD, _rows(), _TYPES, _notes(), _composites(), _NAMES]
+    parts = [_HEAD, _rows(), _TYPES, _notes(), _reductions(), _composites(), _NAMES]
     parts += [_account("Run by MLX", OPAQUE), _account("Not functions of arrays", OTHER)]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
@@ -79,6 +100,26 @@ def _notes() -> str:
     lines = ["## Notes\n"]
     lines += [f"- `{spec.name}`: {spec.source}." for spec in OPS.values() if spec.source]
     return "\n".join(lines)
+
+
+def _reductions() -> str:
+    lines = []
+    for row in REDUCTIONS.values():
+        join = _code(row.join.format(a="a", b="b"))
+        cells = (f"`{row.name}`", _RESULTS[row.result], join, _rule(row.pull), _rule(row.push))
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = [f"- `{row.name}`: {row.source}." for row in REDUCTIONS.values() if row.source]
+    return _REDUCTIONS.lstrip("\n") + "\n".join([*lines, "", *notes])
+
+
+def _rule(rule: Any) -> str:
+    if rule is None:
+        return "–"
+    return "*MLX*" if rule == MLX else _code(_called(rule))
+
+
+def _called(rule: Any) -> str:
+    return rule if isinstance(rule, str) else f"{rule[1]}({', '.join(map(_called, rule[2:]))})"
 
 
 def _composites() -> str:

@@ -42,15 +42,18 @@ _log = logger("zmlx.fuse")
 
 
 class Program:
-    """The steps of a plan; call it with one array (or number, for a scalar) for each input."""
+    """The steps of a plan; call it with one array (or number, for a scalar) for each input.
 
-    def __init__(self, graph: Graph, runtime: Runtime, name: str) -> None:
+    With `sums` kernels add up what they compute, as derivatives may; a user's own sums are MLX's.
+    """
+
+    def __init__(self, graph: Graph, runtime: Runtime, name: str, sums: bool = False) -> None:
         device = device_for_current_stream()
         simple = simplify(graph)
         dump.stage("simplified", lambda: dumped.graph_text(simple))
         lifted = lift(simple)
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
-        self.plan = plan(lifted, device.worth_alone, sums=not runtime.exact)
+        self.plan = plan(lifted, device.worth_alone, sums)
         dump.stage("plan", lambda: dumped.plan_text(self.plan))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
@@ -164,7 +167,7 @@ class Program:
 
 def make_program(graph: Graph, runtime: Runtime, name: str) -> Run:
     """`graph` as a function of its inputs."""
-    program = Program(graph, runtime, name)
+    program = Program(graph, runtime, name, sums=not runtime.exact)
     return program.simple() or program
 
 

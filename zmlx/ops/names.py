@@ -1,19 +1,19 @@
 """Names: what ZMLX does with each public name of mlx.core; the docs' table and its test read it.
 
-Every name is a row of the op table, a composite of rows, an opaque call (MLX runs it, a fused
-region ends before it and a new one starts after it), or no function of arrays at all.
+Every name is a row of the op table, a composite of rows, a reduction, an opaque call (MLX runs it,
+a fused region ends before it and a new one starts after it), or no function of arrays at all.
 """
 
 from __future__ import annotations
 
 from zmlx.ops.composite import COMPOSITES
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 
 OPAQUE = {
     "reductions and scans": """
-        all allclose any argmax argmin array_equal count_nonzero cummax cummin cumprod cumsum
-        cumulative_prod cumulative_sum logcumsumexp logsumexp max mean median min minmax prod
-        softmax std sum var vecdot""",
+        allclose array_equal count_nonzero cummax cummin cumprod cumsum cumulative_prod
+        cumulative_sum logcumsumexp logsumexp mean median minmax softmax std var vecdot""",
     "linear algebra and convolution": """
         addmm block_masked_mm conv1d conv2d conv3d conv_general conv_transpose1d conv_transpose2d
         conv_transpose3d convolve einsum gather_mm gather_qmm gather_qqmm hadamard_transform inner
@@ -57,11 +57,13 @@ OTHER = {
 
 
 def meaning(name: str) -> str | None:
-    """What `name` is: "row", "composite", "opaque" or "other" or None for an unknown one."""
+    """What `name` is: "row", "composite", "reduction", "opaque", "other", or None if unknown."""
     if f"mlx.core.{name}" in COMPOSITES:
         return "composite"
     if any(name in spec.mx for spec in OPS.values()):
         return "row"
+    if name in REDUCTIONS:
+        return "reduction"
     for kind, groups in (("opaque", OPAQUE), ("other", OTHER)):
         if any(name in text.split() for text in groups.values()):
             return kind

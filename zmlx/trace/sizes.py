@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zmlx.trace import exprs, intercept, locate
 from zmlx.trace.exprs import Expr, Numbering, described, evaluate, leaves
-from zmlx.trace.graph import Ref
+from zmlx.trace.graph import NUMBERS, Ref, folded_shape
 from zmlx.trace.operands import mapped
 from zmlx.trace.scalars import SIZES, ScalarProxy, Token, combined, example, expr_of
 from zmlx.trace.size_rules import RULES, TAKES_SIZES, Shaped
@@ -157,12 +157,14 @@ class Sizes:
         graph = self.tracer.graph
         data = graph[node]
         shape = data["shape"]
-        if data["kind"] in ("array", "const", "scalar", "size"):
+        if data["kind"] in ("array", "const", *NUMBERS):
             return shape
         if data["kind"] == "input":
             return tuple([1 if n == 1 else self._leaf(node, i, n) for i, n in enumerate(shape)])
         if data["kind"] == "op":
             return self.broadcast([self.dims(o) for o in graph.operands(node)])
+        if data["kind"] == "reduce":
+            return folded_shape(self.dims(graph.operands(node)[0]), data["axes"])
         if data["kind"] == "item":
             found = self._called(graph.operands(node)[0])
             dims = None if found is None or len(found) <= data["index"] else found[data["index"]]

@@ -15,7 +15,7 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.errors import LostTraceError, TraceError
 from zmlx.ops.infer import infer
-from zmlx.trace import calls, intercept, locate, namespace, placeholders, through
+from zmlx.trace import calls, intercept, locate, namespace, placeholders, reductions, through
 from zmlx.trace.calls import Flat, Streams, is_flat, keeping_random_state
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.living import Living
@@ -155,6 +155,8 @@ class Tracer:
         meaning = namespace.meaning(name, args, kwargs)
         if meaning is not None:
             return self.fresh(meaning(self), args)
+        if (folded := reductions.recorded(self, name, function, args, kwargs)) is not None:
+            return folded
         if draws:
             return self.random(name, function, args, kwargs)
         why = namespace.reason(name, kwargs)
