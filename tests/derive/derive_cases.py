@@ -10,6 +10,7 @@ from scipy import special
 
 from zmlx import dtypes
 from zmlx.derive.accumulate import Derivative, derive_vjp
+from zmlx.fuse.replay import replay
 from zmlx.ops.infer import infer
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
@@ -133,6 +134,28 @@ def _op_mlx(graph: Graph, node: int, values: dict[int, Any]) -> mx.array:
     result = namespace.function(data["op"])(*operands)
     assert name_of(result.dtype) == _held(data["dtype"]), data
     return result
+
+
+def run(graph: Graph, values: list[mx.array]) -> list[mx.array]:
+    """`replay`, node by node, and the calls of MLX among them."""
+    found: list[mx.array] = []
+    given = iter(values)
+    for node in graph:
+        data = graph[node]
+        operands = [found[o] for o in data["operands"]]
+        if data["kind"] == "input":
+            found.append(next(given))
+        elif data["kind"] == "opaque":
+            call = data["call"]
+            args = [operands[a.position] for a in call.args]
+            found.append(call.fn(*args, **call.kwargs))
+        else:
+            alone = Graph()
+            kinds = [{k: graph[o][k] for k in ("shape", "dtype")} for o in data["operands"]]
+            inputs = [alone.add("input", **kind) for kind in kinds]
+            alone.outputs = [alone.add(data["kind"], inputs, **graph.attributes(node))]
+            found += replay(alone, operands)
+    return [found[n] for n in graph.outputs]
 
 
 def run_float64(graph: Graph, inputs: list[Any]) -> list[np.ndarray]:

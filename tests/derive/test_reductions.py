@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from derive_cases import arrays, close, mx_dtype, name_of, run_float64
+from derive_cases import arrays, close, mx_dtype, name_of, run, run_float64
 
 from zmlx import dtypes
 from zmlx.derive.accumulate import derive_jvp, derive_vjp
@@ -49,28 +49,6 @@ def built(function: Callable[..., Any], specs: list[tuple[tuple[int, ...], str]]
     b.graph.outputs = list(result) if isinstance(result, tuple) else [result]
     b.graph.verify()
     return b.graph
-
-
-def run(graph: Graph, values: list[mx.array]) -> list[mx.array]:
-    """`replay`, node by node, and the calls of MLX among them."""
-    found: list[mx.array] = []
-    given = iter(values)
-    for node in graph:
-        data = graph[node]
-        operands = [found[o] for o in data["operands"]]
-        if data["kind"] == "input":
-            found.append(next(given))
-        elif data["kind"] == "opaque":
-            call = data["call"]
-            args = [operands[a.position] for a in call.args]
-            found.append(call.fn(*args, **call.kwargs))
-        else:
-            alone = Graph()
-            kinds = [{k: graph[o][k] for k in ("shape", "dtype")} for o in data["operands"]]
-            inputs = [alone.add("input", **kind) for kind in kinds]
-            alone.outputs = [alone.add(data["kind"], inputs, **graph.attributes(node))]
-            found += replay(alone, operands)
-    return [found[n] for n in graph.outputs]
 
 
 def softmax(b: B, x: int) -> int:

@@ -9,7 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx.ops.definitions import DEFINITIONS
 from zmlx.trace import intercept
+from zmlx.trace.graph import OpaqueCall
 from zmlx.trace.operands import arrays_in
 
 
@@ -56,6 +58,20 @@ def keyed(draw: Callable[..., Any]) -> Callable[..., Any]:
             return draw(*args, **kwargs)
 
     return example
+
+
+def opaque(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str,
+    outputs: int,
+    named: bool,
+) -> OpaqueCall:
+    """A call, with its definition if `fn` is MLX's own of the name `label`."""
+    own = named and not isinstance(fn, Around)
+    definition = DEFINITIONS.get(label) if own else None
+    return OpaqueCall(fn, args, kwargs, label, outputs, definition)
 
 
 def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -83,6 +83,7 @@ class OpaqueCall:
     kwargs: dict[str, Any] = field(default_factory=dict)
     label: str = ""  # how reports call it, e.g. "matmul"
     outputs: int = 0  # 0: one array; n > 0: a flat sequence of n arrays, read through "item" nodes
+    definition: Callable[..., Any] | None = None  # the same in ops: see zmlx.ops.definitions
 
 
 class Graph:

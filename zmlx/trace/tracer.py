@@ -265,7 +265,7 @@ class Tracer:
         why = why or ("it runs on another stream" if self.streams.elsewhere() else "")
         fn = self.streams.placed(fn, template_kwargs)
         count = 0 if isinstance(result, mx.array) else len(found)
-        call = OpaqueCall(fn, template_args, template_kwargs, label, count)
+        call = calls.opaque(fn, template_args, template_kwargs, label, count, named)
         known = pure and closed and not self.varies((args, kwargs))
         node, proxies = self._results(call, operands, found, pure, known)
         self.sizes.names[node] = label if named else ""

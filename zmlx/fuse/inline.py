@@ -1,0 +1,126 @@
+"""Inlining: calls that MLX would run, written out as ops and reductions.
+
+Comes in: a graph, and some of its opaque nodes that have a definition. Goes out: a graph of the
+same values but for rounding, in which those calls are nodes of kinds op, reduce and count, and
+squeezes. A call by its definition computes in float32 where its operand is of a half type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx import dtypes
+from zmlx.derive.lower import Builder
+from zmlx.errors import PlanError
+from zmlx.fuse.replay import dtype_of
+from zmlx.fuse.simplify import copy_node
+from zmlx.ops.definitions import Undefined
+from zmlx.ops.table import OPS
+from zmlx.trace import intercept
+from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
+from zmlx.trace.operands import mapped, name_of
+from zmlx.trace.passes import verified
+
+
+def defined(graph: Graph, node: int) -> bool:
+    """Whether `node` is a call that `inlined` can write out."""
+    if graph.kind(node) != "opaque" or graph[node]["call"].definition is None:
+        return False
+    trial = Builder()
+    kinds = [{k: graph[o][k] for k in ("shape", "dtype")} for o in graph.operands(node)]
+    operands = [trial.graph.add("input", **kind) for kind in kinds]
+    try:
+        return _fits(trial.graph, _written(trial, graph, node, operands), graph, node)
+    except Undefined:
+        return False
+
+
+@verified("inline")
+def inlined(graph: Graph, which: Collection[int]) -> Graph:
+    """`graph` with the calls `which`, of which each is `defined`, written out."""
+    builder = Builder()
+    new: dict[int, int] = {}
+    for node in graph:
+        operands = [new[o] for o in graph.operands(node)]
+        if node not in which:
+            new[node] = copy_node(graph, node, builder.graph, operands)
+            continue
+        if not defined(graph, node):
+            raise PlanError(f"[zmlx.inline] node {node} {dict(graph[node])} has no definition.")
+        new[node] = _written(builder, graph, node, operands)
+    builder.graph.outputs = [new[n] for n in graph.outputs]
+    return builder.graph
+
+
+def _fits(made: Graph, result: int, graph: Graph, node: int) -> bool:
+    return all(made[result][k] == graph[node][k] for k in ("shape", "dtype"))
+
+
+def _written(builder: Builder, graph: Graph, node: int, operands: list[int]) -> int:
+    """The node of `builder` that computes what `node` of `graph` does, of these operands."""
+    call: OpaqueCall = graph[node]["call"]
+    writer = _Writer(builder, graph[node]["loc"])
+
+    def leaf(value: Any) -> Any:
+        return writer.value(operands[value.position]) if type(value) is Ref else value
+
+    args, kwargs = mapped((call.args, call.kwargs), leaf)
+    if kwargs.pop("stream", None) is not None or call.definition is None:
+        raise Undefined("a stream")
+    try:
+        result: Value = call.definition(writer, *args, **kwargs)
+    except TypeError as error:  # arguments that the definition does not take
+        raise Undefined(str(error)) from None
+    return result.node
+
+
+class Value:
+    """A node that a definition computes with."""
+
+    def __init__(self, node: int, dtype: mx.Dtype, ndim: int) -> None:
+        self.node, self.dtype, self.ndim = node, dtype, ndim
+
+
+class _Writer:
+    """`F` of zmlx.ops.definitions, over a Builder."""
+
+    def __init__(self, builder: Builder, loc: str) -> None:
+        self._builder, self._graph, self._loc = builder, builder.graph, loc
+
+    def value(self, node: int) -> Value:
+        data = self._graph[node]
+        return Value(node, dtype_of(data["dtype"]), len(data["shape"]))
+
+    def __getattr__(self, op: str) -> Callable[..., Value]:
+        if op not in OPS:
+            raise AttributeError(op)
+        return lambda *operands: self._op(op, operands)
+
+    def astype(self, x: Value, dtype: mx.Dtype) -> Value:
+        return self.value(self._builder.astype(x.node, name_of(dtype), self._loc))
+
+    def reduce(self, op: str, x: Value, axes: tuple[int, ...]) -> Value:
+        return self.value(self._builder.reduce(op, x.node, axes, self._loc))
+
+    def count(self, x: Value, axes: tuple[int, ...]) -> Value:
+        return self.value(self._builder.count(x.node, axes, self._loc))
+
+    def squeeze(self, x: Value, axes: tuple[int, ...]) -> Value:
+        data = self._graph[x.node]
+        shape = tuple([n for d, n in enumerate(data["shape"]) if d not in axes])
+        fn = intercept.original("squeeze")
+        call = OpaqueCall(fn, (Ref(0),), {"axis": axes}, "squeeze")
+        kinds = {"dtype": data["dtype"], "loc": self._loc, "call": call, "pure": True}
+        return self.value(self._graph.add("opaque", (x.node,), shape=shape, **kinds))
+
+    def _op(self, op: str, operands: tuple[Any, ...]) -> Value:
+        arrays = [o for o in operands if isinstance(o, Value)]
+        strong = [name_of(o.dtype) for o in arrays if self._graph.kind(o.node) not in NUMBERS]
+        nodes = [
+            o.node if isinstance(o, Value) else self._builder.const(o, dtypes.weak(o, strong))
+            for o in operands
+        ]
+        return self.value(self._builder.op(op, nodes, self._loc))
