@@ -77,7 +77,7 @@ PLANS = {  # name: (function, arguments, kernels that compute)
         2,
     ),
     "what is returned": (lambda x: (mx.sin(x).reshape(-1) * 2, mx.sin(x)), (x,), 2),
-    "a dear op in a larger space": (outer, (b, b), 3),
+    "a dear op in a larger space": (outer, (b, array(5, 64)), 3),
     "a dear op of shifted views": (lambda x: mx.exp(x)[:, 1:] - mx.exp(x)[:, :-1], (x,), 2),
     "two inputs against the grain": (lambda x, y: (x * y).T * x.reshape(64, 8) + 1, (x, y), 2),
 }
