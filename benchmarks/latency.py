@@ -19,7 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import zmlx
-from benchmarks import cases, changing
+from benchmarks import cases, changing, small
 from benchmarks.cases import CHAIN
 from benchmarks.elementwise import forward
 from benchmarks.fresh import child, json_of, private_caches, processes
@@ -61,6 +61,7 @@ def rows(settings: Settings) -> list[Row]:
         ("host time to build a call, module of 100 parameters", build_module_call),
         ("200 dependent calls, 1024 elements, each", dependent_calls),
         ("traces for 5 new sizes", new_sizes),
+        *small.rows(),
         *changing.rows(),
         ("import zmlx, beyond mlx.core", imports),
     ]

@@ -8,6 +8,7 @@ rules; without it mx.custom_function does, which cannot batch a kernel and wants
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -70,6 +71,57 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
             fitted[count] = Fitted(rules, [False] * count)
         return ruled(launch(arrays), fitted[count])
 
+    return run
+
+
+def is_native(launch: Launcher) -> bool:
+    """Whether `launch` is a kernel of the native module, and nothing around it."""
+    native = native_or_none()
+    return native is not None and isinstance(launch, native.Kernel)
+
+
+def new_pulls() -> Any:
+    """What rules keep as their attribute `pulls`, see `put_down`; None without a native module."""
+    native = native_or_none()
+    return None if native is None else native.Pulls()
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Which gradients a kernel computes, and from what."""
+
+    wanted: Sequence[int]  # the primals
+    used: Sequence[int]  # the outputs whose cotangents it takes
+    reads: Sequence[int]  # its inputs, by position among the primals and then those cotangents
+    gives: Sequence[int]  # for each gradient wanted, which of its outputs it is
+
+
+def put_down(pulls: Any, pull: Pull, launch: Launcher, rules: Rules) -> None:
+    """Note that `launch`, with `rules`, computes gradients.
+
+    Where it is a kernel of the native module, a primitive with such pulls asks Python no more.
+    """
+    if pulls is not None and is_native(launch):
+        kernel: Any = launch
+        kernel.pull(pulls, pull.wanted, pull.used, pull.reads, pull.gives, rules)
+
+
+Link = tuple[Launcher, Rules, Sequence[int]]  # what it reads: inputs, then earlier results
+
+
+def chain(links: Sequence[Link], gives: Sequence[int]) -> Launcher | None:
+    """These launches, with their rules, as one; it gives the arrays at the places `gives`.
+
+    None where one of them is no kernel of the native module.
+    """
+    if not all(is_native(link[0]) for link in links):
+        return None
+    made: Any = native_or_none().Chain()
+    for launch, rules, reads in links:
+        kernel: Any = launch
+        kernel.link(made, reads, rules)
+    made.give(gives)
+    run: Launcher = made
     return run
 
 

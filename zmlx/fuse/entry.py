@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.fuse.program import Program
-from zmlx.fuse.region import RegionFunction
+from zmlx.fuse.region import Picked, RegionFunction
 from zmlx.fuse.runtime import Run
 from zmlx.trace.exprs import Compute, Number, computed
 from zmlx.trace.recipe import Given, Output, overwrite, rebuild, update
@@ -31,7 +31,7 @@ class Entry:
     used: int = 0  # when it was last called, for the cache's bound
     owner: int | None = None  # the object that it holds for; None where it holds for all
     _run: Run = field(init=False)
-    _unsettled: RegionFunction | None = field(init=False)
+    _unsettled: RegionFunction | Picked | Program | None = field(init=False)
     _numbers: Compute = field(init=False)
     _plain: bool = field(init=False)
     _writes: bool = field(init=False)
@@ -40,9 +40,8 @@ class Entry:
 
     def __post_init__(self) -> None:
         graph = self.trace.graph
-        simple = self.program.simple()
-        self._run = simple or self.program
-        self._unsettled = simple if isinstance(simple, RegionFunction) else None
+        run = self._run = self.program.simple() or self.program
+        self._unsettled = run if isinstance(run, (RegionFunction, Picked, Program)) else None
         scalars = [graph[n]["expr"] for n in graph.inputs if graph.kind(n) == "scalar"]
         self._numbers, self._plain = computed(scalars), not scalars
         self._writes = bool(self.trace.updates or self.trace.writes)
@@ -103,10 +102,16 @@ class PlainEntry(Entry):
 
 
 def _shortcut(recipe: Any) -> Callable[[Sequence[mx.array]], Any] | None:
-    """A faster `rebuild` for the two commonest results: one array, a flat tuple of arrays."""
+    """A faster `rebuild` of the commonest results: an array; a flat tuple, list or dict."""
     if type(recipe) is Output and recipe.index == 0:
         return lambda values: values[0]
-    if type(recipe) is tuple and all(type(item) is Output for item in recipe):
-        indices = [item.index for item in recipe]
+    flat = recipe.values() if type(recipe) is dict else recipe
+    if type(recipe) not in (tuple, list, dict) or any(type(item) is not Output for item in flat):
+        return None
+    indices = [item.index for item in flat]
+    if type(recipe) is tuple:
         return lambda values: tuple([values[i] for i in indices])
-    return None
+    if type(recipe) is list:
+        return lambda values: [values[i] for i in indices]
+    pairs = list(zip(recipe, indices, strict=True))
+    return lambda values: {key: values[i] for key, i in pairs}

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from zmlx import dtypes, dump
 from zmlx.device.base import Launcher, device_for_current_stream
+from zmlx.device.rules import Link, chain, is_native
 from zmlx.fuse import dumped
 from zmlx.fuse.extract import Ends, Region
 from zmlx.fuse.filled import filler, is_fixed
@@ -22,7 +23,7 @@ from zmlx.fuse.joins import Joined
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.pulled import Sliced
-from zmlx.fuse.region import RegionFunction, launchers
+from zmlx.fuse.region import Picked, RegionFunction, launchers
 from zmlx.fuse.replay import constant, count, dtype_of, op_function
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
@@ -70,7 +71,7 @@ class Program:
         self._runs: list[Run] = [SummedFunction(r, f) if r.sums else f for r, f in pairs]
         self._single = self._made_steps()
         self._steps = self._shared_steps(runtime, name)
-        self._built = self._build_kernels()  # held here: a device forgets what nobody holds
+        self._build_kernels()
 
     def _made_steps(self) -> list[Step]:
         """A function for each step of the plan."""
@@ -141,28 +142,74 @@ class Program:
 
     def simple(self) -> Run | None:
         """The program as one region's function, where it is nothing but that."""
-        if len(self.plan.steps) != 1 or not self.plan.regions:
+        if len(self.plan.steps) != 1 or not self.plan.regions or self._repeats:
             return None
         region = self.plan.regions[0]
-        ends = region.ends
-        if ends.scalars or ends.inputs != self._inputs or region.results != self._outputs:
+        inputs, results = region.ends.inputs, region.results
+        if region.ends.scalars or not {*inputs} <= {*self._inputs}:
             return None
-        return self._runs[0]
+        if not {*self._outputs} <= {*results}:
+            return None
+        if inputs == self._inputs and results == self._outputs:
+            return self._runs[0]
+        reads = [self._inputs.index(n) for n in inputs]
+        return Picked(self._runs[0], reads, [results.index(n) for n in self._outputs])
 
-    def _build_kernels(self) -> list[Launcher] | None:
-        """Compile what the example shapes need in one run of the compiler."""
+    def settled(self, arrays: Sequence[mx.array]) -> Run:
+        """The program for arrays of this signature alone: where it is nothing but launches of
+        kernels, they are one call.
+        """
+        links: list[Link] = []
+        values, places = list(arrays), {node: i for i, node in enumerate(self._inputs)}
+        for step, run in zip(self.plan.steps, self._runs, strict=False):
+            if not isinstance(step, Region) or not isinstance(run, RegionFunction):
+                return self
+            if step.ends.scalars or not {*step.ends.inputs} <= {*places}:
+                return self
+            reads = [places[node] for node in step.ends.inputs]
+            given = [values[i] for i in reads]
+            launched = run.launched(given)
+            if launched is None or not is_native(launched[0]):
+                return self
+            links.append((*launched, reads))
+            for node, result in zip(step.results, run(given), strict=True):
+                places[node] = len(values)
+                values.append(result)
+        if len(links) < len(self.plan.steps) or self._shared or self._repeats:
+            return self
+        return self._or_stepwise(chain(links, [places[node] for node in self._outputs]))
+
+    def _or_stepwise(self, launch: Launcher | None) -> Run:
+        if launch is None:
+            return self
+
+        def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+            try:
+                return launch(arrays)
+            except ValueError:  # inputs of no common shape
+                return self(arrays)
+
+        return run
+
+    def _build_kernels(self) -> None:
+        """Compile what the example shapes need in one run of the compiler.
+
+        The regions hold the launchers, as a device forgets what nobody holds.
+        """
         device = device_for_current_stream()
         if device.unavailable() is not None:
-            return None
-        kernels = []
+            return
+        specials = []
         joined = {region for step in self.plan.joined for region in step.regions}
         for function, region in zip(self.functions, self.plan.regions, strict=True):
             if region.sums or region in joined:  # the kernel's launch knows its sizes
                 continue
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
-            kernel = function.specialized(shapes).kernel
-            kernels += [] if kernel is None else [kernel]
-        return launchers(device, kernels)
+            special = function.specialized(shapes)
+            specials += [] if special.kernel is None else [special]
+        built = launchers(device, [s.kernel for s in specials if s.kernel is not None])
+        for special, launcher in zip(specials, built or (), strict=False):
+            special.launcher = launcher
 
 
 def make_program(graph: Graph, runtime: Runtime, name: str) -> Run:

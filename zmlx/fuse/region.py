@@ -19,7 +19,7 @@ from zmlx import dtypes
 from zmlx.derive.factor import factored
 from zmlx.device import watch
 from zmlx.device.base import Device, Launcher, device_for_current_stream
-from zmlx.device.rules import differentiable
+from zmlx.device.rules import Pull, differentiable, new_pulls, put_down
 from zmlx.device.warned import problem_of, run_as_ops
 from zmlx.errors import CompilerError, DeviceError
 from zmlx.fuse import dumped
@@ -49,6 +49,7 @@ class RegionFunction:
         self.graph, self.runtime, self.name = graph, runtime, name
         self._arrays = [i for i, n in enumerate(graph.inputs) if graph.kind(n) == "input"]
         self._runs: dict[bytes, Run] = {}
+        self._launched: dict[bytes, tuple[Launcher, RegionRules]] = {}
         self._special: dict[tuple[str, tuple[Shape, ...]], Specialized] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
@@ -63,6 +64,11 @@ class RegionFunction:
             with self.runtime.making():
                 run = self._runs[signature] = self._guarded(self._runner(arrays))
         return run
+
+    def launched(self, arrays: Arrays) -> tuple[Launcher, RegionRules] | None:
+        """What runs for arrays of this signature, where that is a launch and nothing else."""
+        self.settled(arrays)
+        return self._launched.get(self.runtime.signature(arrays))
 
     def _guarded(self, runner: Run) -> Run:
         def run(arrays: Arrays) -> list[mx.array]:
@@ -104,7 +110,27 @@ class RegionFunction:
             launch = watch.watched(special.kernel, device, launch, self.name)
         if self.runtime.check:
             launch = checked(special.graph, launch, self.runtime.exact, self.name)
-        return differentiable(launch, RegionRules(self, special))
+        rules = RegionRules(self, special)
+        self._launched[self.runtime.signature(arrays)] = (launch, rules)
+        return differentiable(launch, rules)
+
+
+class Picked:
+    """A region as a function of other inputs: those that it reads, and what it gives, picked."""
+
+    def __init__(self, function: Run, reads: Sequence[int], gives: Sequence[int]) -> None:
+        self.function, self.reads, self.gives = function, tuple(reads), tuple(gives)
+
+    def __call__(self, arrays: Arrays) -> list[mx.array]:
+        results = self.function([arrays[i] for i in self.reads])
+        return [results[i] for i in self.gives]
+
+    def settled(self, arrays: Arrays) -> Picked:
+        """The function for arrays of this signature alone."""
+        run = self.function
+        if isinstance(run, RegionFunction):
+            run = run.settled([arrays[i] for i in self.reads])
+        return Picked(run, self.reads, self.gives)
 
 
 @dataclass(eq=False)
@@ -164,6 +190,7 @@ class RegionRules:
         self._function, self._special = function, special
         self._pulls: dict[tuple[tuple[int, ...], ...], tuple[Run, tuple[int, ...]]] = {}
         self._pushes: dict[tuple[tuple[int, str], ...], tuple[Run, Derivative]] = {}
+        self.pulls = new_pulls()
 
     def vjp(
         self,
@@ -175,11 +202,12 @@ class RegionRules:
         """The gradients asked for, by one kernel and the sums over broadcast dimensions."""
         wanted = tuple(argnums)
         used = tuple(i for i, c in enumerate(cotangents) if c is not None)
-        if (wanted, used) not in self._pulls:
-            self._pulls[wanted, used] = self._pull(wanted, used)
-        run, found = self._pulls[wanted, used]
         pairs = zip(cotangents, outputs, strict=True)
         seeds = [like(cotangent, o) for cotangent, o in pairs if cotangent is not None]
+        if (wanted, used) not in self._pulls:
+            self._pulls[wanted, used] = self._pull(wanted, used)
+            self._put_down(wanted, used, [*primals, *seeds])
+        run, found = self._pulls[wanted, used]
         results = run([*primals, *seeds]) if found else []
         if found == wanted:
             return results
@@ -229,6 +257,19 @@ class RegionRules:
         kept = [i for i, target in enumerate(derivative.targets) if target in wanted]
         graph = _with_outputs(derivative.graph, kept)
         return self._program(graph, "vjp"), tuple(derivative.targets[i] for i in kept)
+
+    def _put_down(self, wanted: tuple[int, ...], used: tuple[int, ...], inputs: Arrays) -> None:
+        """Tell the primitive where one launch computes these gradients and nothing else."""
+        run, found = self._pulls[wanted, used]
+        picked = Picked(run, range(len(inputs)), range(len(found)))
+        if isinstance(run, Picked):
+            picked, run = run, run.function
+        if not isinstance(run, RegionFunction) or sorted(found) != sorted(wanted):
+            return
+        launched = run.launched([inputs[i] for i in picked.reads])
+        if launched is not None:
+            gives = [picked.gives[found.index(i)] for i in wanted]
+            put_down(self.pulls, Pull(wanted, used, picked.reads, gives), *launched)
 
     def _push(self, moving: dict[int, str]) -> tuple[Run, Derivative]:
         """The program for the tangents when these inputs move, in tangents of these types."""

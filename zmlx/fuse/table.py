@@ -19,6 +19,7 @@ from zmlx.device.rules import any_traced
 from zmlx.errors import LostTraceError
 from zmlx.fuse import dumped
 from zmlx.fuse.entry import Entry, PlainEntry
+from zmlx.fuse.met import Met
 from zmlx.fuse.program import Program, make_program
 from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.site import Site
@@ -72,6 +73,7 @@ class Table:
         self._sites: dict[Any, Site] = {}
         self._last: dict[str, str] = {}
         self._states = _states(options)
+        self._met = Met(self._states)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not kwargs and not self._states:
@@ -82,11 +84,30 @@ class Table:
                 self.hits += 1
                 entry.used = next(_clock)
                 return entry(args, (), ())
-        call, key = self._settled(args, kwargs)
-        entry, leaves = self._entry(call, key), call.leaves
-        if entry.trace.plain:
+        found, leaves = self._met_before(args, kwargs)
+        if found is None:
+            call, key = self._settled(args, kwargs)
+            found, leaves = self._entry(call, key), call.leaves
+            if type(key) is tuple:
+                self._met.note(call)
+        if found.trace.plain:
             return self.fn(*args, **kwargs)
-        return entry(leaves.arrays, leaves.numbers, leaves.objects)
+        return found(leaves.arrays, leaves.numbers, leaves.objects)
+
+    def _met_before(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Entry | None, Leaves]:
+        """The entry and the leaves of a call that is like an earlier one."""
+        before = claims.ended()
+        found = self._met.find(args, kwargs, self._sites)
+        if found is None or not claims.quiet(before):  # proxies may stand in its objects
+            return None, _NO_LEAVES
+        site, leaves = found
+        entry = site.find(leaves.arrays, leaves.numbers, leaves)
+        if entry is not None:
+            self.hits += 1
+            entry.used = next(_clock)
+        return entry, leaves
 
     def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         """The entry that a call with these arguments uses, made if need be."""
@@ -192,6 +213,7 @@ class Table:
         """
         for key in [k for k in self._sites if any(s.gone for s in statics(k))]:
             del self._sites[key]
+        self._met.forget()
         counts: dict[Any, int] = {}
         held = [
             (entry, key, inner)

@@ -133,6 +133,11 @@ def has_attributes(cls: type) -> bool:
     return bool(getattr(cls, "__dictoffset__", 0)) or bool(_slot_names(cls))
 
 
+def has_slots(cls: type) -> bool:
+    """Whether instances keep attributes in __slots__."""
+    return bool(_slot_names(cls))
+
+
 def _slot_names(cls: type) -> list[str]:
     found = _slots.get(cls)
     if found is None:

@@ -20,8 +20,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "chain.h"
 #include "compiled.h"
 #include "grid.h"
+#include "known.h"
 #include "launch.h"
 #include "library.h"
 #include "mlx/allocator.h"
@@ -29,9 +31,11 @@
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "pulls.h"
 #include "repeater.h"
 #include "over.h"
 #include "ruled.h"
+#include "settle.h"
 #include "tracing.h"
 
 namespace nb = nanobind;
@@ -209,37 +213,62 @@ class Kernel {
 
   // Lazy results for `sequence`, with `rules` unless they are None.
   nb::list call(nb::handle sequence, nb::handle rules) const {
-    std::vector<mx::array> inputs = arrays_of(sequence);
+    nb::list results;
+    for (auto& array : made(arrays_of(sequence), rules)) {
+      results.append(nb::cast(std::move(array)));
+    }
+    return results;
+  }
+
+  std::vector<mx::array> made(std::vector<mx::array> inputs, nb::handle rules) const {
     compiled_->check(inputs);
     mx::Shape shape = compiled_->output_shape(inputs);
+    settle_traced(inputs);
     std::shared_ptr<mx::Primitive> primitive =
         std::make_shared<HostKernel>(current_stream(), compiled_);
     if (!rules.is_none()) {
       Held::bury();
       primitive = std::make_shared<Ruled>(std::move(primitive), rules);
     }
-    nb::list results;
     if (compiled_->outputs.size() == 1) {
-      results.append(nb::cast(mx::array(
-          std::move(shape), compiled_->outputs[0].dtype, std::move(primitive), std::move(inputs))));
-      return results;
+      return {mx::array(
+          std::move(shape), compiled_->outputs[0].dtype, std::move(primitive), std::move(inputs))};
     }
     std::vector<mx::Shape> shapes(compiled_->outputs.size(), shape);
     std::vector<mx::Dtype> dtypes;
     for (const auto& output : compiled_->outputs) {
       dtypes.push_back(output.dtype);
     }
-    for (auto& array : mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs)) {
-      results.append(nb::cast(std::move(array)));
-    }
-    return results;
+    return mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
   }
 
   const std::string& name() const {
     return compiled_->name;
   }
 
+  // Remember in `pulls` that this kernel, with `rules`, computes exactly the gradients `wanted` from
+  // the primals and the cotangents of the outputs `used`: it reads these of them, and gives those.
+  void pull(
+      Pulls& pulls, nb::handle wanted, nb::handle used, nb::handle reads, nb::handle gives,
+      nb::object rules) const {
+    auto run = [launch = with(std::move(rules)), reads = numbers_of(reads),
+                gives = numbers_of(gives)](const std::vector<mx::array>& inputs) {
+      return picked(launch(picked(inputs, reads)), gives);
+    };
+    pulls.add(numbers_of(wanted), numbers_of(used), std::move(run));
+  }
+
+  void link(Chain& chain, nb::handle reads, nb::object rules) const {
+    chain.add(with(std::move(rules)), numbers_of(reads));
+  }
+
  private:
+  Pulls::Pull with(nb::object rules) const {
+    return [kernel = *this, rules](const std::vector<mx::array>& inputs) {
+      return kernel.made(inputs, rules);
+    };
+  }
+
   std::shared_ptr<const Compiled> compiled_;
 };
 
@@ -282,17 +311,13 @@ Kernel load(
 // and for each size whether it is one. None where an item is no array. The same bytes as
 // zmlx.device.signature.portable.
 nb::object signature(nb::handle sequence) {
-  std::string text(1, mx::default_device() == mx::Device::cpu ? 'c' : 'g');
+  std::string text(1, device_sign());
   for (nb::handle item : sequence) {
     const mx::array* array = nullptr;
     if (!nb::try_cast<const mx::array*>(item, array) || array == nullptr) {
       return nb::none();
     }
-    text.push_back(static_cast<char>(array->dtype().val()));
-    text.push_back(static_cast<char>(array->ndim()));
-    for (const auto size : array->shape()) {
-      text.push_back(size == 1 ? '1' : 'n');
-    }
+    sign(text, *array);
   }
   return nb::bytes(text.data(), text.size());
 }
@@ -324,12 +349,19 @@ NB_MODULE(zmlx_native, m) {
       nb::arg("reads"), nb::arg("grid"), nb::arg("threadgroup"), nb::arg("output_shapes"),
       nb::arg("output_dtypes"), nb::arg("init").none(), nb::arg("ensure_row_contiguous"));
   zmlx::bind_grid(m);
+  zmlx::bind_chain(m);
+  zmlx::bind_known(m);
   zmlx::bind_tracing(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
+  nb::class_<zmlx::Pulls>(m, "Pulls").def(nb::init<>());
   nb::class_<zmlx::Kernel>(m, "Kernel", nb::is_weak_referenceable())
       .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
+      .def(
+          "pull", &zmlx::Kernel::pull, nb::arg("pulls"), nb::arg("wanted"), nb::arg("used"),
+          nb::arg("reads"), nb::arg("gives"), nb::arg("rules"))
+      .def("link", &zmlx::Kernel::link, nb::arg("chain"), nb::arg("reads"), nb::arg("rules"))
       .def_prop_ro("name", [](const zmlx::Kernel& kernel) { return kernel.name().c_str(); });
 }

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -19,6 +20,8 @@
 #include "mlx/array.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "pulls.h"
+#include "settle.h"
 #include "tracing.h"
 
 namespace zmlx {
@@ -128,20 +131,44 @@ class Here {
   const mx::Stream stream_;
 };
 
+// A product of two numbers that are there, such as the cotangent of a mean: a task for it would cost
+// more than all the rest.
+inline std::optional<mx::array> product(const mx::array& array) {
+  const auto& factors = array.inputs();
+  for (const auto& factor : factors) {
+    if (factor.size() != 1 || factor.dtype() != mx::float32 || factor.has_primitive() ||
+        factor.status() != mx::array::Status::available) {
+      return std::nullopt;
+    }
+  }
+  if (factors.size() != 2) {
+    return std::nullopt;
+  }
+  return mx::array(*factors[0].data<float>() * *factors[1].data<float>());
+}
+
 // The one evaluated number that `array`, not evaluated yet, repeats: the cotangent of a sum.
-inline const mx::array* repeated(const mx::array& array) {
+inline std::optional<mx::array> repeated(const mx::array& array) {
   if (!array.has_primitive()) {
-    return array.size() == 1 && array.is_available() ? &array : nullptr;
+    const bool number = array.size() == 1 && array.is_available();
+    return number ? std::optional(array) : std::nullopt;
   }
   const std::string name = array.primitive().name();
+  if (name == "Multiply") {
+    return product(array);
+  }
   const bool views = name == "Broadcast" || name == "ExpandDims";
-  return views ? repeated(array.inputs()[0]) : nullptr;
+  return views ? repeated(array.inputs()[0]) : std::nullopt;
 }
 
 // `array`, evaluated at once where it repeats a number: a view costs less than a task does.
 inline mx::array viewed(const mx::array& array) {
-  const mx::array* number = array.has_primitive() ? repeated(array) : nullptr;
-  if (number == nullptr || array.size() < 2 || traces_shapeless()) {
+  if (!array.has_primitive() || traces_shapeless()) {
+    return array;
+  }
+  const auto number = array.size() < 2 ? std::nullopt : repeated(array);
+  if (!number) {
+    settle_inputs(array);
     return array;
   }
   mx::array view(array.shape(), array.dtype(), nullptr, {});
@@ -173,8 +200,25 @@ class Ruled : public mx::Primitive {
     nb::gil_scoped_acquire lock;
     const Here here(stream());
     nb::list seeds;
-    for (const auto& cotangent : cotangents) {
-      seeds.append(is_zeros(cotangent) ? nb::none() : nb::cast(viewed(cotangent)));
+    std::vector<int> used;
+    std::vector<mx::array> inputs(primals);
+    bool alike = true;
+    for (size_t i = 0; i < cotangents.size(); ++i) {
+      if (is_zeros(cotangents[i])) {
+        continue;
+      }
+      used.push_back(static_cast<int>(i));
+      inputs.push_back(viewed(cotangents[i]));
+      alike = alike && inputs.back().dtype() == outputs[i].dtype() &&
+          inputs.back().shape() == outputs[i].shape();
+    }
+    const auto pull = alike ? found(argnums, used) : nullptr;
+    if (pull != nullptr) {
+      return (*pull)(inputs);
+    }
+    for (size_t i = 0, next = 0; i < cotangents.size(); ++i) {
+      const bool is_used = next < used.size() && used[next] == static_cast<int>(i);
+      seeds.append(is_used ? nb::cast(inputs[primals.size() + next++]) : nb::none());
     }
     return arrays_of(rules_.get().attr("vjp")(
         list_of(primals), seeds, list_of(argnums), list_of(outputs)));
@@ -215,6 +259,15 @@ class Ruled : public mx::Primitive {
   }
 
  private:
+  // What the rules have put down for these gradients; null where Python is to be asked.
+  std::shared_ptr<const Pulls::Pull> found(
+      const std::vector<int>& wanted, const std::vector<int>& used) const {
+    nb::object noted = nb::getattr(rules_.get(), "pulls", nb::none());
+    const Pulls* pulls = nullptr;
+    return nb::try_cast<const Pulls*>(noted, pulls) && pulls != nullptr ? pulls->find(wanted, used)
+                                                                        : nullptr;
+  }
+
   const std::shared_ptr<mx::Primitive> inner_;
   const Held rules_;
 };

@@ -1,0 +1,68 @@
+// Settled: views that a transformation made of arrays that are there, without a task for each.
+//
+// mx.grad copies what it is given, and functions slice and reshape it. Such an array takes no work, but
+// MLX evaluates it by a task on its thread, which costs more than a small kernel does. `settle` lets
+// its primitive make the view at once. As MLX does with what is evaluated while it is traced, the
+// array keeps its primitive, so that every transformation still finds its way through it; MLX cuts it off
+// when it evaluates what reads it.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlx/primitives.h"
+
+namespace zmlx {
+
+namespace mx = mlx::core;
+
+// Whether the primitive of `array` only looks at its input in another way, where that is there.
+inline bool is_view(const mx::array& array) {
+  const std::string_view name = array.primitive().name();
+  if (name == "Reshape" || name == "Flatten" || name == "Unflatten") {  // else they copy
+    return array.inputs()[0].is_available() && array.inputs()[0].flags().row_contiguous;
+  }
+  return name == "Copy" || name == "StopGradient" || name == "Broadcast" ||
+      name == "ExpandDims" || name == "Squeeze" || name == "Transpose" || name == "Slice";
+}
+
+constexpr int kViews = 16;  // one above the other, at most
+
+// Make the view that `array` is, if it is one of an array that is there. Whether it is there now.
+inline bool settle(const mx::array& array, int most = kViews) {
+  if (array.is_available() || !array.has_primitive()) {
+    return array.is_available();
+  }
+  const bool one = array.siblings().empty() && array.inputs().size() == 1 && array.size() > 0;
+  const bool here = array.primitive().stream().device == mx::Device::cpu;
+  if (!one || !here || most == 0 || array.status() != mx::array::Status::unscheduled ||
+      !settle(array.inputs()[0], most - 1) || !is_view(array)) {
+    return false;
+  }
+  std::vector<mx::array> outputs{array};
+  array.primitive().eval_cpu(array.inputs(), outputs);
+  array.set_status(mx::array::Status::available);
+  return true;
+}
+
+// Settle what MLX traces on this thread, and so nobody else can be evaluating.
+inline void settle_traced(const std::vector<mx::array>& arrays) {
+  for (const auto& array : arrays) {
+    if (array.has_primitive() && array.is_tracer()) {
+      settle(array);
+    }
+  }
+}
+
+// Settle the views that an array, not evaluated yet, is computed from, so many levels down.
+inline void settle_inputs(const mx::array& array, int levels = 3) {
+  if (levels == 0 || !array.has_primitive() || settle(array)) {
+    return;
+  }
+  for (const auto& input : array.inputs()) {
+    settle_inputs(input, levels - 1);
+  }
+}
+
+}  // namespace zmlx
