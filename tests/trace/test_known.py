@@ -70,7 +70,8 @@ def as_flattened(told: Any, args: Any, kwargs: Any, states: Any, of: Any) -> boo
         return False
     first, structure = flatten_call(*of)
     leaves, same = flatten_call(args, kwargs, states)
-    signature, arrays, numbers, objects = found
+    signature, arrays, numbers, objects, apart = found
+    assert apart == (len(set(map(id, arrays))) == len(arrays))
     assert structure == same and hash(structure) == hash(same)
     assert [id(a) for a in arrays] == [id(a) for a in leaves.arrays]
     assert [(type(n), n) for n in numbers] == [(type(n), n) for n in leaves.numbers]

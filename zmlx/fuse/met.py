@@ -32,8 +32,10 @@ class Known:
     copied: set[int]
     sites: dict[bytes, Site] = field(default_factory=dict)
 
-    def leaves(self, arrays: list[Any], numbers: list[Any], objects: list[Any]) -> Leaves:
-        return Leaves(arrays, numbers, self.soft, objects, self.copied)
+    def leaves(
+        self, arrays: list[Any], numbers: list[Any], objects: list[Any], apart: bool
+    ) -> Leaves:
+        return Leaves(arrays, numbers, self.soft, objects, self.copied, apart=apart)
 
 
 class Met:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -31,6 +32,7 @@ class Site:
     moving: frozenset[int] = frozenset()  # numbers of objects that change from call to call
     entries: dict[Any, Entry] = field(default_factory=dict)
     _last: tuple[Number, ...] = ()
+    _told: tuple[frozenset[int], tuple[Number, ...], tuple[str, ...]] = (frozenset(), (), ())
 
     def find(
         self, arrays: Sequence[mx.array], numbers: Sequence[Number], leaves: Leaves
@@ -74,14 +76,24 @@ class Site:
         self, arrays: Sequence[mx.array], numbers: Sequence[Number], leaves: Leaves
     ) -> tuple[Any, ...]:
         """The key as far as it does not depend on sizes."""
-        same = pattern(arrays) if len(arrays) > 1 else None  # Python may ask: `if key is query`
+        apart = leaves.apart or len(arrays) < 2
+        same = None if apart else pattern(arrays)  # Python may ask: `if key is query`
         if not (self.static or self.personal or same):
             return ()
         return (
-            tuple([repr(numbers[i]) for i in sorted(self.static)]),
+            self._values(numbers),
             tuple(map(id, leaves.passed)) if self.personal else None,
             same,
         )
+
+    def _values(self, numbers: Sequence[Number]) -> tuple[str, ...]:
+        """The numbers that traces are made for, each told from others of equal value."""
+        static, last, values = self._told
+        if static is self.static and len(last) == len(numbers) and all(map(is_, last, numbers)):
+            return values
+        values = tuple([repr(numbers[i]) for i in sorted(self.static)])
+        self._told = self.static, tuple(numbers), values
+        return values
 
 
 def pattern(arrays: Sequence[mx.array]) -> tuple[int, ...] | None:

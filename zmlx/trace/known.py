@@ -137,4 +137,3 @@ def _is_ordinary(cls: type, attributes: bool) -> bool:
         return False
     own = type(found.get("__dict__")) is GetSetDescriptorType
     return plain and own == attributes and not has_slots(cls)
-

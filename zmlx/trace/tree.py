@@ -66,6 +66,7 @@ class Leaves:
     in_place: bool = False  # lists and dicts too are used in place
     frozen: bool = False  # the leaves are no inputs: they are a part of a key
     keys: list[Any] = field(default_factory=list)  # objects that are keys of dicts or in sets
+    apart: bool = False  # no two of the arrays are one; False also where nobody looked
     _seen: dict[int, int] = field(default_factory=dict)  # by id
 
     @property

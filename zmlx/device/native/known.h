@@ -94,9 +94,12 @@ class Walk {
   }
 
   // Whether no two containers are one.
-  bool apart() {
-    std::sort(met_.begin(), met_.end());
-    return std::adjacent_find(met_.begin(), met_.end()) == met_.end();
+  bool containers_apart() {
+    return apart(met_);
+  }
+
+  bool arrays_apart() {
+    return apart(read_);
   }
 
  private:
@@ -135,6 +138,7 @@ class Walk {
       return false;
     }
     arrays.append(nb::handle(value));
+    read_.push_back(value);
     sign(text, *nb::inst_ptr<mx::array>(nb::handle(value)));
     return true;
   }
@@ -209,8 +213,13 @@ class Walk {
         none(PyFunction_GetKwDefaults(value));
   }
 
+  static bool apart(std::vector<PyObject*>& values) {
+    std::sort(values.begin(), values.end());
+    return std::adjacent_find(values.begin(), values.end()) == values.end();
+  }
+
   PyObject* const drawn_;  // mx.random.state, which is no container
-  std::vector<PyObject*> met_;
+  std::vector<PyObject*> met_, read_;  // containers, arrays
 };
 
 class Known {
@@ -219,17 +228,19 @@ class Known {
   Known(nb::handle written, nb::object drawn)
       : args_(written[0]), kwargs_(written[1]), states_(written[2]), drawn_(std::move(drawn)) {}
 
-  // (signature, arrays, numbers, objects) of a call with this structure; None of any other.
+  // (signature, arrays, numbers, objects, whether no two arrays are one) of a call with this
+  // structure; None of any other.
   nb::object match(nb::handle args, nb::handle kwargs, nb::handle states) const {
     Walk walk(drawn_.ptr());
     const bool fits = PyDict_CheckExact(kwargs.ptr()) && walk.all(args_.nodes, args.ptr()) &&
         walk.items(kwargs_, kwargs.ptr(), 0, kwargs_.nodes.size()) &&
-        walk.all(states_.nodes, states.ptr()) && walk.apart();
+        walk.all(states_.nodes, states.ptr()) && walk.containers_apart();
     if (!fits) {
       return nb::none();
     }
     return nb::make_tuple(
-        nb::bytes(walk.text.data(), walk.text.size()), walk.arrays, walk.numbers, walk.objects);
+        nb::bytes(walk.text.data(), walk.text.size()), walk.arrays, walk.numbers, walk.objects,
+        walk.arrays_apart());
   }
 
  private:
