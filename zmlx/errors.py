@@ -19,7 +19,8 @@ class TraceError(ZmlxError):
 class LostTraceError(TraceError):
     """An array left the tracer's sight: a function of MLX was reached in a way that hides it.
 
-    Raised where values are needed too; else the function runs as plain MLX, unfused.
+    Raised where values are needed too; else MLX's own graph is read, and where that cannot be, the
+    function runs as plain MLX, unfused.
     """
 
     needs_values = False

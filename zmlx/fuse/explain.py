@@ -98,6 +98,7 @@ class Explanation:
             )
         ]
         self.frozen = frozen(fn) if fn else []
+        self.exported = trace.exported  # why and where mx.export_function took the trace, or ""
         self.shape_reads = [decision.told(self.names) for decision in trace.decisions]
         self.static_numbers = sorted(trace.static_numbers)
         self.numerics = "mlx" if any(f.runtime.exact for f in program.functions) else "fp32"

@@ -75,6 +75,7 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
             {"name": c.name, "value": str(c.value), "line": c.loc} for c in e.captures
         ],
         "frozen": {f.name: f.value for f in e.frozen},
+        "exported": e.exported,
         "shape_reads": e.shape_reads,
         "static_numbers": [e.names.number(i) for i in e.static_numbers],
         "graph": _nodes(e),

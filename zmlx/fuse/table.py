@@ -198,13 +198,16 @@ class Table:
     def _recorded(self, call: Call, site: Site) -> Trace:
         """The trace; of a function that no trace can follow, one call that is never made."""
         try:
-            return trace(self.fn, call, site.static_for(call.leaves))
+            found = trace(self.fn, call, site.static_for(call.leaves))
         except LostTraceError as lost:
             if lost.needs_values:
                 raise
             why = str(lost).partition(": ")[2] or str(lost)
             _log.info("%s runs as plain MLX: %s", self.name, lost)
             return whole(self.fn, call, f"all of it runs as plain MLX: {why}")
+        if found.exported:
+            _log.info("%s: %s", self.name, found.exported)
+        return found
 
     def _evict(self) -> None:
         """Drop entries whose objects have gone, and those not called for longest, to the bound.

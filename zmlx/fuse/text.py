@@ -84,7 +84,7 @@ def ratio(explanation: Explanation) -> str:
 def static_facts(explanation: Explanation) -> list[str]:
     """What binds the trace to this call's arguments, one sentence each."""
     e = explanation
-    found = []
+    found = [f"{e.exported}. It holds for the sizes of this call"] if e.exported else []
     if e.shape_reads:
         found.append(f"Sizes steer Python, so it holds only where {'; '.join(e.shape_reads)}")
     if e.static_numbers:

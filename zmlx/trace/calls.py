@@ -206,6 +206,15 @@ def keeping_random_state() -> Iterator[Callable[[], bool]]:
             _restore_random_state(before)
 
 
+def moved(before: mx.array) -> bool:
+    """Whether the random state has another value than `before`, where values can be read."""
+    now = mx.random.state[0]
+    try:
+        return now is not before and now.tolist() != before.tolist()
+    except RuntimeError:
+        return False
+
+
 def _restore_random_state(key: mx.array) -> None:
     try:
         high, low = key.tolist()

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
+
+from zmlx.trace import placeholders
 from zmlx.trace.kinds import (
     Kind,
     content,
@@ -39,12 +42,12 @@ _MOMENT = 0.5  # seconds that another thread may take to read its arguments
 _HOLDERS = (Kind.COPIED, Kind.OBJECT, Kind.ROW)
 
 
-def holds(tree: Any) -> bool:
-    """Whether a traced value is in `tree` or in the objects that it leads to."""
+def holds(tree: Any, is_one: Callable[[Any], bool] | None = None) -> bool:
+    """Whether a traced value, or what `is_one` says, is in `tree` or the objects it leads to."""
     waiting, seen = [tree], {id(tree)}
     while waiting:
         value = waiting.pop()
-        if type(value) is Proxy or type(value) is ScalarProxy:
+        if type(value) is Proxy or type(value) is ScalarProxy or (is_one and is_one(value)):
             return True
         rows = [enumerate(value)] if isinstance(value, tuple) else map(items, parts_of(value))
         for pairs in rows:
@@ -99,8 +102,14 @@ class Surroundings:
         self._parts += [(fn.__dict__, dict(fn.__dict__)), (fn.__globals__, dict(fn.__globals__))]
         self._parts += [(cell, content(cell)) for cell in filled_cells(fn)]
 
+    def keeps_lost(self) -> bool:
+        """Whether an array that was computed from traced ones out of sight is stored here."""
+        parts: list[tuple[Any, Any]] = [(list(items(part)), held) for part, held in self._parts]
+        parts += [(list(vars(cls).items()), held) for cls, held in self._classes]
+        return any(True for now, held in parts for _ in _traced(now, held))
+
     def restore(self) -> None:
-        """Put back the content of whatever holds a traced value now."""
+        """Put back the content of whatever holds a traced value, or a lost array, now."""
         for part, held in self._parts:
             if any(True for _ in _traced(list(items(part)), held)):
                 if isinstance(part, dict):
@@ -114,11 +123,15 @@ class Surroundings:
 
 
 def _traced(now: list[tuple[Any, Any]], held: Any) -> Iterator[tuple[Any, Any]]:
-    """What is new since `held` was taken, and holds a traced value."""
+    """What is new since `held` was taken, and holds a traced value, or what was made of one."""
     for key, value in now:
         known = held.get(key) if isinstance(held, dict) else held[key] if key < len(held) else None
-        if value is not known and holds(value):
+        if value is not known and holds(value, _is_lost):
             yield key, value
+
+
+def _is_lost(value: Any) -> bool:
+    return type(value) is mx.array and placeholders.depends_on_one(value)
 
 
 def reached(start: Any) -> Iterator[Any]:

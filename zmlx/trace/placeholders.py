@@ -9,12 +9,14 @@ was computed from one is seen from its graph. The tracer is the caller.
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Sequence
 
 import mlx.core as mx
 
-_ROOT = "zmlx_placeholder"
+ROOT = "zmlx_placeholder"
+_LABEL = re.compile(r'label ="([^" ]*)')
 _LOCK = threading.Lock()
 _made: list[mx.array] = []
 
@@ -50,9 +52,21 @@ def placeholders(specs: Sequence[tuple[tuple[int, ...], mx.Dtype]]) -> list[mx.a
         return [tied(mx.zeros(shape, dtype)) for shape, dtype in specs]
 
 
+def marked(shape: tuple[int, ...], dtype: mx.Dtype, mark: int) -> mx.array:
+    """A placeholder that says which one it is to who reads MLX's graph (zmlx.trace.exported)."""
+    with mx.stream(mx.cpu):
+        tie = [_root(), mx.array(mark, mx.int64)]
+        return mx.depends([mx.zeros(shape, dtype)], tie)[0]
+
+
+def named_root() -> dict[str, mx.array]:
+    """The root under the name that mx.export_to_dot shall give it."""
+    return {ROOT: _root()}
+
+
 def depends_on_one(array: mx.array) -> bool:
     """Whether the lazy `array` is computed from a placeholder."""
-    return f'"{_ROOT}" ->' in _graph_text(array)
+    return f'"{ROOT}" ->' in _graph_text(array)
 
 
 def is_filled(array: mx.array) -> bool:
@@ -60,7 +74,13 @@ def is_filled(array: mx.array) -> bool:
     return 'label ="Full"' in _graph_text(array)
 
 
-def _graph_text(array: mx.array) -> str:
+def are_untouched(arrays: Sequence[mx.array]) -> bool:
+    """Whether placeholders are still those that were made: MLX wrote nothing into them."""
+    labels = _LABEL.findall(_graph_text(*arrays)) if arrays else []
+    return set(labels) <= {"Broadcast", "Full", "Depends", "AsType"}
+
+
+def _graph_text(*arrays: mx.array) -> str:
     text = io.StringIO()
-    mx.export_to_dot(text, array, **{_ROOT: _root()})
+    mx.export_to_dot(text, *arrays, **named_root())
     return text.getvalue()

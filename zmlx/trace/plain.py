@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from zmlx.ops.table import OPS
 from zmlx.trace.array_name import by_zmlx
-from zmlx.trace.members import IN_PLACE, recorded
+from zmlx.trace.members import IN_PLACE, SHAPE_READS, recorded
 from zmlx.trace.recorders import current, paused
 from zmlx.trace.wrappers import refuse_closures
 
@@ -28,9 +28,11 @@ def wrappers() -> Iterator[tuple[str, Wrap]]:
     rows = {f"__{spec.dunder}__": spec.name for spec in OPS.values() if spec.arity == 2}
     for name in recorded():
         yield name, partial(_member, name, rows.get(name))
-    for op in IN_PLACE:
-        yield f"__i{op}__", _write
-    yield "__setitem__", _write
+    for name in (*[f"__i{op}__" for op in IN_PLACE], "__setitem__"):
+        yield name, partial(_write, name)
+    for name in SHAPE_READS:
+        yield name, _size
+    yield "__len__", _length
     yield "at", _at
 
 
@@ -61,17 +63,38 @@ def _read_property(name: str, get: Callable[[Any], Any], self: mx.array) -> Any:
     return getattr(tracer.lifted(self), name)
 
 
-def _write(method: Callable[..., Any]) -> Callable[..., Any]:
+def _size(member: Any) -> property:
+    get: Callable[[mx.array], Any] = member.fget
+    return property(_length(get))
+
+
+def _length(get: Callable[[mx.array], Any]) -> Callable[[mx.array], Any]:
+    """Reading the size of an array that was computed out of sight: the trace depends on it."""
+
+    def read(self: mx.array) -> Any:
+        tracer = current()
+        if tracer is not None and not by_zmlx(sys._getframe(1)):
+            tracer.unseen.note_size(self)
+        return get(self)
+
+    return read
+
+
+def _write(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: mx.array, *args: Any) -> Any:
         tracer = current()
         if tracer is None:
             refuse_closures(args)
-        elif not by_zmlx(sys._getframe(1)) and not tracer.lets_write(self, args):
-            raise tracer.refuse(
-                "an array that is no argument, and was not made by the function, is written in "
-                "place.",
-                "Name what holds it in inputs= and outputs=, or write into a copy: mx.array(it).",
-            )
+        elif not by_zmlx(sys._getframe(1)):
+            if tracer.unseen.is_lost(self):
+                return tracer.unseen.write(self, name, args)
+            if not tracer.lets_write(self, args):
+                raise tracer.refuse(
+                    "an array that is no argument, and was not made by the function, is written in "
+                    "place.",
+                    "Name what holds it in inputs= and outputs=, or write into a copy: "
+                    "mx.array(it).",
+                )
         return method(self, *args)
 
     return intercepted

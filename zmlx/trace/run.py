@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import mlx.core as mx
 
 from zmlx.errors import LostTraceError, TraceError
 from zmlx.trace import intercept, leaks, locate
+from zmlx.trace.calls import keeping_random_state, moved
 from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items as keyed
@@ -28,6 +32,7 @@ from zmlx.trace.static import Static
 from zmlx.trace.tracer import Capture, Tracer
 from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME, Leaves
 from zmlx.trace.unflatten import Source, restored, unflatten
+from zmlx.trace.unseen import within_export
 
 PATIENCE = 60.0  # seconds
 _STUCK = (
@@ -80,6 +85,7 @@ class Trace:
     written_numbers: frozenset[int] = frozenset()  # those of objects that the function wrote
     personal: bool = False  # it holds for the very objects of its call only
     plain: str = ""  # why the function must run as plain MLX, unfused
+    exported: str = ""  # why and where parts of it come from mx.export_function
 
     def settled(self) -> bool:
         """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
@@ -108,24 +114,25 @@ def trace(fn: Callable[..., Any], call: Call, static: frozenset[int] = frozenset
 
 @verified("trace")
 def _traced(fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> Trace:
-    """As trace; where an array gets lost, once more with wrappers all over memory."""
+    """As trace; where an array gets lost, once more with wrappers all over memory, and reading."""
     try:
-        return _numbers_found(fn, call, static, spread=False)
+        return _numbers_found(fn, call, static)
     except LostTraceError:
-        return _numbers_found(fn, call, static, spread=True)
+        return _numbers_found(fn, call, static, reading=True)
 
 
 def _numbers_found(
-    fn: Callable[..., Any], call: Call, static: frozenset[Token], spread: bool
+    fn: Callable[..., Any], call: Call, static: frozenset[Token], reading: bool = False
 ) -> Trace:
     around, depth = leaks.Surroundings(fn), intercept.depth()
     while True:
-        tracer = Tracer(static=static)
+        tracer = Tracer(static=static, reading=reading)
         try:
-            found = _run(tracer, fn, call, around, spread)
+            run = partial(_run, tracer, fn, call, around)
+            found: Trace = within_export(run) if reading else run()
             tracer.sizes.forget()
             settle(tracer.moments)
-            _refuse_leaks(tracer, fn)
+            _refuse_leaks(tracer, fn, around)
             return found
         except Specialize as need:
             around.restore()
@@ -146,8 +153,13 @@ def _numbers_found(
             intercept.unwind(depth)
 
 
-def _refuse_leaks(tracer: Tracer, fn: Callable[..., Any]) -> None:
-    """Raise TraceError where a traced array lives on outside of its trace."""
+def _refuse_leaks(tracer: Tracer, fn: Callable[..., Any], around: leaks.Surroundings) -> None:
+    """Raise TraceError where a traced array, or what was made of one, lives on outside."""
+    if around.keeps_lost():
+        raise LostTraceError(
+            f"[zmlx.trace] {locate.of_function(fn)}: an array that was computed where zmlx could "
+            "not see it is kept where later calls would not renew it. Return it."
+        )
     found = leaks.survivor(tracer)
     if found is None:
         return
@@ -179,19 +191,19 @@ def _run(
     fn: Callable[..., Any],
     call: Call,
     around: leaks.Surroundings,
-    spread: bool,
 ) -> Trace:
     with _recorded(tracer, call) as (args, kwargs, proxies):
-        intercept.show_everywhere(None if spread else fn)
+        intercept.show_everywhere(None if tracer.reading else fn)
         tracer.older = around.known
         try:
-            result = fn(*args, **kwargs)
-        except (RuntimeError, TypeError) as error:
+            result = _result(tracer, fn, args, kwargs)
+        except (RuntimeError, TypeError, ValueError) as error:
             explained = _explained(error)
             if explained is None:
                 raise
             raise explained from error
         _look_back(tracer)
+        tracer.unseen.refuse_writes(tracer.living.found())
         try:
             recipes = Recipes(tracer, around.known, proxies)
             recipe, updates = recipes.all(result)
@@ -213,7 +225,22 @@ def _run(
         tuple(tracer.notes),
         _written_numbers(call, updates),
         tracer.personal,
+        exported=tracer.unseen.why(locate.of_function(fn)),
     )
+
+
+def _result(tracer: Tracer, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What `fn` returns; raises LostTraceError where it drew random numbers out of sight."""
+    key = mx.random.state[0]
+    with keeping_random_state():
+        result = fn(*args, **kwargs)
+        if moved(key):
+            raise tracer.refuse(
+                "random numbers were drawn where zmlx could not see it.",
+                "Call mx.random.normal (say) through its module.",
+                LostTraceError,
+            )
+    return result
 
 
 def whole(fn: Callable[..., Any], call: Call, why: str) -> Trace:
@@ -222,11 +249,14 @@ def whole(fn: Callable[..., Any], call: Call, why: str) -> Trace:
     def as_call(*args: Any, **kwargs: Any) -> Any:
         tracer = intercept.current()
         assert tracer is not None
-        return tracer.state.run(tracer, name, fn, args, kwargs, why=why, runs_always=True)
+        try:
+            return tracer.state.run(tracer, name, fn, args, kwargs, why=why, runs_always=True)
+        finally:
+            around.restore()
 
     name = getattr(fn, "__name__", type(fn).__name__)
-    static = frozenset(call.leaves.soft)
-    return replace(_numbers_found(as_call, call, static, spread=False), plain=why)
+    static, around = frozenset(call.leaves.soft), leaks.Surroundings(fn)
+    return replace(_numbers_found(as_call, call, static), plain=why)
 
 
 def _written_numbers(call: Call, updates: Sequence[Update]) -> frozenset[int]:

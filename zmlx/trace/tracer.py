@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.errors import LostTraceError, TraceError
+from zmlx.errors import TraceError
 from zmlx.ops.infer import infer
 from zmlx.trace import calls, intercept, locate, namespace, placeholders, reductions, through
 from zmlx.trace.calls import Flat, Streams, is_flat, keeping_random_state
@@ -33,13 +33,10 @@ from zmlx.trace.proxy import Proxy, foreign
 from zmlx.trace.scalars import ScalarProxy, Specialize, Token, adopted
 from zmlx.trace.sizes import Sizes
 from zmlx.trace.state import State
+from zmlx.trace.unseen import Unseen
 
 __all__ = ["Capture", "Tracer", "arrays_in", "name_of"]
 
-_UNSEEN = (
-    "an array was computed from a traced one where zmlx could not see it (a function of MLX that "
-    "only C code or a running frame refers to)."
-)
 _UNTIED, _SIZED_BY_VALUE = ("zeros_like", "ones_like"), ("arange",)  # by name: see below
 
 
@@ -62,6 +59,7 @@ class Tracer:
     refused: TraceError | None = None  # what the function did wrong first, even if it caught it
     static: frozenset[Token] = frozenset()  # numbers and sizes that stand for their example
     wanted: frozenset[Token] = frozenset()  # those whose values were read
+    reading: bool = False  # what is computed out of sight is read from MLX's own graph
     finished: bool = False
     personal: bool = False  # a call that MLX runs holds on to the very objects of this call
     first_nodes: tuple[int, ...] = ()  # of the inputs, before anything is written in place
@@ -73,9 +71,11 @@ class Tracer:
     copies: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)  # of others, by id
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
     sizes: Sizes = field(init=False)
+    unseen: Unseen = field(init=False)
 
     def __post_init__(self) -> None:
         self.sizes = Sizes(self, self.static)
+        self.unseen = Unseen(self, self.reading)
 
     # -- inputs -----------------------------------------------------------------------------------
     def array_inputs(self, examples: Sequence[mx.array]) -> list[Proxy]:
@@ -105,7 +105,8 @@ class Tracer:
         shape, dtype = mx.array.shape.fget(base), name_of(base.dtype)
         loc = locate.here() if loc is None else loc
         node = self.graph.add(kind, operands, shape=shape, dtype=dtype, loc=loc, **attributes)
-        base = placeholders.tied(base) if tie and not known else base
+        if not known:
+            base = self.unseen.base(base, node, tie)
         return Proxy(base, self, node, known)
 
     def lifted(self, array: mx.array) -> Proxy:
@@ -113,6 +114,8 @@ class Tracer:
         if type(array) is Proxy:
             return array
         node = self.capture(array)
+        if self.graph.kind(node) != "array":
+            return Proxy(self.unseen.placeholder(node), self, node)
         return Proxy(mx.array(array), self, node, known=True)
 
     def alias(self, proxy: Proxy) -> Proxy:
@@ -322,6 +325,7 @@ class Tracer:
 
     def _operand(self, operand: Any, dtype: str, strong: Sequence[str] = ()) -> int:
         if isinstance(operand, Proxy):
+            self.unseen.check(operand)
             return operand.node
         if isinstance(operand, mx.array):
             return self.capture(operand)
@@ -332,18 +336,16 @@ class Tracer:
         return self.graph.add("const", dtype=dtype, value=value, loc=locate.here())
 
     def capture(self, array: mx.array) -> int:
-        """The node of an array that is not an argument; raises where it hides a lost trace."""
+        """The node of an array that is not an argument."""
         self.check(array)
         array = self.copies.get(id(array), (array, array))[1]
         found = self._captured.get(id(array))
         if found is None:
-            if placeholders.depends_on_one(array):
-                raise self.refuse(_UNSEEN, "Call it through its module (mx.exp).", LostTraceError)
+            if self.unseen.is_lost(array):
+                return self.unseen.node(array)
             loc, value = locate.here(), mx.array(array)  # a copy: the user may write to `array`
             shape, dtype = value.shape, name_of(value.dtype)
-            filled = placeholders.is_filled(array) and not locate.is_named(array)
-            if filled and self._is_a_size_here(shape):
-                self.sizes.decide_inputs()  # maybe zeros_like(x), by a name that zmlx cannot see
+            self.unseen.note_filled(array)
             node = self.graph.add("array", shape=shape, dtype=dtype, value=value, loc=loc)
             found = self._captured[id(array)] = Capture(array, node, loc)
             self.captures.append(found)
@@ -356,10 +358,6 @@ class Tracer:
         self.copies[id(array)] = array, array
         self._captured.pop(id(array), None)
         return True
-
-    def _is_a_size_here(self, shape: tuple[int, ...]) -> bool:
-        traced = (self.graph[n] for n in self.graph if self.graph.kind(n) != "array")
-        return max(shape, default=1) != 1 and any(data["shape"] == shape for data in traced)
 
     def _template(self, tree: Any, operands: list[int], sizes: bool) -> Any:
         """`tree` with every traced value and array replaced by a Ref to an operand, in order.

@@ -44,6 +44,7 @@ def rebind(target: Proxy, result: Proxy, update_base: Callable[[], Any]) -> Prox
     target.node, target.known = result.node, result.known
     with intercept.recording(None):
         update_base()
+        target.tracer.unseen.renew(target, target.node)
     return target
 
 
