@@ -42,12 +42,30 @@ _MOMENT = 0.5  # seconds that another thread may take to read its arguments
 _HOLDERS = (Kind.COPIED, Kind.OBJECT, Kind.ROW)
 
 
-def holds(tree: Any, is_one: Callable[[Any], bool] | None = None) -> bool:
-    """Whether a traced value, or what `is_one` says, is in `tree` or the objects it leads to."""
+def holds(tree: Any) -> bool:
+    """Whether a traced value is in `tree` or in the objects that it leads to."""
+    return _leads_to(tree, _is_one)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` is a traced one, or a tuple of some."""
+    return _is_one(value) or (isinstance(value, tuple) and holds(value))
+
+
+def _is_one(value: Any) -> bool:
+    return type(value) is Proxy or type(value) is ScalarProxy
+
+
+def _is_lost(value: Any) -> bool:
+    """Whether a plain array was computed from traced ones out of sight."""
+    return type(value) is mx.array and placeholders.depends_on_one(value)
+
+
+def _leads_to(tree: Any, wanted: Callable[[Any], bool]) -> bool:
     waiting, seen = [tree], {id(tree)}
     while waiting:
         value = waiting.pop()
-        if type(value) is Proxy or type(value) is ScalarProxy or (is_one and is_one(value)):
+        if wanted(value):
             return True
         rows = [enumerate(value)] if isinstance(value, tuple) else map(items, parts_of(value))
         for pairs in rows:
@@ -55,12 +73,6 @@ def holds(tree: Any, is_one: Callable[[Any], bool] | None = None) -> bool:
             waiting += [v for v in found if id(v) not in seen]
             seen.update(map(id, found))
     return False
-
-
-def is_traced(value: Any) -> bool:
-    """Whether `value` is a traced one, or a tuple of some."""
-    traced = type(value) is Proxy or type(value) is ScalarProxy
-    return traced or (isinstance(value, tuple) and holds(value))
 
 
 class Surroundings:
@@ -106,7 +118,7 @@ class Surroundings:
         """Whether an array that was computed from traced ones out of sight is stored here."""
         parts: list[tuple[Any, Any]] = [(list(items(part)), held) for part, held in self._parts]
         parts += [(list(vars(cls).items()), held) for cls, held in self._classes]
-        return any(True for now, held in parts for _ in _traced(now, held))
+        return any(True for now, held in parts for _ in _new(now, held, _is_lost))
 
     def restore(self) -> None:
         """Put back the content of whatever holds a traced value, or a lost array, now."""
@@ -122,16 +134,19 @@ class Surroundings:
                 setattr(cls, name, held[name]) if name in held else delattr(cls, name)
 
 
-def _traced(now: list[tuple[Any, Any]], held: Any) -> Iterator[tuple[Any, Any]]:
-    """What is new since `held` was taken, and holds a traced value, or what was made of one."""
+def _new(
+    now: list[tuple[Any, Any]], held: Any, *wanted: Callable[[Any], bool]
+) -> Iterator[tuple[Any, Any]]:
+    """What is new since `held` was taken, and leads to something that is `wanted`."""
     for key, value in now:
         known = held.get(key) if isinstance(held, dict) else held[key] if key < len(held) else None
-        if value is not known and holds(value, _is_lost):
+        if value is not known and any(_leads_to(value, one) for one in wanted):
             yield key, value
 
 
-def _is_lost(value: Any) -> bool:
-    return type(value) is mx.array and placeholders.depends_on_one(value)
+def _traced(now: list[tuple[Any, Any]], held: Any) -> Iterator[tuple[Any, Any]]:
+    """What is new since `held` was taken, and holds a traced value, or what was made of one."""
+    return _new(now, held, _is_one, _is_lost)
 
 
 def reached(start: Any) -> Iterator[Any]:
