@@ -140,6 +140,15 @@ FLAT = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def on_the_cpu():
+    """Where MLX has all of these functions."""
+    before = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(before)
+
+
 FLOWING = [name for name in CASES if name not in FLAT]
 SOURCE = {"where": 1}  # which argument a gradient is taken for; else the first
 

@@ -316,6 +316,26 @@ def _norm(m: Maker, p: Primitive, operands: Sequence[Any]) -> Any:
     return m.call(_FAST[p.name], x, *weights, p.arguments[-1])
 
 
+def _rope(m: Maker, p: Primitive, operands: Sequence[Any]) -> Any:
+    dims, traditional, base, scale, forward = p.arguments
+    x, offset, *freqs = operands
+    if not forward:
+        raise Unreadable("no function of mlx.core makes the gradient of RoPE")
+    return m.call(
+        "fast.rope", x, dims, traditional=traditional, base=None if freqs else base, scale=scale,
+        offset=offset, freqs=freqs[0] if freqs else None,
+    )  # fmt: skip
+
+
+def _attention(m: Maker, p: Primitive, operands: Sequence[Any]) -> Any:
+    scale, causal, has_sinks, *_ = p.arguments
+    q, k, v, *rest = operands
+    sinks = rest.pop() if has_sinks else None
+    mask = "causal" if causal else rest[0] if rest else None
+    name = "fast.scaled_dot_product_attention"
+    return m.call(name, q, k, v, scale=scale, mask=mask, sinks=sinks)
+
+
 _CALLS: dict[str, Again] = {
     "AddMM": _addmm,
     "Arange": _arange,
@@ -358,8 +378,10 @@ _CALLS: dict[str, Again] = {
     "RandomBits": _random_bits,
     "Reduce": _reduce,
     "Reshape": lambda m, p, o: m.call("reshape", o[0], p.outputs[0].shape),
+    "RoPE": _rope,
     "SVD": _svd,
     "Scan": _scan,
+    "ScaledDotProductAttention": _attention,
     "Scatter": _scatter,
     "ScatterAxis": _scatter_axis,
     "SearchSorted": _search,

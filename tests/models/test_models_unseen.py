@@ -1,0 +1,47 @@
+"""Helpers of mlx-lm that are called where the tracer cannot see it: fused, as plain MLX computes."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from fuse_cases import array, close
+from hidden import hide
+from mlx_lm.models.activations import precise_swiglu, swiglu, swiglu_oai
+from mlx_lm.models.rope_utils import initialize_rope
+
+import zmlx
+
+call = hide(type(mx.compile(abs)).__call__)  # of a compiled function, past its wrapper
+x, gate = array(0, 1, 2, 4, 8), array(1, 1, 2, 4, 8)
+
+
+def test_compiled_activations():
+    def fn(x, gate):
+        half = x.astype(mx.bfloat16)
+        return {
+            "swiglu": call(swiglu, gate, x) * 2,
+            "precise": call(precise_swiglu, half, gate, x) + half,
+            "oai": call(swiglu_oai, gate, x) * 2,
+        }
+
+    def total(f):
+        return lambda *given: sum(r.astype(mx.float32).sum() for r in f(*given).values())
+
+    fused = zmlx.fuse(fn)
+    close(fused(x, gate), fn(x, gate))
+    close(*[mx.grad(total(f), (0, 1))(x, gate) for f in (fused, fn)])
+    report = zmlx.explain(fused, x, gate)
+    assert report.exported and report.regions
+    assert not any("plain MLX" in item.reason for item in report.unfused)
+
+
+def test_rope():
+    rope = initialize_rope(8, 10000.0, False)
+    turn = hide(mx.fast.rope)
+
+    def fn(x):
+        return turn(x, 8, traditional=False, base=1e4, scale=1.0, offset=2) + rope(x, offset=2)
+
+    fused = zmlx.fuse(fn)
+    close(fused(x), fn(x))
+    close(*[mx.grad(lambda x, f=f: f(x).square().sum())(x) for f in (fused, fn)])
+    assert zmlx.explain(fused, x).exported
