@@ -1,4 +1,4 @@
-"""Helpers of mlx-lm that are called where the tracer cannot see it: fused, as plain MLX computes."""
+"""Helpers of mlx-lm that are called where the tracer cannot see it, beside plain MLX."""
 
 from __future__ import annotations
 
