@@ -246,7 +246,7 @@ class _Recorder:
         return self._tracer.elementwise("astype", (x,), dtype)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._tracer.opaque(name, intercept.original(name), args, kwargs, named=True)
+        return self._tracer.call(name, intercept.original(name), args, kwargs)
 
     def method(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         return self._tracer.opaque(name, function, args, {})
