@@ -15,8 +15,11 @@ from scipy import special
 
 import zmlx
 from zmlx.derive.accumulate import derive_vjp
+from zmlx.device import signature
 from zmlx.errors import PlanError
 from zmlx.fuse.inline import defined, inlined
+from zmlx.fuse.program import make_program
+from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.ops.definitions import DEFINITIONS
 from zmlx.trace.graph import Graph
@@ -277,3 +280,28 @@ def test_only_the_calls_chosen_are_written_out() -> None:
         for made in (inlined(graph, [first]), inlined(graph, [second]), inlined(graph, []))
     ]
     assert labels == [["mean"], ["softmax"], ["softmax", "mean"]]
+
+
+@pytest.mark.usefixtures("default_device")
+def test_a_program_runs_what_is_written_out() -> None:
+    """Kernels between reductions that MLX runs; a mean counts what is there at each call."""
+
+    def plain(x: mx.array, w: mx.array) -> mx.array:
+        return mx.fast.layer_norm(x, w, None, 1e-5) * mx.softmax(x, 1) + mx.var(x, 1, True)
+
+    x, w = array(0, 6, 33), array(1, 33)
+    runtime = Runtime(False, False, signature.fastest(), make_program)
+    program = make_program(written_out(plain, x, w), runtime, "written out")
+    run_one = lambda x, w: program([x, w])[0]  # noqa: E731
+    ways: dict[str, Callable[[Any], Any]] = {
+        "call": lambda f: f,
+        "grad": lambda f: mx.grad(lambda x, w: f(x, w).square().sum()),
+        "vmap": lambda f: mx.vmap(f, (0, None)),
+        "shapeless": lambda f: mx.compile(f, shapeless=True),
+    }
+    for name, way in ways.items():
+        mine, theirs = way(run_one), way(plain)
+        for shape in ((6, 33), (3, 5)):
+            full = (2, *shape) if name == "vmap" else shape
+            given, row = array(2, *full), array(3, shape[-1])
+            np.testing.assert_allclose(mine(given, row), theirs(given, row), rtol=1e-4, atol=1e-5)
