@@ -116,6 +116,45 @@ def written_inside(x, given):
     return slopes, count, notes, len(given["l"]), given["l"][-1], given["seen"]
 
 
+def in_place(x, given):
+    before = mx.abs(given["o"].w) * 2 - 1  # a region that nothing waits for
+    made = mx.abs(x) * 2
+
+    def loss(z):
+        w = given["o"].w
+        w += 7
+        given["l"][0][0] = 5
+        made[1] = 3
+        return (z * z * w * given["l"][0] * made).sum()
+
+    slopes = mx.grad(loss)(x), mx.vmap(lambda z: loss(z) * z)(x)
+    return before, slopes, mx.abs(given["o"].w) * 2 + 1, made + 1
+
+
+def in_place_by_two_names(x, given):
+    given["l"][0] = given["o"].w
+
+    def loss(z):
+        given["o"].w *= 2
+        return (z * z * given["l"][0]).sum()
+
+    return mx.grad(loss)(x), given["l"][0] + 1, given["o"].w - 1
+
+
+@zmlx.fuse(numerics="mlx")
+def rounded(given, x, y):
+    given["l"].append(x * 2)
+    given["o"].w = given["o"].w + x
+    y += x
+    return given["o"].w * 2 + given["l"][0]
+
+
+def nested(x, given):
+    y = mx.abs(x) * 3
+    one = rounded(given, x, y)
+    return one, rounded(given, one, y), y * 2 + 1, len(given["l"]), given["l"][-1]
+
+
 @pytest.fixture(autouse=True)
 def as_ops(on_cpu, monkeypatch) -> None:
     """Regions run as MLX ops: what is asked here is asked before any kernel."""
@@ -123,7 +162,10 @@ def as_ops(on_cpu, monkeypatch) -> None:
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fused regions run as MLX ops")
-FUNCTIONS = [loop, rebound, deleted, containers, objects, passed, written_inside]
+FUNCTIONS = [
+    loop, rebound, deleted, containers, objects, passed, written_inside,
+    in_place, in_place_by_two_names, nested,
+]  # fmt: skip
 
 
 def arguments() -> dict[str, Any]:
@@ -176,3 +218,21 @@ def test_what_only_the_call_can_know_is_not_read():
 
     with pytest.raises(TraceError, match="Return it from that function"):
         returned(mx.ones(2), Counter())
+
+
+def test_what_is_older_than_the_trace_is_written_once_a_call():
+    def counting(log):
+        def counted(x):
+            def loss(z):
+                log.append(1)
+                return (z * z * len(log)).sum()
+
+            return mx.grad(loss)(x), mx.grad(loss)(x)
+
+        return counted
+
+    logs: tuple[list[int], list[int]] = [], []
+    plain, fused = counting(logs[0]), zmlx.fuse(counting(logs[1]))
+    for _ in range(3):
+        assert shown(fused(mx.ones(2))) == shown(plain(mx.ones(2)))
+        assert logs[0] == logs[1]

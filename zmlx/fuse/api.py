@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from copy import deepcopy
-from functools import update_wrapper, wraps
+from functools import partial, update_wrapper, wraps
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -62,7 +62,8 @@ class FusedFunction:
         if tracer is not None and tracer.sees((args, kwargs)):
             if tracing_exactly() == self._options.exact:
                 return self._fn(*args, **kwargs)
-            return tracer.opaque(self._name, self._unbound, args, kwargs)
+            call = partial(_called, self._unbound, list(args), kwargs)
+            return tracer.state.run(tracer, self._name, call, (), {})
         table = self._table()
         if table is None:
             return self._fn(*args, **kwargs)
@@ -148,6 +149,11 @@ class FusedFunction:
     def _unbound(self, *args: Any, **kwargs: Any) -> Any:
         """The call with the module among the arguments, as a trace records it."""
         return self(*args[self._bound is not None :], **kwargs)
+
+
+def _called(fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """A call whose arguments stand in containers: what is written into them is then seen."""
+    return fn(*args, **kwargs)
 
 
 @overload

@@ -162,7 +162,10 @@ def reached(start: Any) -> Iterator[Any]:
 
 def _below(value: Any) -> Iterator[Any]:
     kind = kind_of(value)
-    if isinstance(value, FunctionType):
+    if _is_ours(value):  # a fused function, less its traces
+        held = getattr(value, "__dict__", {})
+        yield from [held[name] for name in ("__wrapped__", "_bound") if name in held]
+    elif isinstance(value, FunctionType):
         yield from [cell.cell_contents for cell in filled_cells(value)]
         yield from value.__defaults__ or ()
         yield from (value.__kwdefaults__ or {}).values()
@@ -177,6 +180,13 @@ def _below(value: Any) -> Iterator[Any]:
         yield from (vars(type(value)).get("__call__"), type(value))
     elif callable(value) and not isinstance(value, type):  # methods, partials, MLX's own objects
         yield from gc.get_referents(value)
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether ZMLX keeps `value` for itself: its machinery is none of a user's surroundings."""
+    owner = value if isinstance(value, (FunctionType, type)) else type(value)
+    module = getattr(owner, "__module__", "")
+    return isinstance(module, str) and f"{module}.".startswith("zmlx.") and "demo" not in module
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -108,7 +108,7 @@ class Late:
     def refused(self, *_: Any, **__: Any) -> Any:
         raise self._tracer.refuse(
             f"a value ({type(self.value).__name__}) is read that was written inside a gradient, "
-            "mx.vmap or another function that MLX runs, at every call anew.",
+            "mx.vmap or another function that runs as one call, at every call anew.",
             "Return it from that function, or write it outside.",
         )
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from zmlx.trace.proxy import Proxy
     from zmlx.trace.tracer import Tracer
 
+IN_PLACE = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
+            "lshift", "rshift")  # fmt: skip
 _SET_ITEM = mx.array.__setitem__  # while a trace runs there is a wrapper in its place
 
 
@@ -46,6 +48,11 @@ def rebind(target: Proxy, result: Proxy, update_base: Callable[[], Any]) -> Prox
         update_base()
         target.tracer.unseen.renew(target, target.node)
     return target
+
+
+def stands_for(target: Proxy, result: Proxy) -> None:
+    """`target` was written where no trace saw it, and is `result` since."""
+    rebind(target, result, lambda: _SET_ITEM(target, Ellipsis, mx.array(result)))
 
 
 class At:
