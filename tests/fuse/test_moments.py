@@ -236,3 +236,9 @@ def test_what_is_older_than_the_trace_is_written_once_a_call():
     for _ in range(3):
         assert shown(fused(mx.ones(2))) == shown(plain(mx.ones(2)))
         assert logs[0] == logs[1]
+
+
+def test_a_function_that_runs_nothing():
+    count = zmlx.fuse(lambda x, given: min(given["n"], 2))
+    for n in (1, 5, 7):
+        assert count(mx.ones(2), {"n": n}) == min(n, 2)

@@ -175,7 +175,7 @@ class Program:
             for node, result in zip(step.results, run(given), strict=True):
                 places[node] = len(values)
                 values.append(result)
-        if len(links) < len(self.plan.steps) or self._shared or self._repeats:
+        if not links or len(links) < len(self.plan.steps) or self._shared or self._repeats:
             return self
         return self._or_stepwise(chain(links, [places[node] for node in self._outputs]))
 
