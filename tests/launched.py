@@ -77,5 +77,25 @@ def launch_joined(kind: str, numerics: str) -> None:
     _pulled(lambda x: f(x, arrays[1]), arrays[:1])
 
 
+def launch_rows(kind: str) -> None:
+    """Functions that fold rows, of lengths that registers hold and that they do not, gradients."""
+
+    def norm(x, w, b):
+        low = x - x.sum(-1, keepdims=True) / x.shape[-1]
+        return [low * mx.rsqrt((low * low).sum(-1, keepdims=True) / x.shape[-1] + 1e-5) * w + b]
+
+    def shares(x, mask, b):
+        e = mx.exp(x + mask - (x + mask).max(-1, keepdims=True))
+        large = (x > b).any(-1, keepdims=True)
+        return [mx.where(large, e / e.sum(-1, keepdims=True), e), x.min(-1) + x.max(-1)]
+
+    fused = zmlx.fuse(norm), zmlx.fuse(shares)
+    for shape in ((3, 4, 64), (2, 5, 33), (2, 1, 50000)):
+        x, row = mx.zeros(shape, mx_dtype(kind)), mx.zeros(shape[-1:], mx_dtype(kind))
+        for f in fused:
+            _pulled(f, [x, row, row])
+        fused[1](x, mx.zeros((shape[0], 1, shape[-1]), mx_dtype(kind)), row)
+
+
 def _pulled(f: Callable[..., list[mx.array]], arrays: Sequence[mx.array]) -> list[mx.array]:
     return mx.vjp(f, list(arrays), [mx.ones_like(o) for o in f(*arrays)])[1]

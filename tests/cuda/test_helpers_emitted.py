@@ -21,6 +21,7 @@ from tests.launched import (
     launch_function,
     launch_fused,
     launch_joined,
+    launch_rows,
 )
 from tests.sanitized.catalog_cases import NAMES, transformed
 from tests.sanitized.expressions import texts
@@ -72,6 +73,13 @@ def test_parts_written_in_place(kind: str, numerics: str) -> None:
     with gpu(machine=False) as device:
         launch_joined(kind, numerics)
         assert sum("_joined_" in text for text in device.compiler.texts) >= 2
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_rows_that_are_folded(kind: str) -> None:
+    with gpu(machine=False) as device:
+        launch_rows(kind)
+        assert sum("kk_near_" in text for text in device.compiler.texts) >= 8
 
 
 def test_no_transformation_is_left_out() -> None:

@@ -17,7 +17,7 @@ import zmlx
 from zmlx.device.base import device_for_current_stream
 from zmlx.fuse import region, table
 from zmlx.fuse.program import Program
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, title
 
 
 def numpy(array: mx.array) -> np.ndarray:
@@ -80,7 +80,7 @@ def program_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
 def regions_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[list[str]]:
     """The ops of each region."""
     plan = program_of(fn, *args, **kwargs).plan
-    return [[plan.graph[n]["op"] for n in r.nodes] for r in plan.regions]
+    return [[title(plan.graph[n]) for n in r.nodes] for r in plan.regions]
 
 
 def natives_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:

@@ -33,6 +33,7 @@ TYPES = {
 # What MLX hands over beside an input's pointer, where a kernel's body names it.
 _PARTS = {"shape": "zm_sizes<int>", "strides": "zm_sizes<long>", "ndim": "int"}
 _TYPES = f'#include "{(HEADERS / "cuda_types.h").as_posix()}"\n'
+_FREE = 256  # threads that find registers whatever a kernel takes: 65536 for 255 each
 _log = logger("zmlx.device")
 
 
@@ -56,8 +57,12 @@ def whole_text(
     inputs: Sequence[mx.Dtype],
     outputs: Sequence[mx.Dtype],
     template: Sequence[tuple[str, Any]],
+    threads: int = 0,
 ) -> tuple[str, str]:
-    """A unique name, and all that is to be compiled, for arrays of these types."""
+    """A unique name, and all that is to be compiled, for arrays of these types.
+
+    `threads`: of the largest group that will be launched, which limits a thread's registers.
+    """
     parameters = []
     for argument, kind, reads in zip(text.input_names, inputs, _reads(text), strict=True):
         parameters.append(f"const {_type(kind)}* {argument}")
@@ -68,9 +73,11 @@ def whole_text(
     parameters += [f"{_type(kind)}* {argument}" for argument, kind in pairs]
     constants = "".join(f"{_constant(*pair)}\n" for pair in template)
     function = f"({', '.join(parameters)}) {{\n{constants}{text.source}\n}}\n"
-    digest = hashlib.sha256(f"{text.header}\0{function}".encode()).hexdigest()
+    parts = (text.header, function, str(threads))
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     unique = f"{name}_{digest[:16]}"
-    return unique, f'{_TYPES}{text.header}\nextern "C" __global__ void {unique}{function}'
+    bounds = f"__launch_bounds__({threads}) " if threads else ""
+    return unique, f'{_TYPES}{text.header}\nextern "C" __global__ void {bounds}{unique}{function}'
 
 
 class CudaKernel:
@@ -95,11 +102,12 @@ class CudaKernel:
     ) -> list[mx.array]:
         """The outputs, not evaluated."""
         kinds = tuple([a.dtype for a in inputs])
-        key = (kinds, tuple(output_dtypes), tuple([(n, type(v), v) for n, v in template]))
+        bound = _bound(threadgroup)
+        key = (kinds, tuple(output_dtypes), tuple([(n, type(v), v) for n, v in template]), bound)
         built = self._built.get(key)
         if built is None:
             with self._lock:
-                built = self._built.get(key) or self._build(kinds, output_dtypes, template)
+                built = self._built.get(key) or self._build(kinds, output_dtypes, template, bound)
                 self._built[key] = built
         made: list[mx.array] = native_or_none().compiled_cuda(
             *built, inputs, self._reads, grid, threadgroup, output_shapes, output_dtypes,
@@ -112,8 +120,9 @@ class CudaKernel:
         inputs: Sequence[mx.Dtype],
         outputs: Sequence[mx.Dtype],
         template: Sequence[tuple[str, Any]],
+        bound: int,
     ) -> tuple[str, bytes]:
-        name, text = whole_text(self._name, self._text, inputs, outputs, template)
+        name, text = whole_text(self._name, self._text, inputs, outputs, template, bound)
         found = compiler()
         assert found is not None  # cuda_kernel asked
         return name, found.machine_code(name, text)
@@ -188,6 +197,12 @@ def _headers_digest() -> str:
 def _reads(text: CudaText) -> list[tuple[bool, ...]]:
     """Of each input, which of _PARTS the kernel takes."""
     return [tuple(f"{name}_{part}" in text.source for part in _PARTS) for name in text.input_names]
+
+
+def _bound(threadgroup: tuple[int, int, int]) -> int:
+    """Threads for which a thread's registers must be few; 0 where the compiler may take its own."""
+    threads = threadgroup[0] * threadgroup[1] * threadgroup[2]
+    return 0 if threads <= _FREE else 512 if threads <= 512 else 1024
 
 
 def _type(dtype: mx.Dtype) -> str:

@@ -199,8 +199,11 @@ def plan_text(plan: Plan) -> str:
 
 
 def _region_lines(graph: Graph, region: Region) -> Iterator[str]:
-    yield "  why: elementwise, one iteration space, nothing between them that MLX must run first"
-    yield f"  {len(region.nodes)} ops: {', '.join(graph[n]['op'] for n in region.nodes)}"
+    why = "elementwise, one iteration space, nothing between them that MLX must run first"
+    if region.folds:
+        why = "what it folds over a row is read by what follows: one kernel walks over each row"
+    yield f"  why: {why}"
+    yield f"  {len(region.nodes)} ops: {', '.join(title(graph[n]) for n in region.nodes)}"
     for added in region.sums:
         source = region.ends.outputs[added.output]
         yield f"  adds up %{source} over axes {added.axes} to %{added.result}, unwritten in between"

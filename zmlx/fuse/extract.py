@@ -36,7 +36,8 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars.
+    """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars; where it
+    `folds`, reduce and count as well.
 
     Where it has `sums`, it gives the outputs `kept`, by position, and the sums, no other output.
     """
@@ -46,6 +47,11 @@ class Region:
     nodes: tuple[int, ...]
     sums: tuple[Sum, ...] = ()
     kept: tuple[int, ...] = ()
+
+    @property
+    def folds(self) -> bool:
+        """Whether its kernel folds rows and reads what it has folded."""
+        return any(self.graph.kind(n) == "reduce" for n in self.graph)
 
     @property
     def results(self) -> tuple[int, ...]:

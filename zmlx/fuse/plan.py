@@ -13,6 +13,7 @@ from typing import Any
 from zmlx.errors import PlanError
 from zmlx.fuse.absorb import with_sums
 from zmlx.fuse.extract import Region, extract
+from zmlx.fuse.folded import with_folds
 from zmlx.fuse.joins import Joined, joined
 from zmlx.fuse.ones import squeezed
 from zmlx.fuse.regions import STEPS, regions, unfusable
@@ -55,19 +56,23 @@ class Plan:
         return [step for step in self.steps if isinstance(step, Native)]
 
 
-def plan(graph: Graph, worth_alone: int, sums: bool = True) -> Plan:
+def plan(graph: Graph, worth_alone: int, sums: bool = True, folds: bool = True) -> Plan:
     """Cut `graph`; a lone op cheaper than `worth_alone` stays with MLX.
 
-    With `sums` a region adds up what a derivative sums of it, and a lone op is worth that too.
+    With `sums` a region adds up what a derivative sums of it, and a lone op is worth that too. With
+    `folds` a region folds rows, where it reads what it has folded.
     """
-    found = [extract(graph, nodes) for nodes in regions(graph)]
-    found = [with_sums(graph, region) if sums else region for region in found]
-    together = joined(graph, found)
+    groups = regions(graph)
+    groups = with_folds(graph, groups) if folds else groups
+    found = [extract(graph, nodes) for nodes in groups]
+    found = [with_sums(graph, r) if sums and not r.folds else r for r in found]
+    together = joined(graph, [region for region in found if not region.folds])
     needed = {region for step in together for region in step.regions}
     steps: list[Step] = []
     fused: set[int] = set()
     for region in found:
-        if region.sums or region in needed or _deserves_a_kernel(graph, region.nodes, worth_alone):
+        wanted = region.folds or region.sums or region in needed
+        if wanted or _deserves_a_kernel(graph, region.nodes, worth_alone):
             steps.append(region)
             fused.update(_nodes(region))
     in_place = {join.node for step in together for join in step.joins}

@@ -54,7 +54,8 @@ class Program:
         dump.stage("simplified", lambda: dumped.graph_text(simple))
         lifted = lift(simple)
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
-        self.plan = plan(lifted, device.worth_alone, sums)
+        folds = runtime.folds and not runtime.exact
+        self.plan = plan(lifted, device.worth_alone, sums, folds)
         dump.stage("plan", lambda: dumped.plan_text(self.plan))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
@@ -202,7 +203,7 @@ class Program:
         specials = []
         joined = {region for step in self.plan.joined for region in step.regions}
         for function, region in zip(self.functions, self.plan.regions, strict=True):
-            if region.sums or region in joined:  # the kernel's launch knows its sizes
+            if region.sums or region.folds or region in joined:  # the launch knows its sizes
                 continue
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             special = function.specialized(shapes)

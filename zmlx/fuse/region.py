@@ -25,12 +25,15 @@ from zmlx.errors import CompilerError, DeviceError
 from zmlx.fuse import dumped
 from zmlx.fuse.check import checked
 from zmlx.fuse.replay import dtype_of, replay
+from zmlx.fuse.rows import sized
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, reshaped
 from zmlx.fuse.simplify import simplify
+from zmlx.fuse.walked import Walked
 from zmlx.log import logger
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
+from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.graph import Graph, broadcast
 from zmlx.trace.operands import name_of
 
@@ -96,8 +99,23 @@ class RegionFunction:
             self._special[key] = Specialized(graph, self.runtime, self.name)
         return self._special[key]
 
+    def written(self, shapes: Sequence[Shape]) -> MetalKernelSpec | None:
+        """The kernel of a region that folds rows, for these sizes; None where it takes others."""
+        special = self.specialized(shapes)
+        if not special.folds:
+            return None
+        made = Walked(special.graph, self.runtime, self.name, self._ruled).made(shapes)
+        return None if made is None else made.spec
+
+    def _ruled(self, graph: Graph, shapes: Sequence[Shape]) -> tuple[Run, RegionRules]:
+        """`graph`, another form of the region, as a function, with rules for these shapes."""
+        function = RegionFunction(graph, self.runtime, self.name)
+        return function, RegionRules(function, function.specialized(shapes))
+
     def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])
+        if special.folds:
+            return Walked(special.graph, self.runtime, self.name, self._ruled)
         if special.kernel is None:
             inner = dumped.inner(self.runtime, self.name, special.graph)
             return inner.program(special.graph, self.name)
@@ -148,11 +166,16 @@ class Specialized:
         return broadcast([self.graph[n]["shape"] for n in nodes])
 
     @cached_property
+    def folds(self) -> bool:
+        """Whether it folds rows: its kernel then knows more of its sizes (zmlx.fuse.walked)."""
+        return any(self.graph.kind(n) == "reduce" for n in self.graph)
+
+    @cached_property
     def kernel(self) -> KernelSource | None:
         """The region's kernel; None where these shapes (under vmap, or where calls that MLX runs
         return sizes of one) take more than one: its outputs differ in shape, or the buffers end.
         """
-        if any(self.graph[n]["shape"] != self.space for n in self.graph.outputs):
+        if self.folds or any(self.graph[n]["shape"] != self.space for n in self.graph.outputs):
             return None
         if buffer_slots(self.graph) > MAX_BUFFERS:
             return None
@@ -227,10 +250,10 @@ class RegionRules:
         given = [known[t] for t in derivative.targets]
         places = derivative.outputs
         pushed = dict(zip(places, run([*primals, *given]), strict=True)) if places else {}
-        shape = broadcast([p.shape for p in self._function.arrays(primals)])
-        nodes = self._special.graph.outputs
-        kinds = [dtype_of(self._special.graph[n]["dtype"]) for n in nodes]
-        return [pushed[i] if i in pushed else mx.zeros(shape, kind) for i, kind in enumerate(kinds)]
+        graph = self._special.graph
+        shapes = sized(graph, [p.shape for p in primals])
+        zeros = [(shapes[n], dtype_of(graph[n]["dtype"])) for n in graph.outputs]
+        return [pushed[i] if i in pushed else mx.zeros(*z) for i, z in enumerate(zeros)]
 
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
         """The region itself, over inputs of one rank more."""

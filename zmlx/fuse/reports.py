@@ -167,15 +167,14 @@ def region_report(
     pulls = _kernels(vjp, special, f"{function.name}.vjp")
     return RegionReport(
         name,
-        tuple(graph[node]["op"] for node in region.nodes),
+        tuple(title(graph[node]) for node in region.nodes),
         _ports(graph, names, (*region.ends.inputs, *region.ends.scalars), called),
         _ports(graph, results, region.ends.outputs, called),
         dict(zip(results, values, strict=True)),
         {names[t]: g for t, g in zip(special.vjp.targets, gradients, strict=True)},
         formulas.temporaries,
         region.nodes,
-        special.kernel.name if special.kernel else "",
-        metal(special.kernel) if special.kernel else "",
+        *_kernel(function, special, _shapes(inner)),
         tuple(name for name, _ in pulls),
         "\n".join(msl for _, msl in pulls),
         next((graph[n]["loc"] for n in region.nodes if graph[n]["loc"]), ""),
@@ -191,6 +190,16 @@ def _ports(
     )
 
 
+def _kernel(
+    function: RegionFunction, special: Specialized, shapes: Sequence[tuple[int, ...]]
+) -> tuple[str, str]:
+    """Name and text of a region's kernel; empty where it has none of its own."""
+    spec = function.written(shapes)
+    if spec is not None:
+        return spec.unique_name, metal_written(spec)
+    return (special.kernel.name, metal(special.kernel)) if special.kernel else ("", "")
+
+
 def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, str]]:
     """Name and text of the kernels that a derivative's graph becomes; none is compiled.
 
@@ -201,7 +210,8 @@ def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, s
     for region in plan(graph, device_for_current_stream().worth_alone, sums=not exact).regions:
         function = RegionFunction(region.graph, special.runtime, name)
         shapes = _shapes(region.graph)
-        spec = SummedFunction(region, function).kernel(shapes) if region.sums else None
+        summed = SummedFunction(region, function).kernel(shapes) if region.sums else None
+        spec = summed or function.written(shapes)
         if spec is not None:
             found.append((spec.unique_name, metal_written(spec)))
         elif kernel := function.specialized(shapes).kernel:

@@ -31,6 +31,7 @@ class Runtime:
     watched: bool = False  # launches are told to zmlx.device.watch
     switches: config = field(default_factory=held)  # under which its parts are made, whenever
     folder: dump.Folder | None = None  # into which ZMLX_DUMP has them written
+    folds: bool = True  # kernels fold rows; else MLX runs all reductions but sums at the end
 
     def program(self, graph: Graph, name: str) -> Run:
         """`graph` as a function from its inputs' arrays (scalars included) to its outputs'."""

@@ -1,0 +1,192 @@
+"""Joining: regions and the reductions between them become regions that fold rows.
+
+Comes in: a graph and its elementwise groups (zmlx.fuse.regions). Goes out: groups in which some
+have grown by reduce and count nodes, each legal as one kernel that walks over rows: all its folds
+agree on which dimensions are columns, nothing leaves it and comes back. zmlx.fuse.plan calls it.
+
+A group that would only add up what it writes stays as it was: zmlx.fuse.absorb serves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zmlx import dtypes
+from zmlx.fuse.extract import ends, extract
+from zmlx.fuse.shapes import Shape, symbolic_shapes
+from zmlx.msl.schedule import FOLDED, SUNK
+from zmlx.msl.space import MAX_BUFFERS, buffer_slots
+from zmlx.trace.graph import Graph
+
+_FOLD_TYPES = ("float", "int", "uint", "bool")  # of values that threads exchange
+
+
+def with_folds(graph: Graph, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """`groups`, some of them together with the reductions between them."""
+    folds = [n for n in graph if graph.kind(n) == "reduce" and _can_fold(graph, n)]
+    if not folds:
+        return [list(group) for group in groups]
+    return _Joiner(graph, groups, folds).found()
+
+
+def _can_fold(graph: Graph, node: int) -> bool:
+    data, operand = graph[node], graph[graph.operands(node)[0]]
+    kinds = [data["dtype"], operand["dtype"]]
+    return data["op"] in FOLDED and all(
+        dtypes.has_msl(kind) and dtypes.value_type(kind) in _FOLD_TYPES for kind in kinds
+    )
+
+
+class _Joiner:
+    """Clusters of nodes, which grow."""
+
+    def __init__(
+        self, graph: Graph, groups: Sequence[Sequence[int]], folds: Sequence[int]
+    ) -> None:
+        self.graph, self.groups, self.folds = graph, groups, folds
+        self.shapes = symbolic_shapes(graph)
+        self.returned = set(graph.outputs)
+        self.members: dict[int, set[int]] = {}  # by any name of the cluster
+        self.cluster: dict[int, int] = {}  # by node
+        for group in [*groups, *[[n] for n in folds]]:
+            self.members[group[0]] = set(group)
+            self.cluster.update(dict.fromkeys(group, group[0]))
+
+    def found(self) -> list[list[int]]:
+        for fold in self.folds:
+            self._join(fold, self.graph.operands(fold)[0])
+            for user in self.graph.users(fold):
+                self._join(fold, user)
+        for fold in self.folds:
+            self._grow(fold)
+        return [group for nodes in self.members.values() for group in self._settled(nodes)]
+
+    def _grow(self, fold: int) -> None:
+        """Join what gives values to the cluster of `fold`, and what takes them, while it can."""
+        tried: set[tuple[int, int]] = set()
+        while True:
+            nodes = self.members[self.cluster[fold]]
+            edges = [(o, n) for n in nodes for o in self.graph.operands(n) if o not in nodes]
+            edges += [(u, n) for n in nodes for u in self.graph.nx.successors(n) if u not in nodes]
+            fresh = [edge for edge in sorted(edges) if edge not in tried]
+            if not fresh:
+                return
+            tried.add(fresh[0])
+            self._join(fold, fresh[0][0])
+
+    def _settled(self, nodes: set[int]) -> list[list[int]]:
+        """A cluster with what it counts, or, where it folds nothing that it reads, its groups."""
+        graph = self.graph
+        inside = [n for n in nodes if graph.kind(n) == "reduce"]
+        if not inside:
+            return [self._ordered(nodes)]
+        if any(u in nodes for n in inside for u in graph.users(n)):
+            return [sorted(nodes | self._counts(nodes))]
+        return [list(group) for group in self.groups if nodes.issuperset(group)]
+
+    def _ordered(self, nodes: set[int]) -> list[int]:
+        """The group as it came: its order is made for few values alive."""
+        return next(list(group) for group in self.groups if nodes.issuperset(group))
+
+    def _counts(self, nodes: set[int]) -> set[int]:
+        """Count nodes that it reads, of arrays that it has."""
+        graph = self.graph
+        has = {o for n in nodes for o in graph.operands(n)} | nodes
+        read = {o for n in nodes for o in graph.operands(n) if graph.kind(o) == "count"}
+        return {n for n in read if graph.operands(n)[0] in has}
+
+    def _join(self, node: int, other: int) -> None:
+        mine, theirs = self.cluster[node], self.cluster.get(other)
+        if theirs is None or mine == theirs:
+            return
+        nodes = self.members[mine] | self.members[theirs]
+        if self._comes_back(nodes) or not self._is_legal(nodes):
+            return
+        self.members[mine] = nodes
+        del self.members[theirs]
+        self.cluster.update(dict.fromkeys(nodes, mine))
+
+    def _comes_back(self, nodes: set[int]) -> bool:
+        """Whether a value leaves `nodes` and what is made of it comes back.
+
+        What shares a cluster with a value waits for it, and is there at once.
+        """
+        last = max(nodes)
+        stack = self._after(nodes)
+        seen: set[int] = set()
+        while stack:
+            node = stack.pop()
+            if node in nodes:
+                return True
+            if node in seen:
+                continue
+            together = self.members.get(self.cluster.get(node, -1), {node})
+            seen |= together
+            if min(together) < last:  # else nothing after it is one of `nodes`
+                stack += self._after(together)
+        return False
+
+    def _after(self, nodes: set[int]) -> list[int]:
+        return [u for n in nodes for u in self.graph.nx.successors(n) if u not in nodes]
+
+    # -- what one kernel can do ---------------------------------------------------------------
+    def _is_legal(self, nodes: set[int]) -> bool:
+        space = self._space(nodes)
+        if space is None or not self._has_columns(nodes, space):
+            return False
+        found = ends(self.graph, sorted(nodes), self.returned)
+        most = 3 * len(found.inputs) + len(found.scalars) + len(found.outputs)
+        if most <= MAX_BUFFERS:
+            return True
+        return buffer_slots(extract(self.graph, sorted(nodes)).graph) <= MAX_BUFFERS
+
+    def _space(self, nodes: set[int]) -> Shape | None:
+        """The common iteration space in symbols; None where sizes may differ."""
+        shapes = [self.shapes[n] for n in nodes]
+        shapes += [self.shapes[self.graph.operands(n)[0]] for n in self._folds(nodes)]
+        rank = max(map(len, shapes))
+        space = [1] * rank
+        for shape in shapes:
+            for d, size in enumerate(shape, rank - len(shape)):
+                if size != 1 and space[d] not in (1, size):
+                    return None
+                space[d] = size if space[d] == 1 else space[d]
+        return tuple(space)
+
+    def _folds(self, nodes: set[int]) -> list[int]:
+        return [n for n in nodes if self.graph.kind(n) == "reduce"]
+
+    def _has_columns(self, nodes: set[int], space: Shape) -> bool:
+        """Whether trailing dimensions can be the columns of all folds, and rows all the rest."""
+        return any(self._fits(nodes, space, first) for first in range(len(space)))
+
+    def _fits(self, nodes: set[int], space: Shape, first: int) -> bool:
+        graph = self.graph
+        rows = {d for d in range(first) if space[d] != 1}
+        columns = {d for d in range(first, len(space)) if space[d] != 1}
+        if not columns:
+            return False
+        for fold in self._folds(nodes):
+            data, operand = graph[fold], self.shapes[graph.operands(fold)[0]]
+            axes = {d for d in data["axes"] if operand[d] != 1}
+            over_rows, over_columns = axes & rows, axes & columns
+            if len(operand) != len(space) or over_columns not in (set(), columns) or not axes:
+                return False
+            read = any(u in nodes for u in graph.users(fold))
+            sums = data["op"] in SUNK and data["dtype"] == "float32"
+            if over_rows and (over_rows != rows or read or not sums):
+                return False
+        return all(self._fills(n, nodes, space, rows, columns) for n in nodes)
+
+    def _fills(
+        self, node: int, nodes: set[int], space: Shape, rows: set[int], columns: set[int]
+    ) -> bool:
+        """Whether an op that is written out has all rows, and all columns or none."""
+        graph = self.graph
+        written = node in self.returned or any(u not in nodes for u in graph.users(node))
+        if not written or (graph.kind(node) == "reduce" and set(graph[node]["axes"]) & rows):
+            return True
+        shape = self.shapes[node]
+        shape = (1,) * (len(space) - len(shape)) + shape
+        moving = {d for d, size in enumerate(shape) if size != 1}
+        return rows <= moving and moving & columns in (set(), columns)

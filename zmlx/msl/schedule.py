@@ -1,0 +1,300 @@
+"""Schedules: the order in which one kernel computes a region that folds its rows.
+
+Comes in: a region whose shapes all have the rank of its space: dimensions of rows, then one of
+columns. Goes out: a Schedule. zmlx.msl.walk writes the kernel's text from it.
+
+The level of a node is the number of row folds that its value waits for: 0 for an input, the most of
+its operands for an op, one more for a fold over columns. Walk k goes over the columns and computes
+what the folds of level k fold; the last one writes. Between two walks stands what is one value a
+row. Each walk, and what stands between two, is an elementwise graph (`Part`), so that what serves
+elementwise regions serves them too. Values that cost more to compute than to keep are kept from the
+walk that makes them, if the kernel holds rows in registers.
+
+Sinks are folds over rows, or over rows and columns, that nothing inside the region reads: the
+kernel adds up a part for each block of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from zmlx import dtypes
+from zmlx.errors import EmitError
+from zmlx.ops.reductions import REDUCTIONS
+from zmlx.ops.table import OPS
+from zmlx.trace.graph import Graph, broadcast
+
+KEPT_COST = 6  # adds; what a value must cost at least to be kept in place of computed again
+MAX_WALKS = 8
+FOLDED = tuple(name for name, row in REDUCTIONS.items() if not row.index)
+SUNK = ("sum",)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An elementwise function: `graph` over values of the region's nodes `inputs`, to `outputs`."""
+
+    graph: Graph  # arrays before numbers, as `inputs`
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return tuple(self.graph[n]["op"] for n in self.graph if self.graph.kind(n) == "op")
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One walk over the columns."""
+
+    part: Part
+    folds: tuple[int, ...]  # reduce nodes over columns that are complete after it
+    written: tuple[int, ...] = ()  # positions in the region's outputs
+    sunk: tuple[int, ...] = ()  # reduce nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A region's walks, and before each walk, and after the last, what is one value a row."""
+
+    region: Graph
+    walks: tuple[Walk, ...]
+    rows: tuple[Part, ...]  # rows[k] before walks[k]; one more at the end
+    full: frozenset[int]  # nodes that differ from column to column
+    kept: tuple[int, ...]  # nodes of a walk that a later one reads
+    per_row: tuple[int, ...]  # positions of outputs of one value a row, written at the end
+
+    @property
+    def read(self) -> dict[int, tuple[int, ...]]:
+        """For each full input, the walks that read it."""
+        found: dict[int, list[int]] = {}
+        for k, walk in enumerate(self.walks):
+            for node in walk.part.inputs:
+                if self.region.kind(node) == "input" and node in self.full:
+                    found.setdefault(node, []).append(k)
+        return {node: tuple(walks) for node, walks in found.items()}
+
+    def keeps_columns(self, sink: int) -> bool:
+        """Whether a sink gives a sum for each column."""
+        columns = self.region[sink]["axes"][-1] == columns_of(self.region)
+        return not columns and self.region.operands(sink)[0] in self.full
+
+    @property
+    def sinks(self) -> tuple[int, ...]:
+        """Reduce nodes that cover rows, in the order of the region's outputs."""
+        graph = self.region
+        return tuple(dict.fromkeys(n for n in graph.outputs if is_sink(graph, n)))
+
+
+def columns_of(region: Graph) -> int:
+    """The number of the dimension of columns."""
+    return max(len(region[n]["shape"]) for n in region) - 1
+
+
+def is_sink(region: Graph, node: int) -> bool:
+    """Whether `node` folds rows."""
+    data = region[node]
+    return data["kind"] == "reduce" and any(axis < len(data["shape"]) - 1 for axis in data["axes"])
+
+
+def schedule(region: Graph, keep: bool = True) -> Schedule:
+    """The walks of `region`; EmitError for one that no such kernel computes.
+
+    With `keep` dear values are kept between walks.
+    """
+    return _Maker(_with_shares(region), keep).made()
+
+
+def _with_shares(region: Graph) -> Graph:
+    """`region` with e / sum(e) as e * (1 / sum(e)): one division a row. Neither overflows."""
+    shares = [n for n in region if _is_share(region, n)]
+    if not shares:
+        return region
+    made, new = Graph(), dict[int, int]()
+    for node in region:
+        data = region.attributes(node)
+        operands = [new[o] for o in region.operands(node)]
+        if node in shares:
+            below = made[operands[1]]
+            one = {"op": "reciprocal", "at": data["at"], "dtype": data["at"], "loc": data["loc"]}
+            operands[1] = made.add("op", operands[1:], shape=below["shape"], **one)
+            data["op"] = "multiply"
+        new[node] = made.add(region.kind(node), operands, **data)
+    made.outputs = [new[n] for n in region.outputs]
+    return made
+
+
+def _is_share(region: Graph, node: int) -> bool:
+    data = region[node]
+    if data["kind"] != "op" or data["op"] != "divide":
+        return False
+    above, below = region.operands(node)
+    found = region[below]
+    return found.get("op") == "sum" and found["kind"] == "reduce" and found["operands"] == (above,)
+
+
+class _Maker:
+    def __init__(self, region: Graph, keep: bool) -> None:
+        self.region, self.keep = region, keep
+        self.column = columns_of(region)
+        self.space = broadcast([region[n]["shape"] for n in region])
+        self.full = frozenset(n for n in region if self._is_full(n))
+        self.level = self._levels()
+        self.sinks = [n for n in region if is_sink(region, n)]
+        self._check()
+
+    def made(self) -> Schedule:
+        region = self.region
+        top = max(self.level.values(), default=0)
+        if top + 1 > MAX_WALKS:
+            raise EmitError(f"[zmlx.emit] {top + 1} walks over a row are too many for one kernel.")
+        folds: list[list[int]] = [[] for _ in range(top + 1)]
+        for node in region:
+            if region.kind(node) == "reduce" and node not in self.sinks:
+                folds[self.level[node] - 1].append(node)
+        written = tuple(i for i, n in enumerate(region.outputs) if n in self.full)
+        per_row = tuple(
+            i for i, n in enumerate(region.outputs) if n not in self.full and n not in self.sinks
+        )
+        roots = [[region.operands(n)[0] for n in group] for group in folds]
+        sunk = [n for n in self.sinks if region.operands(n)[0] in self.full]
+        roots[top] += [region.operands(n)[0] for n in sunk]
+        roots[top] += [region.outputs[i] for i in written]
+        kept = self._kept(roots) if self.keep else []
+        walks, made = [], set[int]()
+        for k, wanted in enumerate(roots):
+            last = k == top
+            if last and not wanted:
+                break
+            part = self._walk_part(wanted, kept, made)
+            walks.append(
+                Walk(part, tuple(folds[k]), written if last else (), tuple(sunk) if last else ())
+            )
+        needed = {n for walk in walks for n in walk.part.inputs}
+        needed |= {region.outputs[i] for i in per_row}
+        needed |= {region.operands(n)[0] for n in self.sinks if n not in sunk}
+        rows = self._row_parts(needed, top)
+        return Schedule(region, tuple(walks), rows, self.full, tuple(kept), per_row)
+
+    # -- what nodes are -----------------------------------------------------------------------
+    def _is_full(self, node: int) -> bool:
+        shape = self.region[node]["shape"]
+        sink = is_sink(self.region, node)
+        return not sink and len(shape) == self.column + 1 and shape[-1] != 1
+
+    def _levels(self) -> dict[int, int]:
+        level: dict[int, int] = {}
+        for node in self.region:
+            data = self.region[node]
+            level[node] = max((level[o] for o in data["operands"]), default=0)
+            if data["kind"] == "reduce" and not is_sink(self.region, node):
+                level[node] += 1
+        return level
+
+    def _check(self) -> None:
+        region = self.region
+        for node in region:
+            data = region[node]
+            if data["kind"] != "reduce":
+                continue
+            operand = region.operands(node)[0]
+            sink = node in self.sinks
+            allowed = SUNK if sink else FOLDED
+            kind = dtypes.value_type(data["dtype"])
+            kinds = ("float",) if sink else ("float", "int", "uint", "bool")
+            if data["op"] not in allowed or kind not in kinds:
+                what = f"{data['op']} of {data['dtype']}"
+                raise EmitError(f"[zmlx.emit] {what} is not folded in rows.")
+            if sink and region.users(node):
+                raise EmitError("[zmlx.emit] a fold over rows is read by the same kernel.")
+            if not sink and operand not in self.full:
+                raise EmitError("[zmlx.emit] a fold over columns of what does not differ in them.")
+        if not any(n in self.full for n in region if region.kind(n) == "input"):
+            raise EmitError("[zmlx.emit] no input has columns.")
+        for node in region.outputs:
+            shape = region[node]["shape"]
+            if node not in self.sinks and shape[:-1] != self.space[:-1]:
+                raise EmitError(f"[zmlx.emit] an output of shape {shape} does not fill the rows.")
+
+    # -- walks --------------------------------------------------------------------------------
+    def _inside(self, roots: Iterable[int], stop: Collection[int] = ()) -> list[int]:
+        """The full ops that `roots` need, in order; those in `stop` are there already."""
+        found: set[int] = set()
+        stack = [n for n in roots if n not in stop]
+        while stack:
+            node = stack.pop()
+            if node in found or self.region.kind(node) != "op" or node not in self.full:
+                continue
+            found.add(node)
+            stack += [o for o in self.region.operands(node) if o not in stop]
+        return sorted(found)
+
+    def _kept(self, roots: Sequence[Sequence[int]]) -> list[int]:
+        """Dear ops that two walks need."""
+        seen: set[int] = set()
+        kept: dict[int, None] = {}
+        for wanted in roots:
+            inside = self._inside(wanted)
+            for node in inside:
+                if node in seen and OPS[self.region[node]["op"]].cost >= KEPT_COST:
+                    kept[node] = None
+            seen.update(inside)
+        # What only other kept values read need not be kept itself.
+        again: set[int] = set()
+        seen.clear()
+        for wanted in roots:
+            early = [n for n in kept if n in seen]
+            inside = self._inside(wanted, early)
+            reads = {o for n in inside for o in self.region.operands(n)} | set(wanted)
+            again.update(n for n in early if n in reads)
+            seen.update(self._inside(wanted))
+        return [n for n in kept if n in again]
+
+    def _walk_part(self, roots: Sequence[int], kept: Sequence[int], made: set[int]) -> Part:
+        early = [n for n in kept if n in made]
+        inside = self._inside(roots, early)
+        fresh = [n for n in inside if n in kept]
+        made.update(fresh)
+        return self._part(inside, list(dict.fromkeys([*roots, *fresh])))
+
+    def _row_parts(self, needed: set[int], top: int) -> tuple[Part, ...]:
+        """By level, the ops of one value a row; each gives what is needed beyond its level."""
+        region = self.region
+        rows = [n for n in region if region.kind(n) == "op" and n not in self.full]
+        for node in reversed(rows):
+            if node in needed or any(u in needed for u in region.users(node) if u in rows):
+                needed.add(node)
+        folded = {region.operands(n)[0] for n in region if region.kind(n) == "reduce"}
+        found = []
+        for k in range(top + 1):
+            mine = [n for n in rows if n in needed and self.level[n] == k]
+            given = [
+                n for n in mine
+                if n in folded or n in region.outputs
+                or any(u not in mine for u in region.users(n))
+            ]  # fmt: skip
+            found.append(self._part(mine, given))
+        return tuple(found)
+
+    def _part(self, inside: Sequence[int], roots: Sequence[int]) -> Part:
+        """The ops `inside` as a graph; what they read else are its inputs."""
+        region, within = self.region, set(inside)
+        read = [o for n in inside for o in region.operands(n) if o not in within]
+        read += [n for n in roots if n not in within]
+        outside = [n for n in dict.fromkeys(read) if region.kind(n) != "const"]
+        numbers = [n for n in outside if region.kind(n) in ("scalar", "count")]
+        arrays = [n for n in outside if n not in numbers]
+        made, new = Graph(), dict[int, int]()
+        for kind, nodes in (("input", arrays), ("scalar", numbers)):
+            for node in nodes:
+                data = region[node]
+                new[node] = made.add(kind, shape=data["shape"], dtype=data["dtype"])
+        for node in inside:
+            for operand in region.operands(node):
+                if operand not in new:
+                    new[operand] = made.add("const", **region.attributes(operand))
+            operands = [new[o] for o in region.operands(node)]
+            new[node] = made.add("op", operands, **region.attributes(node))
+        made.outputs = [new[n] for n in roots]
+        return Part(made, (*arrays, *numbers), tuple(roots))

@@ -1,0 +1,295 @@
+"""Walks: the kernel of a region that folds its rows.
+
+Comes in: a region over shapes (rows…, columns), each dimension full or one, which zmlx.msl.schedule
+cuts into walks. Goes out: a MetalKernelSpec; zmlx.msl.walk_text says what its template means, and
+zmlx.fuse.walked launches it. Inputs in0, … have any strides, numbers s0, … one element.
+
+Outputs: those of the region that are no sinks, in their order, then for each sink partial sums in
+float32: (blocks, columns) of one that keeps columns, else (blocks,).
+
+A GPU's kernel has two ways. Where all rows begin where packs may, and columns are neighbours,
+threads move packs, and hold a row in registers if PACKS is not 0. Else they take column by column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zmlx import dtypes
+from zmlx.msl import walk_text as text
+from zmlx.msl.loop import LOOP_MACRO
+from zmlx.msl.schedule import Schedule, Walk
+from zmlx.msl.spec import MetalKernelSpec
+from zmlx.msl.walk_alone import Alone
+from zmlx.msl.walk_parts import Parts, indent, join_of
+from zmlx.trace.graph import Graph
+
+Fold = tuple[str, str, str]  # op, type, the name of the running value
+
+
+def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernelSpec:
+    """The kernel for GPUs, of the same region scheduled with and without kept values.
+
+    `registers`: a thread holds its share of a row (PACKS is not 0).
+    """
+    first = _Quick(quick, "zmlx_", registers)
+    second = _Slow(slow, "zmlx_slow_", False)
+    ways = text.BOTH_WAYS.format(
+        quick=first.condition(), first=indent(first.body()), second=indent(second.body())
+    )
+    shared = _shared([*first.meetings(), *second.meetings()])
+    lines = [*first.sizes(), *first.once(), *text.PLACE.splitlines(), *shared]
+    ops = {(op, kind) for meeting in first.meetings() for op, kind, _ in meeting}
+    near = "".join(
+        text.NEAR.format(kind=kind, op=f"{op}_{kind}", join=join_of(op)) for op, kind in sorted(ops)
+    )
+    return _spec(quick, "\n".join([*lines, ways]), text.PARTS + near, [first, second])
+
+
+def alone_kernel(plan: Schedule) -> MetalKernelSpec:
+    """The kernel for a device on which the threads of a group take turns: a thread a row."""
+    alone = Alone(plan, "zmlx_")
+    body = "\n".join([*alone.sizes(), *alone.once(), *alone.body()])
+    return _spec(plan, body + "\n", "", [alone])
+
+
+def _spec(plan: Schedule, body: str, header: str, texts: Sequence[Parts]) -> MetalKernelSpec:
+    region, first = plan.region, texts[0]
+    elements = [element for parts in texts for element in parts.elements.values()]
+    folds = [region[n]["op"] for walk in plan.walks for n in walk.folds]
+    ops = [op for walk in plan.walks for op in walk.part.ops]
+    return MetalKernelSpec(
+        name="_".join(["zmlx_rows", *dict.fromkeys([*folds, *ops])])[:60],
+        input_names=(
+            *[f"in{i}" for i in range(len(first.place))],
+            *[f"s{i}" for i in range(len(first.number))],
+        ),
+        output_names=(*first.outs.values(), *first.sums.values()),
+        source=body,
+        header=LOOP_MACRO + header + elements[0].text(*elements[1:]),
+        ensure_row_contiguous=False,
+        halves=_all_halves(plan, region),
+    )
+
+
+def _all_halves(plan: Schedule, region: Graph) -> bool:
+    """Whether what is read and written has 16 bits; sinks are the gradients of what is read."""
+    nodes = [n for n in region.outputs if n not in plan.sinks] + list(plan.read)
+    return all(region[n]["dtype"] in dtypes.HALVES for n in nodes)
+
+
+def _shared(meetings: Sequence[Sequence[Fold]]) -> list[str]:
+    """Threadgroup memory, and a thread's place in it, where there is any meeting."""
+    most: dict[str, int] = {}
+    for meeting in meetings:
+        kinds = [kind for _, kind, _ in meeting]
+        most.update({k: max(most.get(k, 0), kinds.count(k)) for k in kinds})
+    if not most:
+        return []
+    declared = [text.SHARED.format(kind=k, count=n) for k, n in sorted(most.items())]
+    return [*declared, *text.MEETING.splitlines()]
+
+
+class _Way(Parts):
+    """One of the two ways."""
+
+    def __init__(self, plan: Schedule, prefix: str, registers: bool) -> None:
+        super().__init__(plan, prefix)
+        self.registers = registers
+
+    def body(self) -> list[str]:
+        """The loop over rows, and the sinks around it."""
+        lines = [*self.row_begins(), *self.declared()]
+        for k, walk in enumerate(self.plan.walks):
+            lines += [*self.row_part(k), *self._walk(k, walk)]
+        lines += [*self.row_part(len(self.plan.walks)), *self.row_ends()]
+        rows = text.ROWS.format(body=indent(lines)).splitlines()
+        return [*self._sink_starts(), *rows, *self._sink_ends()]
+
+    def meetings(self) -> list[list[Fold]]:
+        """What the threads of a row join at one time: after each walk, and at the end."""
+        found = [self._folds(walk) for walk in self.plan.walks]
+        found.append([("sum", "float", f"kk_sink{n}") for n in self._joined_sinks()])
+        return [meeting for meeting in found if meeting]
+
+    def _folds(self, walk: Walk) -> list[Fold]:
+        return [(self.region[n]["op"], self.fold_kind(n), f"kk_fold{n}") for n in walk.folds]
+
+    def _joined_sinks(self) -> list[int]:
+        return [n for n in self.sums if self.is_full(n) and not self.plan.keeps_columns(n)]
+
+    def _in_memory(self, sink: int) -> bool:
+        """Whether a sink's sums, one for each column, grow where they are to be."""
+        return self.plan.keeps_columns(sink) and not self.registers
+
+    def declared(self) -> list[str]:
+        """What a thread holds of a row."""
+        return []
+
+    def _sink_starts(self) -> list[str]:
+        lines = []
+        for node in self.sums:
+            if not self.plan.keeps_columns(node):
+                lines.append(f"float kk_sink{node} = 0.0f;")
+            elif self.registers:
+                lines += text.SINK_START.format(node=node).splitlines()
+        return lines
+
+    def _sink_ends(self) -> list[str]:
+        meeting = [("sum", "float", f"kk_sink{n}") for n in self._joined_sinks()]
+        lines = self._meeting(meeting) if meeting else []
+        for node, out in self.sums.items():
+            if not self.plan.keeps_columns(node):
+                lines.append(f"if (kk_thread == 0) {{ {out}[kk_block] = kk_sink{node}; }}")
+            elif self.registers:
+                lines += text.SINK_END.format(node=node, out=out).splitlines()
+        return lines
+
+    def _walk(self, k: int, walk: Walk) -> list[str]:
+        lines = [f"{self.fold_kind(n)} kk_fold{n} = {self.neutral(n)};" for n in walk.folds]
+        lines += self.loops(k, walk)
+        if walk.folds:
+            lines += self._meeting(self._folds(walk))
+            kinds = [(n, self.kind(n)) for n in walk.folds]
+            lines += [f"const {kind} n{n} = {kind}(kk_fold{n});" for n, kind in kinds]
+        return lines
+
+    def loops(self, k: int, walk: Walk) -> list[str]:
+        """A thread's share of a walk."""
+        raise NotImplementedError
+
+    def _meeting(self, folds: Sequence[Fold]) -> list[str]:
+        """Threads of a row join their values."""
+        near = "(TX < 32) ? TX : 32"
+        lines = [f"{v} = kk_near_{op}_{kind}({v}, {near});" for op, kind, v in folds]
+        count: dict[str, int] = {}
+        tell, hear = [], []
+        for op, kind, value in folds:
+            slot = count[kind] = count.get(kind, -1) + 1
+            place = f"kk_partials_{kind}[kk_turn][{slot}]"
+            tell.append(f"{place}[kk_place / 32] = {value};")
+            hear.append(f"{value} = kk_near_{op}_{kind}({place}[kk_of], kk_share);")
+        meet = text.MEET.format(tell=indent(tell, 4), hear=indent(hear))
+        return [*lines, *meet.splitlines()]
+
+    def folded(self, walk: Walk, y: dict[int, str], place: str) -> list[str]:
+        """What folds and sinks make of one element; `place` is that of its sum over rows."""
+        lines = []
+        for node in walk.folds:
+            operand, kind = self.region.operands(node)[0], self.fold_kind(node)
+            total = f"kk_fold{node}"
+            value = y[operand] if self.kind(operand) == kind else f"{kind}({y[operand]})"
+            join = join_of(self.region[node]["op"])
+            lines += [f"{{ const {kind} a = {total}, b = {value};", f"  {total} = {join}; }}"]
+        for node in walk.sunk:
+            value = f"kk_live ? {y[self.region.operands(node)[0]]} : 0.0f"
+            if self._in_memory(node):
+                sum_ = f"{self.sums[node]}[kk_block * kk_columns + {place}]"
+                begun = "kk_base < kk_blocks"
+                lines.append(f"{sum_} = ({begun} ? 0.0f : {sum_}) + ({value});")
+            else:
+                where = "[kk_p * LANES + kk_v]" if self.plan.keeps_columns(node) else ""
+                lines.append(f"kk_sink{node}{where} += {value};")
+        return lines
+
+
+class _Quick(_Way):
+    """Threads move packs."""
+
+    def __init__(self, plan: Schedule, prefix: str, registers: bool) -> None:
+        super().__init__(plan, prefix, registers)
+        self.held = {n for n, walks in plan.read.items() if registers and len(walks) > 1}
+
+    def condition(self) -> str:
+        """Whether every pack of every input lies as one: columns side by side, rows in step."""
+        tests = []
+        for node in self.plan.read:
+            i = self.place[node]
+            tests.append(f"kk_step{i}_{self.column} == 1")
+            tests.append(f"kk_whole<{self.memory(node)}, LANES>(in{i})")
+            rows = [d for d in self.space.moves[i] if d != self.column]
+            tests += [f"kk_step{i}_{d} % LANES == 0" for d in rows]
+        return " && ".join(tests) or "true"
+
+    def declared(self) -> list[str]:
+        if not self.registers:
+            return []
+        kept = [f"{self.kind(n)} kk_keep{n}[PACKS * LANES];" for n in self.plan.kept]
+        held = sorted(self.held)
+        return kept + [f"kk_part<{self.memory(n)}, LANES> kk_held{n}[PACKS];" for n in held]
+
+    def loops(self, k: int, walk: Walk) -> list[str]:
+        if not self.registers:
+            lines = [f"const {self._pack(n)} w{self.place[n]} = {self._taken(n)};"
+                     for n in self.full_inputs(walk)]  # fmt: skip
+            lines += self._lanes(k, walk)
+            return text.STREAM_LOOP.format(lines=indent(lines)).splitlines()
+        fresh = [n for n in self.full_inputs(walk) if n not in self.held]
+        declared = [f"{self._pack(n)} w{self.place[n]}[PACKS];" for n in fresh]
+        loads = [f"w{self.place[n]}[kk_p] = {self._taken(n)};" for n in fresh]
+        loads += [
+            f"kk_held{n}[kk_p] = {self._taken(n)};"
+            for n in self.full_inputs(walk)
+            if n in self.held and self.plan.read[n][0] == k
+        ]
+        load = text.PACK_LOOP.format(lines=indent(loads, 4)).splitlines() if loads else []
+        work = text.PACK_LOOP.format(lines=indent(self._lanes(k, walk), 4))
+        return [*declared, *load, *work.splitlines()]
+
+    def _pack(self, node: int) -> str:
+        return f"kk_part<{self.memory(node)}, LANES>"
+
+    def _taken(self, node: int) -> str:
+        i = self.place[node]
+        return f"kk_take<{self.memory(node)}, LANES>(in{i} + (kk_row{i} + kk_at))"
+
+    def _lanes(self, k: int, walk: Walk) -> list[str]:
+        """What becomes of one pack."""
+        written = [(p, self.region.outputs[p]) for p in walk.written]
+        call, y = self.results(k, walk)
+        lines = [*self._values(walk), *call]
+        lines += self.folded(walk, y, "kk_at + kk_v")
+        lines += [f"kk_keep{n}[kk_p * LANES + kk_v] = {y[n]};" for n in self.kept_here(walk)]
+        lines += [f"r{p}[kk_v] = {y[n]};" for p, n in written]
+        gives = [
+            f"  kk_give<{self.memory(n)}, LANES>({self.outs[p]} + "
+            f"(kk_row * kk_columns + kk_at), r{p});"
+            for p, n in written
+        ]
+        return [
+            *[f"{self.kind(n)} r{p}[LANES];" for p, n in written],
+            *text.LANE_LOOP.format(lines=indent(lines)).splitlines(),
+            *(["if (kk_live) {", *gives, "}"] if gives else []),
+        ]
+
+    def _values(self, walk: Walk) -> list[str]:
+        """An element of each input of the walk."""
+        lines = []
+        for node in self.full_inputs(walk):
+            pack = f"w{self.place[node]}" + ("[kk_p]" if self.registers else "")
+            pack = f"kk_held{node}[kk_p]" if node in self.held else pack
+            lines.append(f"const {self.kind(node)} x{node} = {self.kind(node)}({pack}[kk_v]);")
+        for node in self.kept_inputs(walk):
+            value = f"kk_keep{node}[kk_p * LANES + kk_v]"
+            lines.append(f"const {self.kind(node)} x{node} = {value};")
+        return lines
+
+
+class _Slow(_Way):
+    """Threads take column by column, from any strides; each walk reads again."""
+
+    def loops(self, k: int, walk: Walk) -> list[str]:
+        lines = []
+        for node in self.full_inputs(walk):
+            i = self.place[node]
+            at = f"kk_row{i} + kk_at * kk_step{i}_{self.column}"
+            lines.append(f"const {self.kind(node)} x{node} = {self.kind(node)}(in{i}[{at}]);")
+        call, y = self.results(k, walk)
+        lines += [*call, *self.folded(walk, y, "kk_at")]
+        gives = []
+        for p in walk.written:
+            node = self.region.outputs[p]
+            out = f"{self.outs[p]}[kk_row * kk_columns + kk_at]"
+            gives.append(f"  {out} = {self.memory(node)}({y[node]});")
+        lines += ["if (kk_live) {", *gives, "}"] if gives else []
+        return text.SINGLE_LOOP.format(lines=indent(lines)).splitlines()

@@ -1,0 +1,169 @@
+"""What all texts of one row-wise kernel share: names, sizes, what is one value a row.
+
+Comes in: a Schedule. Goes out: lines of text. zmlx.msl.walk and zmlx.msl.walk_alone build on it.
+Values of region nodes are called n7 where there is one a row, x7 for an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from zmlx import dtypes
+from zmlx.msl.element import Element
+from zmlx.msl.literal import literal
+from zmlx.msl.schedule import Part, Schedule, Walk, columns_of
+from zmlx.msl.space import Space
+from zmlx.ops.reductions import REDUCTIONS
+
+
+def join_of(op: str) -> str:
+    """The text that joins a, what was folded so far, and b."""
+    return REDUCTIONS[op].join.format(a="a", b="b")
+
+
+class Parts:
+    """The region of a schedule as arrays and names; `prefix` begins the functions' names."""
+
+    def __init__(self, plan: Schedule, prefix: str) -> None:
+        self.plan, self.region, self.prefix = plan, plan.region, prefix
+        self.space = Space.of(plan.region)
+        self.column = columns_of(plan.region)
+        self.place = {node: i for i, node in enumerate(self.space.arrays)}
+        self.number = {node: i for i, node in enumerate(self.space.scalars)}
+        self.sums = {node: f"sum{j}" for j, node in enumerate(plan.sinks)}
+        plain = [i for i, n in enumerate(self.region.outputs) if n not in self.sums]
+        self.outs = {position: f"out{j}" for j, position in enumerate(plain)}
+        pairs = [(f"walk{k}", walk.part) for k, walk in enumerate(plan.walks)]
+        pairs += [(f"row{k}", part) for k, part in enumerate(plan.rows) if part.outputs]
+        self.elements = {
+            name: Element(part.graph, Space.of(part.graph), exact=False, name=prefix + name)
+            for name, part in pairs
+        }
+
+    # -- types --------------------------------------------------------------------------------
+    def kind(self, node: int) -> str:
+        """The type in which a value of `node` is computed with."""
+        return dtypes.value_type(self.region[node]["dtype"])
+
+    def fold_kind(self, node: int) -> str:
+        """The type of a fold's running value: simdgroups exchange no bool."""
+        kind = self.kind(node)
+        return "int" if kind == "bool" else kind
+
+    def memory(self, node: int) -> str:
+        return dtypes.msl_type(self.region[node]["dtype"])
+
+    def is_full(self, sink: int) -> bool:
+        """Whether what a sink adds up differs from column to column."""
+        return self.region.operands(sink)[0] in self.plan.full
+
+    # -- once a thread ------------------------------------------------------------------------
+    def sizes(self) -> list[str]:
+        lines = [f"const long kk_n{d} = {self._size(d)};" for d in range(self.column)]
+        product = " * ".join(f"kk_n{d}" for d in range(self.column)) or "1"
+        lines.append(f"const long kk_rows = {product};")
+        lines.append(f"const int kk_columns = {self._size(self.column)};")
+        for i in self.place.values():
+            for d in self.space.moves[i]:
+                lines.append(f"const long kk_step{i}_{d} = in{i}_strides[{d}];")
+        return lines
+
+    def _size(self, dim: int) -> str:
+        source = next((i for i in self.space.sources if dim in self.space.moves[i]), None)
+        return "1" if source is None else f"in{source}_shape[{dim}]"
+
+    def once(self) -> list[str]:
+        """Numbers, and arrays of one element."""
+        lines = []
+        for node, i in self.number.items():
+            lines.append(f"const {self.kind(node)} n{node} = {self.kind(node)}(s{i}[0]);")
+        for node, i in self.place.items():
+            if not self.space.moves[i]:
+                lines.append(self._read(node, "0"))
+        for node in self.region:
+            if self.region.kind(node) == "count":
+                sizes = [f"float({self._size(d)})" for d in self.region[node]["axes"]]
+                lines.append(f"const float n{node} = {' * '.join(sizes) or '1.0f'};")
+        return lines
+
+    # -- once a row ---------------------------------------------------------------------------
+    def row_begins(self) -> list[str]:
+        """Where a row begins in each input, and what does not differ from column to column."""
+        lines = self._coordinates()
+        for node, i in self.place.items():
+            moves = [d for d in self.space.moves[i] if d != self.column]
+            terms = " + ".join(f"{self._coordinate(d)} * kk_step{i}_{d}" for d in moves) or "0"
+            if node in self.plan.full:
+                lines.append(f"const long kk_row{i} = {terms};")
+            elif self.space.moves[i]:
+                lines.append(self._read(node, terms))
+        return lines
+
+    def _coordinates(self) -> list[str]:
+        if self.column < 2:
+            return []
+        lines, rest = [], "kk_row"
+        for d in reversed(range(1, self.column)):
+            lines.append(f"const long kk_c{d} = {rest} % kk_n{d};")
+            lines.append(f"const long kk_rest{d} = {rest} / kk_n{d};")
+            rest = f"kk_rest{d}"
+        return [*lines, f"const long kk_c0 = {rest};"]
+
+    def _coordinate(self, dim: int) -> str:
+        return "kk_row" if self.column < 2 else f"kk_c{dim}"
+
+    def _read(self, node: int, at: str) -> str:
+        return f"const {self.kind(node)} n{node} = {self.kind(node)}(in{self.place[node]}[{at}]);"
+
+    def row_part(self, k: int) -> list[str]:
+        """What is one value a row, and known before walk k."""
+        part = self.plan.rows[k] if k < len(self.plan.rows) else None
+        if part is None or not part.outputs:
+            return []
+        results = [f"n{n}" for n in part.outputs]
+        declared = [f"{self.kind(n)} n{n};" for n in part.outputs]
+        return [*declared, self.call(f"row{k}", part, results)]
+
+    def row_ends(self) -> list[str]:
+        """Outputs and sinks of one value a row."""
+        lines = []
+        for position in self.plan.per_row:
+            node, out = self.region.outputs[position], self.outs[position]
+            value = f"{self.memory(node)}(n{node})"
+            lines.append(f"if (kk_live && kk_thread == 0) {{ {out}[kk_row] = {value}; }}")
+        for node in self.sums:
+            if not self.is_full(node):
+                operand = self.region.operands(node)[0]
+                lines.append(f"kk_sink{node} += kk_live ? n{operand} : 0.0f;")
+        return lines
+
+    # -- a walk -------------------------------------------------------------------------------
+    def full_inputs(self, walk: Walk) -> list[int]:
+        return [n for n in walk.part.inputs if n in self.place and n in self.plan.full]
+
+    def kept_inputs(self, walk: Walk) -> list[int]:
+        return [n for n in walk.part.inputs if n in self.plan.kept]
+
+    def kept_here(self, walk: Walk) -> list[int]:
+        """Values that `walk` makes and a later one reads."""
+        return [n for n in walk.part.outputs if n in self.plan.kept and n not in walk.part.inputs]
+
+    def results(self, k: int, walk: Walk) -> tuple[list[str], dict[int, str]]:
+        """The call for one element, and the names of its results by node."""
+        names = {node: f"y{i}" for i, node in enumerate(walk.part.outputs)}
+        declared = [f"{self.kind(n)} {y};" for n, y in names.items()]
+        return [*declared, self.call(f"walk{k}", walk.part, names.values())], names
+
+    def call(self, name: str, part: Part, results: Iterable[str]) -> str:
+        arguments = [f"x{n}" if n in self.plan.full else f"n{n}" for n in part.inputs]
+        return f"{self.prefix}{name}({', '.join([*arguments, *results])});"
+
+    def neutral(self, node: int) -> str:
+        """What a fold begins with."""
+        data = self.region[node]
+        first = REDUCTIONS[data["op"]].neutral(data["dtype"])
+        return f"{self.fold_kind(node)}({literal(first, data['dtype'])})"
+
+
+def indent(lines: Sequence[str], by: int = 2) -> str:
+    return "\n".join(" " * by + line for line in lines)

@@ -1,0 +1,217 @@
+"""The text of kernels that walk over rows, with holes that zmlx.msl.walk and walk_alone fill.
+
+Names: kk_row is a row, kk_line its place in the group, kk_thread a thread of the row, kk_at the
+first column of a pack. Template: TX threads share a row (a power of two), RY rows a group, which
+takes only one row a line where ONCE; a thread takes LANES neighbouring columns at once, PACKS times
+(0: as often as it needs); EXACT says that no thread is left without columns.
+"""
+
+from __future__ import annotations
+
+# A pack of neighbours as memory holds them; on devices that move 16 bytes in one go halves stay two
+# in a word. No pointer into an input is spelled: its address space depends on the input's size.
+PARTS = """\
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N>
+inline kk_part<T, N> kk_take(const T* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename V>
+inline void kk_give(T* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N>
+inline bool kk_whole(const T* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+"""
+
+# All threads of a simdgroup must come here; each of `near` neighbours gets the same result.
+NEAR = """\
+inline {kind} kk_near_{op}({kind} a, int near) {{
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {{
+    const {kind} b = metal::simd_shuffle_xor(a, ushort(far));
+    a = {join};
+  }}
+  return a;
+}}
+"""
+PLACE = """\
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
+const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+"""
+SHARED = "threadgroup {kind} kk_partials_{kind}[2][{count}][32];"
+MEETING = """\
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+"""
+BOTH_WAYS = """\
+if ({quick}) {{
+{first}
+}} else {{
+{second}
+}}
+"""
+# Rows beyond the last are computed as the last one, so that all threads of a group meet.
+ROWS = """\
+for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {{
+  const bool kk_live = kk_base + long(kk_line) < kk_rows;
+  const long kk_row = kk_live ? kk_base + long(kk_line) : kk_rows - 1;
+{body}
+  if (ONCE) {{
+    break;
+  }}
+}}
+"""
+# All loads of a walk before its first use, so that many are under way.
+PACK_LOOP = """\
+ZMLX_UNROLL
+for (int kk_p = 0; kk_p < PACKS; ++kk_p) {{
+  const int kk_at = (kk_p * TX + kk_thread) * LANES;
+  if (EXACT || kk_at < kk_columns) {{
+{lines}
+  }}
+}}"""
+STREAM_LOOP = """\
+for (int kk_at = kk_thread * LANES; kk_at < kk_columns; kk_at += TX * LANES) {{
+{lines}
+}}"""
+SINGLE_LOOP = """\
+for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {{
+{lines}
+}}"""
+LANE_LOOP = """\
+ZMLX_UNROLL
+for (int kk_v = 0; kk_v < LANES; ++kk_v) {{
+{lines}
+}}"""
+# One barrier a meeting: its threadgroup memory is not written again before the next but one.
+MEET = """\
+if (TX > 32) {{
+  const int kk_share = (TX > 32) ? TX / 32 : 1;
+  if (kk_place % 32 == 0) {{
+{tell}
+  }}
+  metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+  const int kk_of = kk_line * kk_share + kk_place % kk_share;
+{hear}
+  kk_turn ^= 1;
+}}"""
+SINK_START = """\
+float kk_sink{node}[PACKS * LANES];
+ZMLX_UNROLL
+for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
+  kk_sink{node}[kk_k] = 0.0f;
+}}"""
+SINK_END = """\
+ZMLX_UNROLL
+for (int kk_p = 0; kk_p < PACKS; ++kk_p) {{
+  const int kk_at = (kk_p * TX + kk_thread) * LANES;
+  if (EXACT || kk_at < kk_columns) {{
+    ZMLX_UNROLL
+    for (int kk_v = 0; kk_v < LANES; ++kk_v) {{
+      {out}[kk_block * kk_columns + kk_at + kk_v] = kk_sink{node}[kk_p * LANES + kk_v];
+    }}
+  }}
+}}"""
+
+# -- a thread alone ------------------------------------------------------------------------------
+# It takes whole rows, LANES columns at a time, in loops that a compiler for CPUs makes vectors of;
+# what it keeps has ROOM elements, at least a row's.
+ALONE_ROWS = """\
+const long kk_block = long(threadgroup_position_in_grid.y);
+const long kk_span = (kk_rows + long(threadgroups_per_grid.y) - 1) / long(threadgroups_per_grid.y);
+const long kk_first = kk_block * kk_span;
+const long kk_end = (kk_first + kk_span < kk_rows) ? kk_first + kk_span : kk_rows;
+const bool kk_live = true;
+const int kk_thread = 0;
+{starts}
+for (long kk_row = kk_first; kk_row < kk_end; ++kk_row) {{
+{body}
+}}
+{ends}
+"""
+ALONE_WALK = """\
+for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
+  const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
+{terms}
+  if ({unit}) {{
+    ZMLX_LOOP
+    for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+{unit_lane}
+    }}
+  }} else {{
+    ZMLX_LOOP
+    for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+{lane}
+    }}
+  }}
+{folds}
+}}"""
+# By fold: apart from the loop over elements, as GCC makes no vectors of half types beside a sum.
+_SUM = """\
+{kind} kk_all{node} = {unit};
+#pragma omp simd reduction({sign} : kk_all{node})
+for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+  kk_all{node} {sign}= kk_terms{node}[kk_v];
+}}
+{total} {sign}= kk_all{node};"""
+_EXTREME = """\
+{kind} kk_all{node} = {total};
+int kk_odd{node} = 0;
+#pragma omp simd reduction({name} : kk_all{node}) reduction(+ : kk_odd{node})
+for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+  const {kind} kk_b = kk_terms{node}[kk_v];
+  kk_all{node} = (kk_b {sign} kk_all{node}) ? kk_b : kk_all{node};
+  kk_odd{node} += (kk_b != kk_b) ? 1 : 0;
+}}
+{total} = (kk_odd{node} != 0 || {total} != {total}) ? {odd} : kk_all{node};"""
+_TRUTH = """\
+for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+  {total} = {total} {sign} int(kk_terms{node}[kk_v]);
+}}"""
+ALONE_FOLD = {
+    "sum": (_SUM, {"sign": "+", "unit": "0"}),
+    "prod": (_SUM, {"sign": "*", "unit": "1"}),
+    "max": (_EXTREME, {"sign": ">", "name": "max"}),
+    "min": (_EXTREME, {"sign": "<", "name": "min"}),
+    "all": (_TRUTH, {"sign": "&"}),
+    "any": (_TRUTH, {"sign": "|"}),
+}
