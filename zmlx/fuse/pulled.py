@@ -14,7 +14,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.derive.accumulate import derive_vjp
 from zmlx.fuse.cuts import Cut, Piece, call_of
 from zmlx.fuse.extract import Region, extract
 from zmlx.fuse.joins import Join
@@ -188,6 +187,8 @@ class _Writer:
         found = {n: given[n] for n in step.inputs if n in given}  # parts that are inputs as well
         if not outputs:
             return found
+        from zmlx.derive.accumulate import derive_vjp  # sympy: slow to load
+
         derivative = shorten(derive_vjp(ops))
         inputs = (*region.ends.inputs, *region.ends.scalars)
         values = dict(zip(derivative.graph.inputs, [self._new[n] for n in inputs], strict=False))
