@@ -70,10 +70,10 @@ def test_measuring_gives_time_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     a, b = arguments(1 << 20)
     with zmlx.profile(measure=True, show=False) as p:
         f(a, b)
-        f(a, a)  # read once
+        f(b, a)
     (record,) = p.kernels
     assert (record.launches, record.measured, record.time_ms) == (2, 2, 5.0)
-    assert record.bytes == (3 + 2) * 4 * (1 << 20)
+    assert record.bytes == (3 + 3) * 4 * (1 << 20)
     assert record.gb_per_s == pytest.approx(record.bytes / 5e-3 / 1e9)
     assert record.of_copy == pytest.approx(record.gb_per_s / 10.0)
 

@@ -191,7 +191,7 @@ def test_a_cast_is_shown_where_it_changes_the_value() -> None:
 
 def test_numbers_and_structure_stay_as_written() -> None:
     (region,) = zmlx.explain(
-        lambda x, y, s: 2.0 * (x + y) * 0.1 - s, *[mx.ones(3)] * 2, 0.5
+        lambda x, y, s: 2.0 * (x + y) * 0.1 - s, mx.ones(3), mx.ones(3), 0.5
     ).regions
     assert str(region.formulas["out0"]) == "-s0 + 0.2*(in0 + in1)"
     (region,) = zmlx.explain(lambda x: mx.where(x > 0, x, -mx.inf) * 3, mx.ones(3)).regions

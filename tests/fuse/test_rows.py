@@ -209,10 +209,14 @@ def test_numerics_mlx_leaves_folds_to_mlx() -> None:
     assert (numpy(fused(x)) == numpy(softmax(x))).all()
 
 
-def test_compiled_and_shapeless() -> None:
+def test_compiled() -> None:
     x = array(0, 4, 50)
+    close(mx.compile(zmlx.fuse(softmax))(x), softmax(x), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("on_cpu")  # MLX's custom kernels, which GPUs run, have shapes built in
+def test_shapeless_compile() -> None:
     fused = zmlx.fuse(softmax)
-    close(mx.compile(fused)(x), softmax(x), rtol=1e-5)
     shapeless = mx.compile(fused, shapeless=True)
     for rows in (4, 9):
         close(shapeless(array(0, rows, 50)), softmax(array(0, rows, 50)), rtol=1e-5)

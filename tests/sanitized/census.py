@@ -173,7 +173,7 @@ class Census:
 
 def _library(launcher: Any, kinds: Any, launch: Any) -> str:
     text = host_grid.translation_unit(
-        launcher._spec, kinds, launch.output_dtypes, launch.template, True, launcher._exact
+        launcher._spec, kinds, launch.output_dtypes, launch.template, True, launcher._spec.exact
     )
     return str(launcher._device.cache.find(host_grid._key(text)))
 

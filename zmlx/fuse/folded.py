@@ -80,9 +80,20 @@ class _Joiner:
         inside = [n for n in nodes if graph.kind(n) == "reduce"]
         if not inside:
             return [self._ordered(nodes)]
-        if any(u in nodes for n in inside for u in graph.users(n)):
+        if self._goes_on(nodes, inside):
             return [sorted(nodes | self._counts(nodes))]
         return [list(group) for group in self.groups if nodes.issuperset(group)]
+
+    def _goes_on(self, nodes: set[int], folds: Sequence[int]) -> bool:
+        """Whether a whole row, or another fold, is computed from what is folded of it."""
+        graph, rank = self.graph, max(len(self.shapes[n]) for n in nodes)
+        reached = set(folds)
+        for node in sorted(nodes - reached):
+            if any(o in reached for o in graph.operands(node)):
+                reached.add(node)
+                if len(self.shapes[node]) == rank and self.shapes[node][-1] != 1:
+                    return True
+        return any(o in reached for n in folds for o in graph.operands(n))
 
     def _ordered(self, nodes: set[int]) -> list[int]:
         """The group as it came: its order is made for few values alive."""

@@ -13,6 +13,7 @@ from math import prod
 
 import mlx.core as mx
 
+from zmlx.fuse.simplify import copy_node
 from zmlx.trace.graph import Graph, broadcast
 
 Shape = tuple[int, ...]
@@ -44,6 +45,7 @@ class Layout:
 
 def layout(graph: Graph, shapes: Sequence[Shape]) -> Layout | None:
     """The region at these sizes; the fewest dimensions of columns that serve all folds."""
+    graph = _live(graph)
     full = sized(graph, shapes)
     rank = max(map(len, full), default=0)
     padded = [(1,) * (rank - len(shape)) + shape for shape in full]
@@ -53,6 +55,22 @@ def layout(graph: Graph, shapes: Sequence[Shape]) -> Layout | None:
     for first in _cuts(graph, padded, space):
         return _merged(graph, padded, full, space, first)
     return None
+
+
+def _live(graph: Graph) -> Graph:
+    """`graph` with all its inputs, and what its outputs need."""
+    live = set(graph.outputs)
+    for node in reversed(range(len(graph))):
+        if node in live:
+            live.update(graph.operands(node))
+    live.update(graph.inputs)
+    if len(live) == len(graph):
+        return graph
+    made, new = Graph(), dict[int, int]()
+    for node in sorted(live):
+        new[node] = copy_node(graph, node, made, [new[o] for o in graph.operands(node)])
+    made.outputs = [new[n] for n in graph.outputs]
+    return made
 
 
 def sized(graph: Graph, shapes: Sequence[Shape]) -> list[Shape]:

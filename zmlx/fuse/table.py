@@ -227,9 +227,11 @@ class Table:
             count = counts[entry.owner] = counts.get(entry.owner, 0) + 1
             if entry.gone() or count > self.options.cache_size:
                 self._warn_once(count)
-                del self._sites[key].entries[inner]
-                if not self._sites[key].entries:
-                    del self._sites[key]
+                site = self._sites.get(key)  # another thread may have dropped it meanwhile
+                if site is not None:
+                    site.entries.pop(inner, None)
+                if site is not None and not site.entries:
+                    self._sites.pop(key, None)
         self.size = sum(len(site.entries) for site in self._sites.values())
 
     def _warn_once(self, count: int) -> None:

@@ -17,18 +17,18 @@ PARTS = """\
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
-template <typename T, int N>
-inline kk_part<T, N> kk_take(const T* from) {
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
   return *reinterpret_cast<const kk_part<T, N>*>(from);
 }
-template <typename T, int N, typename V>
-inline void kk_give(T* to, const V (&values)[N]) {
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
   kk_part<T, N> part;
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
-template <typename T, int N>
-inline bool kk_whole(const T* from) {
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
 }
 #else
