@@ -28,10 +28,16 @@ def inputs(case: RowCase, shape: tuple[int, ...], dtype: mx.Dtype) -> list[mx.ar
 def distance(got: Any, want: Any) -> float:
     """The largest error, in units of the largest value."""
     pairs = zip(flat(got), want if isinstance(want, tuple) else (want,), strict=True)
-    found = [
-        np.abs(numpy(g).astype(np.float64) - w).max() / max(1.0, np.abs(w).max()) for g, w in pairs
-    ]
+    found = []
+    for g, w in pairs:
+        error = np.abs(np.nan_to_num(numpy(g).astype(np.float64), nan=np.inf, posinf=np.inf) - w)
+        found.append(error.max() / max(1.0, np.abs(w).max()))
     return float(max(found))
+
+
+def allowed(plain: float, dtype: mx.Dtype) -> float:
+    """Twice what plain MLX errs by, but where its sum in a half type has no room."""
+    return max(2 * plain if np.isfinite(plain) else 0.0, 4 * UNITS[dtype])
 
 
 def doubles(arrays: list[mx.array]) -> list[np.ndarray]:
@@ -49,7 +55,7 @@ def test_values(name: str) -> None:
             got, want = fused(*arrays), case.reference(*doubles(arrays))
             assert len(kernels(*flat(got))) == case.kernels
             plain = distance(case.fn(*arrays), want)
-            assert distance(got, want) <= max(2 * plain, 2 * UNITS[dtype]), (shape, dtype)
+            assert distance(got, want) <= allowed(plain, dtype), (shape, dtype)
 
 
 @pytest.mark.exhaustive
@@ -58,11 +64,11 @@ def test_values(name: str) -> None:
 def test_values_over_all_shapes(name: str, dtype: mx.Dtype) -> None:
     case = CASES[name]
     fused = zmlx.fuse(case.fn)
-    for shape in (*SHAPES, (4, 1), (1, 1), (7, 2), (1, 3), (3, 70000)):
+    for shape in (*SHAPES, (4, 1), (1, 1), (7, 2), (1, 3), (3, 60000)):  # a float16 counts to 65504
         arrays = inputs(case, shape, dtype)
         got, want = fused(*arrays), case.reference(*doubles(arrays))
         plain = distance(case.fn(*arrays), want)
-        assert distance(got, want) <= max(2 * plain, 2 * UNITS[dtype]), shape
+        assert distance(got, want) <= allowed(plain, dtype), shape
 
 
 @pytest.mark.parametrize("name", ["rms_norm", "softmax", "layer_norm", "gated_norm"])
