@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zmlx import dtypes
-from zmlx.fuse.extract import ends, extract
+from zmlx.fuse.regions import fits
 from zmlx.fuse.shapes import Shape, symbolic_shapes
 from zmlx.msl.schedule import FOLDED, SUNK
-from zmlx.msl.space import MAX_BUFFERS, buffer_slots
 from zmlx.trace.graph import Graph
 
 _FOLD_TYPES = ("float", "int", "uint", "bool")  # of values that threads exchange
@@ -76,8 +75,7 @@ class _Joiner:
 
     def _settled(self, nodes: set[int]) -> list[list[int]]:
         """A cluster with what it counts, or, where it folds nothing that it reads, its groups."""
-        graph = self.graph
-        inside = [n for n in nodes if graph.kind(n) == "reduce"]
+        inside = self._folds(nodes)
         if not inside:
             return [self._ordered(nodes)]
         if self._goes_on(nodes, inside):
@@ -145,11 +143,7 @@ class _Joiner:
         space = self._space(nodes)
         if space is None or not self._has_columns(nodes, space):
             return False
-        found = ends(self.graph, sorted(nodes), self.returned)
-        most = 3 * len(found.inputs) + len(found.scalars) + len(found.outputs)
-        if most <= MAX_BUFFERS:
-            return True
-        return buffer_slots(extract(self.graph, sorted(nodes)).graph) <= MAX_BUFFERS
+        return fits(self.graph, sorted(nodes), self.returned)
 
     def _space(self, nodes: set[int]) -> Shape | None:
         """The common iteration space in symbols; None where sizes may differ."""

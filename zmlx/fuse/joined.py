@@ -9,29 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 
-from zmlx import switches
-from zmlx.device.base import Device, GridLauncher, current_name, device_for_current_stream
-from zmlx.device.rules import differentiable, traces_shapeless
-from zmlx.device.warned import problem_of, run_as_ops
-from zmlx.errors import DeviceError
-from zmlx.fuse import dumped
+from zmlx.device.base import GridLauncher, device_for_current_stream
+from zmlx.device.rules import differentiable
+from zmlx.fuse.by_size import BySize, alone, fits
 from zmlx.fuse.check import same
 from zmlx.fuse.extract import Region
 from zmlx.fuse.function_rules import FunctionRules
 from zmlx.fuse.joins import Join, Joined
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, reshaped
-from zmlx.fuse.summed import told
 from zmlx.msl.joined import Body, Place, Store, joined_kernel, table
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.trace.graph import Graph, broadcast
 
 Arrays = Sequence[mx.array]
-MOST = 1024  # combinations of shapes that are remembered
 GROUP = 256  # threads
 ELEMENTS, HOST_ELEMENTS = 4, 4096  # of a thread
 INT32_MAX = 2**31 - 1
@@ -46,38 +40,20 @@ class _Part:
     places: tuple[Place, ...]
 
 
-class JoinedFunction:
+class JoinedFunction(BySize):
     """A joined step as a function of its inputs, arrays, then numbers as arrays of shape (1,)."""
 
     def __init__(
         self, graph: Graph, joined: Joined, functions: Mapping[Region, Run], runtime: Runtime,
         name: str,
     ) -> None:  # fmt: skip
-        self.graph, self.joined, self.runtime, self.name = graph, joined, runtime, name
+        super().__init__(runtime, name, [region.graph for region in joined.regions])
+        self.graph, self.joined = graph, joined
         self._functions = [(region, functions[region]) for region in joined.regions]
         ends = joined.ends
         self._inputs = (*ends.inputs, *ends.scalars)
         self._arrays = {n: i for i, n in enumerate(ends.inputs)}
         self._scalars = {n: i for i, n in enumerate(ends.scalars)}
-        self._runs: dict[Any, Run] = {}
-        self._launchers: dict[tuple[str, MetalKernelSpec], GridLauncher] = {}
-
-    def __call__(self, arrays: Arrays) -> list[mx.array]:
-        if traces_shapeless():  # a launch has its own sizes
-            return self.plain(arrays)
-        key = (current_name(), *[a.shape for a in arrays])
-        run = self._runs.get(key)
-        if run is None:
-            if len(self._runs) >= MOST:
-                self._runs.clear()
-            with self.runtime.making():
-                run = self._runs[key] = self._run([a.shape for a in arrays])
-        try:
-            return run(arrays)
-        except DeviceError as error:  # the kernel cannot be built: the first launch finds out
-            run_as_ops(problem_of(error))
-            self._runs[key] = self.plain
-            return self.plain(arrays)
 
     def plain(self, arrays: Arrays) -> list[mx.array]:
         """The same by the regions' own kernels and MLX's calls."""
@@ -102,7 +78,8 @@ class JoinedFunction:
         if found is None or device.unavailable() is not None:
             return self.plain
         parts, results = found
-        launcher = self._launcher(device, self._spec(parts))
+        spec = self._spec(parts)
+        launcher = self._launcher(spec, lambda: spec)
         run: Run = partial(_launched, launcher, *self._launch(parts, results))
         if self.runtime.check:
             run = same(run, self.plain, self.runtime.exact, self.name)
@@ -119,32 +96,19 @@ class JoinedFunction:
         return tuple(self.graph[n]["dtype"] for n in self.joined.results)
 
     def _launch(self, parts: Sequence[_Part], results: Sequence[Shape]) -> tuple[Launch, mx.array]:
-        elements = HOST_ELEMENTS if _alone() else ELEMENTS
+        elements = HOST_ELEMENTS if alone() else ELEMENTS
         numbers, threads = table(
             [p.body for p in parts], [p.shape for p in parts], [p.places for p in parts], elements
         )
-        small = not _alone() and threads * elements < INT32_MAX - GROUP * elements
+        small = not alone() and threads * elements < INT32_MAX - GROUP * elements
         launch = Launch(
             grid=(threads, 1, 1),
-            threadgroup=(1 if _alone() else min(GROUP, threads), 1, 1),
+            threadgroup=(1 if alone() else min(GROUP, threads), 1, 1),
             output_shapes=tuple(results),
             output_dtypes=self._kinds(),
             template=(("ELEMS", elements), ("INDEX", "int32" if small else "int64")),
         )
         return launch, mx.array(numbers, mx.int64)
-
-    def _launcher(self, device: Device, spec: MetalKernelSpec) -> GridLauncher:
-        key = (device.name, spec)
-        if key not in self._launchers:
-            launcher = device.grid_launcher(spec)
-            launcher = dumped.launching_written(
-                self.runtime, self.name, spec, launcher, lambda: spec
-            )
-            if self.runtime.watched:
-                graphs = [region.graph for region in self.joined.regions]
-                launcher = told(spec, device.name, launcher, graphs, self.name)
-            self._launchers[key] = launcher
-        return self._launchers[key]
 
     # -- parts and places -------------------------------------------------------------------------
     def _parts(self, shapes: dict[int, Shape]) -> tuple[list[_Part], list[Shape]] | None:
@@ -157,7 +121,7 @@ class JoinedFunction:
             space = broadcast([graph[n]["shape"] for n in graph.inputs])
             if any(graph[n]["shape"] != space for n in graph.outputs):
                 return None
-            if any(not _fits(graph[n]["shape"], space) for n in graph.inputs):
+            if any(not fits(graph[n]["shape"], space) for n in graph.inputs):
                 return None
             values |= dict.fromkeys(region.ends.outputs, space)
             graphs[region] = graph
@@ -206,16 +170,6 @@ def _launched(
     launcher: GridLauncher, launch: Launch, numbers: mx.array, arrays: Arrays
 ) -> list[mx.array]:
     return launcher([*arrays, numbers], launch)
-
-
-def _alone() -> bool:
-    """Whether a thread has no others beside it; the sanitizer watches what a GPU does."""
-    return device_for_current_stream().takes_turns and not switches.SANITIZE.on()
-
-
-def _fits(shape: Shape, space: Shape) -> bool:
-    tail = space[len(space) - len(shape) :]
-    return all(n in (1, m) for n, m in zip(shape, tail, strict=True))
 
 
 def _dense(shape: Shape) -> tuple[int, ...]:

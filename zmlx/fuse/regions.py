@@ -47,7 +47,7 @@ def regions(graph: Graph) -> list[list[int]]:
     outputs = set(graph.outputs)
     found: list[list[int]] = []
     for group in groups.values():
-        found += [group] if _fits(graph, group, outputs) else _split(graph, group, shapes, outputs)
+        found += [group] if fits(graph, group, outputs) else _split(graph, group, shapes, outputs)
     return found
 
 
@@ -171,7 +171,7 @@ def _split(
 def _longest(graph: Graph, nodes: list[int], outputs: set[int]) -> int:
     """How many of `nodes`, from the first on, fit into one kernel."""
     lengths = reversed(_plausible(graph, nodes, outputs))
-    return next((n for n in lengths if _fits(graph, nodes[:n], outputs)), 1)
+    return next((n for n in lengths if fits(graph, nodes[:n], outputs)), 1)
 
 
 def _plausible(graph: Graph, nodes: list[int], outputs: set[int]) -> list[int]:
@@ -195,7 +195,7 @@ def _plausible(graph: Graph, nodes: list[int], outputs: set[int]) -> list[int]:
     return lengths
 
 
-def _fits(graph: Graph, nodes: Sequence[int], outputs: set[int]) -> bool:
+def fits(graph: Graph, nodes: Sequence[int], outputs: set[int]) -> bool:
     """Whether Metal has the buffers for a kernel over `nodes`."""
     found = ends(graph, nodes, outputs)
     # An input brings its strides along, and maybe its sizes.

@@ -13,10 +13,9 @@ from math import prod
 
 import mlx.core as mx
 
-from zmlx.fuse.simplify import copy_node
-from zmlx.trace.graph import Graph, broadcast
-
-Shape = tuple[int, ...]
+from zmlx.fuse.shapes import Shape
+from zmlx.fuse.simplify import copy_node, live_nodes
+from zmlx.trace.graph import Graph, broadcast, folded_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +58,7 @@ def layout(graph: Graph, shapes: Sequence[Shape]) -> Layout | None:
 
 def _live(graph: Graph) -> Graph:
     """`graph` with all its inputs, and what its outputs need."""
-    live = set(graph.outputs)
-    for node in reversed(range(len(graph))):
-        if node in live:
-            live.update(graph.operands(node))
-    live.update(graph.inputs)
+    live = live_nodes(graph)
     if len(live) == len(graph):
         return graph
     made, new = Graph(), dict[int, int]()
@@ -84,8 +79,7 @@ def sized(graph: Graph, shapes: Sequence[Shape]) -> list[Shape]:
         elif kind == "op":
             found.append(broadcast([found[o] for o in graph.operands(node)]))
         elif kind == "reduce":
-            operand, axes = found[graph.operands(node)[0]], graph[node]["axes"]
-            found.append(tuple(1 if d in axes else n for d, n in enumerate(operand)))
+            found.append(folded_shape(found[graph.operands(node)[0]], graph[node]["axes"]))
         else:
             found.append(())
     return found
@@ -148,8 +142,7 @@ def _merged(
                 if any(d in wanted and space[d] != 1 for d in group)
             )  # fmt: skip
             if kind == "reduce":
-                inner = made[operands[0]]["shape"]
-                data["shape"] = tuple(1 if i in data["axes"] else n for i, n in enumerate(inner))
+                data["shape"] = folded_shape(made[operands[0]]["shape"], data["axes"])
         made.add(kind, operands, **data)
     made.outputs = list(graph.outputs)
     given = [made[n]["shape"] if graph.kind(n) == "input" else (1,) for n in graph.inputs]

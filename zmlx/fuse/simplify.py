@@ -26,13 +26,13 @@ def simplify(graph: Graph) -> Graph:
     """A new graph without duplicate, dead and idle nodes; inputs and outputs keep their order."""
     while True:
         graph = _shorter(graph)
-        if len(graph) == len(_live(graph)):
+        if len(graph) == len(live_nodes(graph)):
             return graph
 
 
 def _shorter(graph: Graph) -> Graph:
     """`graph` without what is duplicate, dead or idle in it; what only those used may be left."""
-    live = _live(graph)
+    live = live_nodes(graph)
     result = Graph()
     new: dict[int, int] = {}
     seen: dict[Any, int] = {}
@@ -87,7 +87,7 @@ def copy_node(source: Graph, node: int, target: Graph, operands: Sequence[int]) 
     return target.add(source.kind(node), operands, **source.attributes(node))
 
 
-def _live(graph: Graph) -> set[int]:
+def live_nodes(graph: Graph) -> set[int]:
     """Nodes that an output needs, every input, and calls with effects."""
     stack = [*graph.outputs, *graph.inputs]
     stack += [n for n in graph if graph.kind(n) == "opaque" and not graph[n].get("pure", True)]

@@ -6,20 +6,13 @@ are kept and to the sums. zmlx.fuse.program calls it; zmlx.fuse.summing launches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from types import SimpleNamespace
-from typing import Any
 
 import mlx.core as mx
 
-from zmlx import switches
-from zmlx.device import watch
-from zmlx.device.base import Device, GridLauncher, current_name, device_for_current_stream
-from zmlx.device.rules import traces_shapeless
-from zmlx.device.warned import problem_of, run_as_ops
-from zmlx.errors import DeviceError
-from zmlx.fuse import dumped
+from zmlx.device.base import device_for_current_stream
+from zmlx.fuse.by_size import BySize, alone, fits
 from zmlx.fuse.extract import Region
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import replay
@@ -27,41 +20,22 @@ from zmlx.fuse.runtime import Run
 from zmlx.fuse.shapes import Shape, reshaped
 from zmlx.fuse.split import Split, best_split
 from zmlx.fuse.summing import partials_of, summing
-from zmlx.msl.spec import Launch, MetalKernelSpec
+from zmlx.msl.spec import MetalKernelSpec
 from zmlx.msl.sums import sums_kernel
-from zmlx.trace.graph import Graph
 
 Arrays = Sequence[mx.array]
 NARROW = 8  # columns of a row that takes a CPU longer to begin than to add up
-MOST = 1024  # combinations of shapes that are remembered
 
 
-class SummedFunction:
+class SummedFunction(BySize):
     """A region with sums as a function: the outputs `kept` of the region, then its sums.
 
     Takes one array for each region input, numbers as arrays of shape (1,). Sums are float32.
     """
 
     def __init__(self, region: Region, function: RegionFunction) -> None:
+        super().__init__(function.runtime, function.name, [function.graph])
         self.region, self.function = region, function
-        self._runs: dict[Any, Run] = {}
-        self._launchers: dict[tuple[str, MetalKernelSpec], GridLauncher] = {}
-
-    def __call__(self, arrays: Arrays) -> list[mx.array]:
-        if traces_shapeless():  # a launch has its own sizes
-            return self.plain(arrays)
-        key = (current_name(), switches.SANITIZE.on(), *[a.shape for a in arrays])
-        run = self._runs.get(key)
-        if run is None:
-            if len(self._runs) >= MOST:
-                self._runs.clear()
-            run = self._runs[key] = self._run([a.shape for a in arrays])
-        try:
-            return run(arrays)
-        except DeviceError as error:  # the kernel cannot be built: the first launch finds out
-            run_as_ops(problem_of(error))
-            self._runs[key] = self.plain
-            return self.plain(arrays)
 
     def plain(self, arrays: Arrays) -> list[mx.array]:
         """The same by the region's own kernel and MLX's sums."""
@@ -86,34 +60,20 @@ class SummedFunction:
         device, split = device_for_current_stream(), self._split(shapes)
         if split is None or device.unavailable() is not None:
             return self.plain
-        if _alone() and split.sizes[2] < NARROW:
+        if alone() and split.sizes[2] < NARROW:
             return self.plain
         merged = self._merged(split, shapes)
         grouped = partial(self._spec, split, merged, False)
-        launcher = self._launcher(device, self._spec(split, merged), grouped)
-        return summing(self.region, self.function, split, merged, launcher, _alone())
+        launcher = self._launcher(self._spec(split, merged), grouped)
+        return summing(self.region, self.function, split, merged, launcher, alone())
 
     def _spec(
-        self, split: Split, merged: Sequence[Shape], alone: bool | None = None
+        self, split: Split, merged: Sequence[Shape], lone: bool | None = None
     ) -> MetalKernelSpec:
-        """The kernel; for threads that are `alone`, as this device's are where that is None."""
+        """The kernel, for `lone` threads or not; as this device has them where that is None."""
         graph = reshaped(self.function.graph, merged)
-        alone = _alone() if alone is None else alone
-        return sums_kernel(graph, self.region.kept, partials_of(self.region, split), alone)
-
-    def _launcher(
-        self, device: Device, spec: MetalKernelSpec, grouped: Callable[[], MetalKernelSpec]
-    ) -> GridLauncher:
-        key = (device.name, spec)
-        if key not in self._launchers:
-            runtime, name = self.function.runtime, self.function.name
-            launcher = device.grid_launcher(spec)
-            launcher = dumped.launching_written(runtime, name, spec, launcher, grouped)
-            if self.function.runtime.watched:
-                graphs = [self.function.graph]
-                launcher = told(spec, device.name, launcher, graphs, self.function.name)
-            self._launchers[key] = launcher
-        return self._launchers[key]
+        lone = alone() if lone is None else lone
+        return sums_kernel(graph, self.region.kept, partials_of(self.region, split), lone)
 
     def _split(self, shapes: Sequence[Shape]) -> Split | None:
         """One that serves all sums at these sizes, over a space that all outputs fill."""
@@ -123,7 +83,7 @@ class SummedFunction:
         if split is None or None in split.kinds or 0 in split.shape:
             return None
         full = all(special.graph[n]["shape"] == special.space for n in special.graph.outputs)
-        return split if full and all(_fits(a, split.shape) for a in arrays) else None
+        return split if full and all(fits(a, split.shape) for a in arrays) else None
 
     def _inputs(self, shapes: Sequence[Shape]) -> list[tuple[int, Shape]]:
         return list(zip(self.function.graph.inputs, shapes, strict=True))
@@ -135,28 +95,3 @@ class SummedFunction:
         """The shapes that the kernel takes its inputs in."""
         pairs = self._inputs(shapes)
         return [split.merged(tuple(s)) if self._is_array(n) else (1,) for n, s in pairs]
-
-
-def told(
-    spec: MetalKernelSpec, device: str, launcher: GridLauncher, graphs: Sequence[Graph], name: str
-) -> GridLauncher:
-    """`launcher`, whose launches are told to zmlx.device.watch; it computes the ops of `graphs`."""
-    stats = SimpleNamespace(run_count=0, compile_time_ms=0.0)
-    ops = tuple([g[n]["op"] for g in graphs for n in g if g.kind(n) == "op"])
-    watched = watch.watched_grid(spec, device, launcher, stats, name, ops)
-
-    def run(arrays: Arrays, launch: Launch) -> list[mx.array]:
-        stats.run_count += 1
-        return watched(arrays, launch)
-
-    return run
-
-
-def _alone() -> bool:
-    """Whether a thread has no others beside it; the sanitizer watches what a GPU does."""
-    return device_for_current_stream().takes_turns and not switches.SANITIZE.on()
-
-
-def _fits(shape: Shape, space: Shape) -> bool:
-    tail = space[len(space) - len(shape) :]
-    return all(n in (1, m) for n, m in zip(shape, tail, strict=True))

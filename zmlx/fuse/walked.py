@@ -12,18 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from types import SimpleNamespace
-from typing import Any
 
 import mlx.core as mx
 
-from zmlx import switches
-from zmlx.device import watch
-from zmlx.device.base import GridLauncher, current_name, device_for_current_stream
-from zmlx.device.rules import Rules, differentiable, traces_shapeless
-from zmlx.device.warned import problem_of, run_as_ops
-from zmlx.errors import DeviceError, EmitError
-from zmlx.fuse import dumped
+from zmlx.device.base import device_for_current_stream
+from zmlx.device.rules import Rules, differentiable
+from zmlx.errors import EmitError
+from zmlx.fuse.by_size import BySize, alone
 from zmlx.fuse.check import checked
 from zmlx.fuse.function_rules import FunctionRules
 from zmlx.fuse.replay import dtype_of, replay
@@ -40,7 +35,6 @@ from zmlx.trace.graph import Graph
 Arrays = Sequence[mx.array]
 # From a region and the shapes of its inputs: it as a function, and the rules of its derivatives.
 Ruled = Callable[[Graph, Sequence[Shape]], tuple[Run, Rules]]
-MOST = 1024  # combinations of shapes that are remembered
 NARROW = 4  # columns of a row that takes a CPU longer to begin than to fold
 
 
@@ -108,35 +102,20 @@ class Made:
         return graph
 
 
-class Walked:
+class Walked(BySize):
     """A specialised region that folds, as a function."""
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str, ruled: Ruled) -> None:
-        self.graph, self.runtime, self.name, self._rules = graph, runtime, name, ruled
-        self._runs: dict[Any, Run] = {}
-        self._launchers: dict[tuple[str, MetalKernelSpec], GridLauncher] = {}
+        super().__init__(runtime, name, [graph])
+        self.graph, self._rules = graph, ruled
 
-    def __call__(self, arrays: Arrays) -> list[mx.array]:
-        if traces_shapeless():  # a launch has its own sizes
-            return self.apart(arrays)
-        key = (current_name(), switches.SANITIZE.on(), *[a.shape for a in arrays])
-        run = self._runs.get(key)
-        if run is None:
-            if len(self._runs) >= MOST:
-                self._runs.clear()
-            run = self._runs[key] = self._run([a.shape for a in arrays])
-        try:
-            return run(arrays)
-        except DeviceError as error:  # the kernel cannot be built: the first launch finds out
-            run_as_ops(problem_of(error))
-            self._runs[key] = self.apart
-            return self.apart(arrays)
+    def plain(self, arrays: Arrays) -> list[mx.array]:
+        """The same with the folds left to MLX."""
+        return self._apart(arrays)
 
     @cached_property
-    def apart(self) -> Run:
-        """The same with the folds left to MLX."""
-        runtime = replace(self.runtime, folds=False)
-        return runtime.program(self.graph, self.name)
+    def _apart(self) -> Run:
+        return replace(self.runtime, folds=False).program(self.graph, self.name)
 
     def made(self, shapes: Sequence[Shape]) -> Made | None:
         """What one kernel computes it with inputs of these shapes; None where none does."""
@@ -144,7 +123,7 @@ class Walked:
         if found is None:
             return None
         try:
-            return Made(found, *_planned(found, _alone()))
+            return Made(found, *_planned(found, alone()))
         except EmitError:
             return None
 
@@ -154,7 +133,7 @@ class Walked:
         made = self.made(shapes)
         absent = device_for_current_stream().unavailable() is not None
         if made is None or absent or not _pays(*made.layout.sizes):
-            return self.apart
+            return self.plain
         run = self._ruled(made)
         if self.runtime.check:
             return checked(self.graph, run, False, self.name)
@@ -164,7 +143,8 @@ class Walked:
         return replay(self.graph, arrays)
 
     def _ruled(self, made: Made) -> Run:
-        launcher, launch = self._launcher(made), made.launch
+        grouped = partial(_kernel_of_groups, made.layout)
+        launcher, launch = self._launcher(made.spec, grouped), made.launch
         inner, rules = self._rules(made.unsunk, made.layout.given)
         if made.plan.sinks:
             rules = FunctionRules(lambda arrays: made.given(inner(arrays)))
@@ -175,31 +155,15 @@ class Walked:
 
         return run
 
-    def _grouped(self, found: Layout) -> MetalKernelSpec:
-        """The kernel of a device whose groups run together."""
-        return _planned(found, alone=False)[2]
-
-    def _launcher(self, made: Made) -> GridLauncher:
-        device, spec = device_for_current_stream(), made.spec
-        key = (device.name, spec)
-        if key not in self._launchers:
-            grouped = partial(self._grouped, made.layout)
-            launcher = device.grid_launcher(spec)
-            launcher = dumped.launching_written(self.runtime, self.name, spec, launcher, grouped)
-            if self.runtime.watched:
-                launcher = _told(spec, device.name, launcher, self.graph, self.name)
-            self._launchers[key] = launcher
-        return self._launchers[key]
-
 
 def _pays(rows: int, columns: int) -> bool:
     """Whether a kernel over so many rows is faster than MLX's folds."""
-    return columns >= NARROW if _alone() else not geometry.starves(rows, columns)
+    return columns >= NARROW if alone() else not geometry.starves(rows, columns)
 
 
-def _planned(found: Layout, alone: bool) -> tuple[Schedule, Geometry, MetalKernelSpec]:
+def _planned(found: Layout, lone: bool) -> tuple[Schedule, Geometry, MetalKernelSpec]:
     rows, columns = found.sizes
-    if alone:
+    if lone:
         plan = schedule(found.region, keep=columns <= geometry.MAX_ROOM)
         return plan, geometry.alone(rows, columns), alone_kernel(plan)
     plan, slow = schedule(found.region), schedule(found.region, keep=False)
@@ -208,23 +172,6 @@ def _planned(found: Layout, alone: bool) -> tuple[Schedule, Geometry, MetalKerne
     return quick, made, walk_kernel(quick, slow, made.packs > 0)
 
 
-def _told(
-    spec: MetalKernelSpec, device: str, launcher: GridLauncher, graph: Graph, name: str
-) -> GridLauncher:
-    """`launcher`, whose launches are told to zmlx.device.watch."""
-    stats = SimpleNamespace(run_count=0, compile_time_ms=0.0)
-    ops = tuple([graph[n]["op"] for n in graph if graph.kind(n) in ("op", "reduce")])
-    told: Callable[..., list[mx.array]] = watch.watched_grid(
-        spec, device, launcher, stats, name, ops
-    )
-
-    def run(arrays: Arrays, launch: Launch) -> list[mx.array]:
-        stats.run_count += 1
-        return told(arrays, launch)
-
-    return run
-
-
-def _alone() -> bool:
-    """Whether a thread has no others beside it; the sanitizer watches what a GPU does."""
-    return device_for_current_stream().takes_turns and not switches.SANITIZE.on()
+def _kernel_of_groups(found: Layout) -> MetalKernelSpec:
+    """The kernel of a device whose groups run together."""
+    return _planned(found, lone=False)[2]

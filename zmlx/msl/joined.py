@@ -14,7 +14,7 @@ from math import prod
 
 from zmlx import dtypes
 from zmlx.msl.element import Element
-from zmlx.msl.loop import LOOP_MACRO
+from zmlx.msl.loop import LOOP_MACRO, indent, next_row
 from zmlx.msl.space import Space
 from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.graph import Graph
@@ -77,10 +77,10 @@ def joined_kernel(
     lines = ["INDEX t = INDEX(thread_position_in_grid.x);"]
     for number, text in enumerate(texts):
         if number + 1 < len(texts):
-            lines += [f"if (t < INDEX({TABLE}[{text.begin}])) {{", *_indent(text.lines()), "}"]
+            lines += [f"if (t < INDEX({TABLE}[{text.begin}])) {{", *indent(text.lines()), "}"]
             lines += [f"t -= INDEX({TABLE}[{text.begin}]);"]
         else:
-            lines += ["{", *_indent(text.lines()), "}"]
+            lines += ["{", *indent(text.lines()), "}"]
     halves = not exact and all(kind in dtypes.HALVES for kind in (*inputs, *kinds))
     return MetalKernelSpec(
         name="_".join(["joined", *names])[:60],
@@ -158,7 +158,7 @@ class _Text:
             *(self._divided() if several else []),
             "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
             "for (INDEX i = begin; i < stop;) {",
-            *_indent(self._row()),
+            *indent(self._row()),
             "}",
             "return;",
         ]
@@ -239,11 +239,11 @@ class _Text:
         strided = self._loop(f" * at{{0}}_step{self.inner}")
         if self.moving:
             unit = " && ".join(f"at{i}_step{self.inner} == 1" for i in self.moving)
-            lines += [f"if ({unit}) {{", *_indent(self._loop("")), "} else {", *_indent(strided)]
+            lines += [f"if ({unit}) {{", *indent(self._loop("")), "} else {", *indent(strided)]
             lines.append("}")
         else:
             lines += strided
-        return [*lines, "i += run;", *(self._next_row() if several else [])]
+        return [*lines, "i += run;", *(next_row(self.dims) if several else [])]
 
     def _loop(self, step: str) -> list[str]:
         region, body = self.body.graph, self.body
@@ -258,7 +258,7 @@ class _Text:
         return [
             "ZMLX_LOOP",
             "for (INDEX k = 0; k < run; ++k) {",
-            *_indent([
+            *indent([
                 *[self._load(i, f"at{i} + k{step.format(i)}") for i in self.moving],
                 *[f"{kind} y{k};" for k, kind in enumerate(kinds)],
                 f"{self.element.name}({', '.join([*names, *results])});",
@@ -274,14 +274,3 @@ class _Text:
     def _load(self, i: int, place: str) -> str:
         kind = self.kinds[i]
         return f"const {kind} x{i} = {kind}(in{self.body.arrays[i]}[{place}]);"
-
-    def _next_row(self) -> list[str]:
-        *outer, inner = self.dims
-        lines = [f"++c{outer[0]};"]
-        for d in outer[1:]:
-            lines = [f"if (++c{d} == n{d}) {{", f"  c{d} = 0;", *_indent(lines), "}"]
-        return [f"c{inner} = 0;", *lines]
-
-
-def _indent(lines: Sequence[str]) -> list[str]:
-    return [f"  {line}" for line in lines]

@@ -38,7 +38,7 @@ def body(
         *begin,
         "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
         "for (INDEX i = begin; i < stop;) {",
-        *_indent(_row(space, loads, arguments, output_types)),
+        *indent(_row(space, loads, arguments, output_types)),
     ]
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -186,11 +186,11 @@ def _wide(
     if several:
         lines += [_coordinates(space)]
         divided = _divided(space)
-        lines += ["if (!flat || !whole) {", *_indent(divided), "}"] if flat else divided
+        lines += ["if (!flat || !whole) {", *indent(divided), "}"] if flat else divided
         room = f"n{inner} - c{inner} >= reach"
         fits = f"whole && (flat || {room})" if flat else f"whole && {room}"
     places = loads.places("begin", flat)
-    return [*lines, f"if ({fits}) {{", *_indent([
+    return [*lines, f"if ({fits}) {{", *indent([
         *places,
         *loads.per_row(),
         *[
@@ -200,7 +200,7 @@ def _wide(
         *[f"zmlx_results<ELEMS, {kind}> r{i};" for i, (kind, _) in enumerate(output_types)],
         "ZMLX_UNROLL",
         "for (int k = 0; k < ELEMS; ++k) {",
-        *_indent(_each(
+        *indent(_each(
             [f"const {loads.kinds[i]} x{i} = {loads.kinds[i]}(w{i}[k]);" for i in loads.moving],
             arguments, output_types, [f"r{i}[k] = y{i};" for i in range(len(output_types))],
         )),
@@ -228,11 +228,11 @@ def _row(
     strided = _elements(loads.per_element(unit=False), arguments, output_types)
     if loads.moving:
         unit = _elements(loads.per_element(unit=True), arguments, output_types)
-        lines += ["#ifndef ZMLX_WIDE", f"if ({loads.unit_steps()}) {{", *_indent(unit), "} else"]
-        lines += ["#endif", "{", *_indent(strided), "}"]
+        lines += ["#ifndef ZMLX_WIDE", f"if ({loads.unit_steps()}) {{", *indent(unit), "} else"]
+        lines += ["#endif", "{", *indent(strided), "}"]
     else:
         lines += strided
-    return [*lines, "i += run;", *(_next_row(space) if several else [])]
+    return [*lines, "i += run;", *(next_row(space.dims) if several else [])]
 
 
 def _elements(
@@ -241,7 +241,7 @@ def _elements(
     """The innermost loop."""
     stores = [f"out{i}[i + k] = {memory}(y{i});" for i, (_, memory) in enumerate(output_types)]
     lines = _each(loads, arguments, output_types, stores)
-    return ["ZMLX_LOOP", "for (INDEX k = 0; k < run; ++k) {", *_indent(lines), "}"]
+    return ["ZMLX_LOOP", "for (INDEX k = 0; k < run; ++k) {", *indent(lines), "}"]
 
 
 def _each(
@@ -260,14 +260,14 @@ def _each(
     ]
 
 
-def _next_row(space: Space) -> list[str]:
+def next_row(dims: Sequence[int]) -> list[str]:
     """Counts up, outermost last, so that a thread divides only where it begins."""
-    *outer, inner = space.dims
+    *outer, inner = dims
     lines = [f"++c{outer[0]};"]
     for d in outer[1:]:
-        lines = [f"if (++c{d} == n{d}) {{", f"  c{d} = 0;", *_indent(lines), "}"]
+        lines = [f"if (++c{d} == n{d}) {{", f"  c{d} = 0;", *indent(lines), "}"]
     return [f"c{inner} = 0;", *lines]
 
 
-def _indent(lines: Sequence[str]) -> list[str]:
+def indent(lines: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in lines]
