@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,6 +42,26 @@ def pytest_configure(config: pytest.Config) -> None:
     set_hypothesis_home_dir(os.path.join(os.environ[SCRATCH], "hypothesis"))
     exhaustive = "exhaustive" in config.option.markexpr and "not" not in config.option.markexpr
     hypothesis.settings.load_profile("exhaustive" if exhaustive else "default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_ = "with -m exhaustive: of each file's tests only one in so many, always the same ones"
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help=help_)
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` has chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    one_in = config.getoption("one_in")
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    kept: set[pytest.Item] = set()
+    for tests in files.values():
+        # By a hash of the name: every n-th as written would be one dtype of each parametrization.
+        tests.sort(key=lambda item: zlib.crc32(item.name.encode()))
+        kept.update(tests[::one_in])
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

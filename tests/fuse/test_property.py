@@ -8,7 +8,6 @@ failure names the seed of the function that reproduces it alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -207,9 +206,8 @@ def quick_compiler(monkeypatch):
     monkeypatch.setattr(toolchain, "kernel_flags", lambda: quick)
 
 
-# CI, which has an hour for everything, takes every other block.
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("block", range(0, BLOCKS, 2 if os.environ.get("CI") else 1))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_ten_thousand_graphs(block, quick_compiler, tally):
     checked = 0
     for first in range(0, PER_BLOCK, BATCH):
