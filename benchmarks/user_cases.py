@@ -205,7 +205,8 @@ def quarters(n: int) -> list[Any]:
 
 
 def heads(n: int) -> list[Any]:
-    return [normal(4, max(2, n // 128), 32) for _ in range(3)]
+    length = max(2, math.isqrt(n // 4))  # n scores
+    return [normal(4, length, 32) for _ in range(3)]
 
 
 # -- cases ----------------------------------------------------------------------------------------
