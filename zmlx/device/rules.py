@@ -74,6 +74,32 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     return run
 
 
+def repeated(launch: Launcher, rules: Rules) -> Launcher:
+    """`launch` with `rules`, where it makes the same of all arrays of the same shapes and types.
+
+    The native module then repeats what it made, without Python.
+    """
+    native = native_or_none()
+    if native is None:
+        return differentiable_ops(launch, rules)
+    repeat, ruled = native.Repeater(), native.ruled
+    fitted: dict[int, Rules] = {}
+
+    def run(arrays: Arrays) -> list[mx.array]:
+        count = len(arrays)
+        if count not in fitted:
+            fitted[count] = Fitted(rules, [False] * count)
+        again: list[mx.array] | None = repeat(arrays, fitted[count])
+        if again is not None:
+            return again
+        made = launch(arrays)
+        repeat.learn(arrays, made)
+        first: list[mx.array] = ruled(made, fitted[count])
+        return first
+
+    return run
+
+
 def is_native(launch: Launcher) -> bool:
     """Whether `launch` is a kernel of the native module, and nothing around it."""
     native = native_or_none()

@@ -7,7 +7,7 @@ not fit one choice of columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -33,13 +33,21 @@ class Layout:
         """Rows and columns."""
         return prod(self.space[:-1]), self.space[-1]
 
-    def laid_out(self, arrays: Sequence[mx.array]) -> list[mx.array]:
-        found = []
-        for array, spread, shape in zip(arrays, self.spread, self.given, strict=True):
-            if spread is not None:
-                array = mx.broadcast_to(array, spread)
-            found.append(array if array.shape == shape else array.reshape(shape))
-        return found
+    def laying_out(self, shapes: Sequence[Shape]) -> Callable[[Sequence[mx.array]], list[mx.array]]:
+        """What lays out arrays of `shapes`."""
+        places = list(zip(range(len(shapes)), shapes, self.spread, self.given, strict=True))
+        spreads = [(i, spread) for i, _, spread, _ in places if spread is not None]
+        reshapes = [(i, now) for i, shape, spread, now in places if (spread or tuple(shape)) != now]
+
+        def laid_out(arrays: Sequence[mx.array]) -> list[mx.array]:
+            found = list(arrays)
+            for i, spread in spreads:
+                found[i] = mx.broadcast_to(found[i], spread)
+            for i, shape in reshapes:
+                found[i] = mx.reshape(found[i], shape)
+            return found
+
+        return laid_out
 
 
 def layout(graph: Graph, shapes: Sequence[Shape]) -> Layout | None:

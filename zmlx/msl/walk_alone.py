@@ -71,22 +71,22 @@ class Alone(Parts):
         lines = []
         for node in self.full_inputs(walk):
             i, kind = self.place[node], self.kind(node)
-            at = f"kk_row{i} + (kk_at + kk_v){step.format(i, self.column)}"
+            at = f"kk_row{i} + (kk_from + kk_v){step.format(i, self.column)}"
             lines.append(f"const {kind} x{node} = {kind}(in{i}[{at}]);")
         for node in self.kept_inputs(walk):
-            lines.append(f"const {self.kind(node)} x{node} = kk_keep{node}[kk_at + kk_v];")
+            lines.append(f"const {self.kind(node)} x{node} = kk_keep{node}[kk_from + kk_v];")
         call, y = self.results(k, walk)
         lines += call
         for node in (*walk.folds, *walk.sunk):
             value = y[self.region.operands(node)[0]]
             if self.plan.keeps_columns(node) and node in self.sums:
-                place = f"{self.sums[node]}[kk_block * kk_columns + kk_at + kk_v]"
+                place = f"{self.sums[node]}[kk_block * kk_columns + kk_from + kk_v]"
                 lines.append(f"{place} = (kk_row == kk_first) ? {value} : {place} + {value};")
             else:
                 lines.append(f"kk_terms{node}[kk_v] = {value};")
-        lines += [f"kk_keep{n}[kk_at + kk_v] = {y[n]};" for n in self.kept_here(walk)]
+        lines += [f"kk_keep{n}[kk_from + kk_v] = {y[n]};" for n in self.kept_here(walk)]
         for p in walk.written:
             node = self.region.outputs[p]
-            place = f"{self.outs[p]}[kk_row * kk_columns + kk_at + kk_v]"
+            place = f"{self.outs[p]}[kk_row * kk_columns + kk_from + kk_v]"
             lines.append(f"{place} = {self.memory(node)}({y[node]});")
         return lines

@@ -171,6 +171,7 @@ for (long kk_row = kk_first; kk_row < kk_end; ++kk_row) {{
 ALONE_WALK = """\
 for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
   const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
+  const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
 {terms}
   if ({unit}) {{
     ZMLX_LOOP

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
 
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.trace import intercept
@@ -76,3 +79,10 @@ def _axes(axis: Any, rank: int) -> tuple[int, ...]:
         return ()
     found = tuple(sorted({a % rank for a in several}))
     return found if len(found) == len(several) else ()
+
+
+def counted(tracer: Tracer, array: Any, axes: tuple[int, ...]) -> Proxy:
+    """The traced number of elements that a fold of `axes` of a traced array joins: float32."""
+    shape = tracer.base(array).shape
+    folded = mx.array(float(prod(shape[axis] for axis in axes)))
+    return tracer.proxy(folded, "count", (array.node,), axes=axes)
