@@ -26,6 +26,7 @@ from zmlx.trace import passes
 passes.always = True  # each pass is looked through, in every test
 SMOKE = "@pytest.mark.smoke"
 SCRATCH = "ZMLX_TEST_SCRATCH"  # set by the first process of a run, inherited by its workers
+KEPT = "ZMLX_TEST_KERNELS"  # a kernel cache to keep from run to run, while you work
 
 hypothesis.settings.register_profile(
     "default", max_examples=40, deadline=None, derandomize=True, database=None
@@ -38,7 +39,8 @@ hypothesis.settings.register_profile(
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[SCRATCH] = tempfile.mkdtemp(prefix="zmlx-tests-")
-    os.environ["ZMLX_CACHE_DIR"] = os.path.join(os.environ[SCRATCH], "kernels")
+    kernels = os.path.join(os.environ[SCRATCH], "kernels")
+    os.environ["ZMLX_CACHE_DIR"] = os.environ.get(KEPT, kernels)
     set_hypothesis_home_dir(os.path.join(os.environ[SCRATCH], "hypothesis"))
     exhaustive = "exhaustive" in config.option.markexpr and "not" not in config.option.markexpr
     hypothesis.settings.load_profile("exhaustive" if exhaustive else "default")

@@ -30,6 +30,7 @@ from zmlx.fuse.simplify import simplify
 from zmlx.fuse.sliced import SlicedFunction, sliced
 from zmlx.fuse.slicing import several, slicing
 from zmlx.fuse.summed import SummedFunction
+from zmlx.fuse.taped import taped
 from zmlx.log import logger
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.exprs import Expr, computed
@@ -61,6 +62,8 @@ class Program:
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]
         self._inputs, self._outputs = tuple(graph.inputs), tuple(graph.outputs)
+        captured = [node for node in graph if graph.kind(node) == "array"]
+        self._read = (*self._inputs, *captured)
         arrays = [(i, n) for i, n in enumerate(self._outputs) if graph.kind(n) not in NUMBERS]
         self._repeats = [i for i, n in arrays if n in self._outputs[:i]]
         self._shared = [i for i, n in arrays if graph.kind(n) != "op"]
@@ -73,6 +76,8 @@ class Program:
         self._single = self._made_steps()
         self._steps = self._shared_steps(runtime, name)
         self._build_kernels()
+        held = [self._template[node] for node in captured]
+        self._taped = taped(self.plan, runtime, self._stepped, held)
 
     def _made_steps(self) -> list[Step]:
         """A function for each step of the plan."""
@@ -119,8 +124,11 @@ class Program:
         return _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
+        return (self._taped or self._stepped)(inputs)
+
+    def _stepped(self, inputs: Sequence[Any]) -> list[mx.array]:
         values = self._template.copy()
-        for node, value in zip(self._inputs, inputs, strict=True):
+        for node, value in zip(self._read, inputs, strict=False):  # the captured ones are there
             values[node] = value
         for step in self._steps:
             step(values)
@@ -143,7 +151,7 @@ class Program:
 
     def simple(self) -> Run | None:
         """The program as one region's function, where it is nothing but that."""
-        if len(self.plan.steps) != 1 or not self.plan.regions or self._repeats:
+        if len(self.plan.steps) != 1 or not self.plan.regions or self._repeats or self._taped:
             return None
         region = self.plan.regions[0]
         inputs, results = region.ends.inputs, region.results

@@ -36,6 +36,7 @@
 #include "over.h"
 #include "ruled.h"
 #include "settle.h"
+#include "tapes.h"
 #include "tracing.h"
 
 namespace nb = nanobind;
@@ -351,6 +352,7 @@ NB_MODULE(zmlx_native, m) {
   zmlx::bind_grid(m);
   zmlx::bind_chain(m);
   zmlx::bind_known(m);
+  zmlx::bind_tapes(m);
   zmlx::bind_tracing(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())
