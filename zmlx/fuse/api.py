@@ -20,6 +20,7 @@ from zmlx.fuse.fusable import check
 from zmlx.fuse.table import Options, Table, tracing_exactly
 from zmlx.trace import intercept
 from zmlx.trace.kinds import Kind, kind_of
+from zmlx.trace.run import attribute_set
 
 if TYPE_CHECKING:
     from zmlx.fuse.entry import Entry
@@ -49,6 +50,8 @@ class FusedFunction:
         self._fn, self._options = fn, options
         if isinstance(fn, MethodType):
             self._bound, self._fn = fn.__self__, fn.__func__
+        elif type(fn) is partial and isinstance(fn.func, MethodType):
+            self._bound, self._fn = fn.func.__self__, _of_self(fn)
         elif kind_of(fn) is Kind.OBJECT:
             self._bound, self._fn = fn, type(fn).__call__
         self._name = getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
@@ -85,6 +88,9 @@ class FusedFunction:
         wrapped = self.__dict__.get("__wrapped__")
         own = name.startswith("__") or name in self.__dict__
         if own or kind_of(wrapped) is not Kind.OBJECT:
+            tracer = intercept.current()
+            if tracer is not None and not name.startswith("_"):
+                raise tracer.refuse(*attribute_set(name))
             object.__setattr__(self, name, value)
         else:
             setattr(wrapped, name, value)
@@ -149,6 +155,17 @@ class FusedFunction:
     def _unbound(self, *args: Any, **kwargs: Any) -> Any:
         """The call with the module among the arguments, as a trace records it."""
         return self(*args[self._bound is not None :], **kwargs)
+
+
+def _of_self(fn: partial[Any]) -> Callable[..., Any]:
+    """A partial of a bound method as a function of that method's object."""
+    function: Any = getattr(fn.func, "__func__", None)
+
+    @wraps(function)
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *fn.args, *args, **{**fn.keywords, **kwargs})
+
+    return call
 
 
 def _called(fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import enum
 import functools
 import os
 import sys
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from types import (
@@ -19,6 +20,7 @@ from types import (
     CellType,
     FunctionType,
     MappingProxyType,
+    MemberDescriptorType,
     MethodType,
     ModuleType,
 )
@@ -27,6 +29,8 @@ from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 import mlx.nn as nn
+
+from zmlx.trace.machines import machine_of
 
 
 class Kind(enum.Enum):
@@ -43,6 +47,9 @@ class Kind(enum.Enum):
     SLICE = enum.auto()
     SET = enum.auto()
     BYTES = enum.auto()  # static, and can be written in place: told by its content
+    VALUED = enum.auto()  # a value (a str, an enum's member, a date) that may have attributes
+    WEAK = enum.auto()  # a weak reference or proxy: told by what it refers to
+    MACHINE = enum.auto()  # keeps state where no attribute shows it: zmlx.trace.machines
     NUMPY = enum.auto()
     ITERATOR = enum.auto()  # of Python's own: can be read only once
     VIEW = enum.auto()  # of a dict
@@ -55,7 +62,11 @@ VIEWS: dict[type, tuple[Callable[[Any], dict[Any, Any]], Callable[[dict[Any, Any
     type({}.keys()): (dict.fromkeys, dict.keys),
     type({}.values()): (lambda view: dict(enumerate(view)), dict.values),
     type({}.items()): (dict, dict.items),
+    type(OrderedDict().keys()): (dict.fromkeys, dict.keys),
+    type(OrderedDict().values()): (lambda view: dict(enumerate(view)), dict.values),
+    type(OrderedDict().items()): (dict, dict.items),
 }
+PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 _KNOWN: dict[type, Kind] = {
     **dict.fromkeys(VIEWS, Kind.VIEW),
     mx.array: Kind.ARRAY,
@@ -68,19 +79,33 @@ _KNOWN: dict[type, Kind] = {
     slice: Kind.SLICE,
     bytearray: Kind.BYTES,
     array.array: Kind.BYTES,
+    memoryview: Kind.BYTES,
+    **dict.fromkeys(PROXIES, Kind.WEAK),
 }
 _BASES: tuple[tuple[Any, Kind], ...] = (
     (mx.array, Kind.ARRAY),
     (nn.Module, Kind.OBJECT),
     (tuple, Kind.ROW),
-    ((dict, list, deque), Kind.OBJECT),
+    ((dict, list, deque, BaseException), Kind.OBJECT),
+    (functools.partial, Kind.PARTIAL),
+    (weakref.ref, Kind.WEAK),
+    ((bytearray, array.array), Kind.BYTES),
     ((set, frozenset), Kind.SET),
     ((bool, type, ModuleType, BuiltinFunctionType), Kind.STATIC),
     ((int, float), Kind.NUMBER),  # an IntEnum, an np.float64
     ((enum.Enum, complex, str, bytes), Kind.STATIC),
 )
+_WITH_VALUE = (Kind.SET, Kind.BYTES, Kind.NUMBER)
+HOLDERS = (Kind.COPIED, Kind.OBJECT, Kind.VALUED)  # lead to others, and can be written in place
 # Classes of the standard library that users hold arrays in; others are machinery.
-_HOLDERS = {"types.SimpleNamespace", "argparse.Namespace"}
+_HOLDERS = {
+    "types.SimpleNamespace",
+    "argparse.Namespace",
+    "weakref.WeakKeyDictionary",
+    "weakref.WeakValueDictionary",
+    "weakref.WeakSet",
+    "_weakrefset.WeakSet",
+}
 _ATOMS = set(sys.stdlib_module_names) - {"collections"}
 _found: WeakKeyDictionary[type, Kind] = WeakKeyDictionary()
 _slots: WeakKeyDictionary[type, list[str]] = WeakKeyDictionary()
@@ -96,21 +121,43 @@ def kind_of(value: Any) -> Kind:
 
 
 def _kind_of_class(cls: type) -> Kind:
+    if hasattr(cls, "n_sequence_fields"):  # time.struct_time: has more than a tuple shows
+        return Kind.STATIC
     for bases, kind in _BASES:
         if issubclass(cls, bases):
-            return kind
+            valued = kind in _WITH_VALUE or issubclass(cls, (enum.Enum, complex, str, bytes))
+            return Kind.VALUED if valued and has_attributes(cls) else kind
+    if machine_of(cls) is not None:
+        return Kind.MACHINE
+    if _is_c_data(cls):
+        return Kind.VALUED if has_attributes(cls) else Kind.BYTES
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(cls, (numpy.integer, numpy.floating)):
         return Kind.NUMBER
     if numpy is not None and issubclass(cls, numpy.ndarray):
         return Kind.NUMPY
     root = cls.__module__.partition(".")[0]
-    if root in ("builtins", "itertools") and hasattr(cls, "__next__"):
+    if root in sys.stdlib_module_names and hasattr(cls, "__next__") and not has_attributes(cls):
         return Kind.ITERATOR
     known = f"{cls.__module__}.{cls.__qualname__}" in _HOLDERS
     if (root in _ATOMS and not known and _is_found(cls)) or root == "zmlx":
         return Kind.STATIC
-    return Kind.OBJECT if has_attributes(cls) else Kind.STATIC
+    if not has_attributes(cls):
+        return Kind.STATIC
+    return Kind.VALUED if _told_by_library(cls) else Kind.OBJECT
+
+
+def _told_by_library(cls: type) -> bool:
+    """Whether a class of Python's own says what instances equal: of a date's subclass, say."""
+    told = next(base for base in cls.__mro__ if "__hash__" in vars(base))
+    return told is not object and told.__hash__ is not None and is_library(told.__module__)
+
+
+def _is_c_data(cls: type) -> bool:
+    """Whether instances are memory that C code writes too: ctypes, mmap."""
+    c, maps = sys.modules.get("ctypes"), sys.modules.get("mmap")
+    held = (c.Structure, c.Union, c.Array, c._SimpleCData) if c is not None else ()
+    return issubclass(cls, held) or (maps is not None and issubclass(cls, maps.mmap))
 
 
 def _is_found(cls: type) -> bool:
@@ -148,6 +195,11 @@ def _slot_names(cls: type) -> list[str]:
 def _find_slots(cls: type) -> list[str]:
     names: list[str] = []
     for base in cls.__mro__:
+        if base is BaseException or (
+            issubclass(base, BaseException) and is_library(base.__module__)
+        ):
+            names += [n for n, v in vars(base).items() if type(v) is MemberDescriptorType]
+            names += ["args"] * (base is BaseException)
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__"):
@@ -169,6 +221,8 @@ class Slots:
 
 def parts_of(value: Any) -> list[Any]:
     """The containers that hold an object's parts: its items, its __dict__, its slots."""
+    if type(value) in PROXIES:
+        return []
     parts: list[Any] = [value] if isinstance(value, (dict, list, deque, set)) else []
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):

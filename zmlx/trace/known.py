@@ -86,7 +86,7 @@ def _of(structure: Any) -> Written:
         return _node(Code.OBJECT, list, _ITEMS, [None] * len(nodes), nodes, len(nodes))
     if head is dict:
         return _object(dict, [structure[1]])
-    if head is OBJECT:
+    if head is OBJECT and len(structure) == 3:
         return _object(structure[1], structure[2])
     if head is CONTENT and structure[1] in (set, frozenset):
         return _node(Code.SET, structure[1], keys=[_key(member) for member in structure[2]])

@@ -20,6 +20,7 @@ import mlx.core as mx
 
 from zmlx.trace import placeholders
 from zmlx.trace.kinds import (
+    HOLDERS,
     Kind,
     content,
     is_library,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _MOST = 20_000  # containers that are remembered
 _MOMENT = 0.5  # seconds that another thread may take to read its arguments
-_HOLDERS = (Kind.COPIED, Kind.OBJECT, Kind.ROW)
+_HOLDERS = (*HOLDERS, Kind.ROW)
 
 
 def holds(tree: Any) -> bool:
@@ -89,7 +90,7 @@ class Surroundings:
             elif isinstance(value, type):
                 if not is_library(value.__module__):
                     self._classes.append((value, dict(vars(value))))
-            elif kind_of(value) in (Kind.COPIED, Kind.OBJECT):
+            elif kind_of(value) in HOLDERS:
                 self._parts += [(part, content(part)) for part in parts_of(value)]
 
     def known(self) -> set[int]:

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zmlx.trace.calls import Around
-from zmlx.trace.kinds import Kind, content, items, kind_of, parts_of, refill, same_content, store
+from zmlx.trace.kinds import (
+    HOLDERS,
+    Kind,
+    content,
+    items,
+    kind_of,
+    parts_of,
+    refill,
+    same_content,
+    store,
+)
 from zmlx.trace.leaks import holds, is_traced
 from zmlx.trace.tree import filled_cells
 
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 LOCK = threading.RLock()  # for places that calls on several threads fill in turn
-_CONTAINERS = (Kind.COPIED, Kind.OBJECT, Kind.SET)
+_CONTAINERS = (*HOLDERS, Kind.SET)
 
 
 def parts_around(met: Sequence[Any], others: set[int]) -> Iterator[Any]:

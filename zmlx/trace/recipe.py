@@ -17,10 +17,12 @@ import mlx.core as mx
 from zmlx.trace.exprs import Expr, Number, evaluate, leaves
 from zmlx.trace.kinds import Kind, content, kind_of, parts_of, refill, store
 from zmlx.trace.leaks import holds
+from zmlx.trace.machines import StandIn, stood_for
 from zmlx.trace.moment import Late
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.unflatten import row
+from zmlx.trace.values import is_memory
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -152,6 +154,8 @@ class Recipes:
             return stored or self.output(tree)
         if type(tree) is Late:
             tree.refused()
+        if type(tree) is StandIn:
+            return stood_for(tree)
         if type(tree) is ScalarProxy:
             self._tracer.check(tree)
             if any(leaf[0] == "size" for leaf in leaves(tree.expr)):
@@ -229,6 +233,11 @@ class Recipes:
             refill(part, _each(held, lambda _, value: None))
         return Made(template, parts)
 
+    def _valued(self, tree: Any) -> Any:
+        if isinstance(tree, (set, frozenset)):
+            return self._set(tree)
+        return self._written(tree) if is_memory(tree) else self._static(tree)
+
     def _set(self, tree: Any) -> Any:
         if holds(list(tree)):
             raise self._refused(tree, "of traced arrays")
@@ -257,6 +266,7 @@ _BY_KIND: dict[Kind, Callable[[Recipes, Any], Any]] = {
     Kind.OBJECT: Recipes._object,
     Kind.SET: Recipes._set,
     Kind.BYTES: Recipes._written,
+    Kind.VALUED: Recipes._valued,
     Kind.NUMPY: Recipes._written,
 }
 

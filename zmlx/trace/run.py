@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,8 @@ from zmlx.trace.calls import keeping_random_state, moved
 from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items as keyed
+from zmlx.trace.kinds import refill, same_content
+from zmlx.trace.machines import StandIn
 from zmlx.trace.moment import settle
 from zmlx.trace.passes import verified
 from zmlx.trace.proxy import Proxy
@@ -30,7 +33,7 @@ from zmlx.trace.sizes import Decision
 from zmlx.trace.state import State
 from zmlx.trace.static import Static
 from zmlx.trace.tracer import Capture, Tracer
-from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME, Leaves
+from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME, WEAK, Leaves
 from zmlx.trace.unflatten import Source, restored, unflatten
 from zmlx.trace.unseen import within_export
 
@@ -41,6 +44,7 @@ _STUCK = (
 )
 
 # What C code says of a number that is none yet; JSON's encoder asks for its class, and is lied to.
+_ENTERED = (OBJECT, CONTENT, WEAK, list, dict)  # that count as objects of a call
 _REFUSALS = (ScalarProxy.__name__, "std::bad_cast", "is not JSON serializable")
 
 
@@ -232,6 +236,7 @@ def _run(
 def _result(tracer: Tracer, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """What `fn` returns; raises LostTraceError where it drew random numbers out of sight."""
     key = mx.random.state[0]
+    attributes = dict(getattr(fn, "__dict__", {}))
     with keeping_random_state():
         result = fn(*args, **kwargs)
         if moved(key):
@@ -240,7 +245,21 @@ def _result(tracer: Tracer, fn: Callable[..., Any], args: Any, kwargs: Any) -> A
                 "Call mx.random.normal (say) through its module.",
                 LostTraceError,
             )
+    if type(fn) is FunctionType and not same_content(attributes, fn.__dict__):
+        now = dict(fn.__dict__)
+        refill(fn.__dict__, attributes)
+        name = next(n for n in {**now, **attributes} if now.get(n) is not attributes.get(n))
+        what, way_out = attribute_set(name)
+        raise TraceError(f"[zmlx.trace] {locate.of_function(fn)}: {what} {way_out}")
     return result
+
+
+def attribute_set(name: str) -> tuple[str, str]:
+    """Why a trace must not set an attribute of its function, and the way out."""
+    return (
+        f"`{name}` of a fused function is set, which would happen at the first call only.",
+        "Keep it in a dict or an object that is an argument, or that inputs= and outputs= name.",
+    )
 
 
 def whole(fn: Callable[..., Any], call: Call, why: str) -> Trace:
@@ -280,15 +299,18 @@ def _number_places(structure: Any) -> dict[tuple[int, int, Any], int]:
 
     def walk(item: Any, place: Any = None) -> None:
         nonlocal objects, numbers
-        if item is ARRAY or item[0] in (Static, SAME, Reader):
+        if item is ARRAY or item[0] in (Static, SAME, Reader, StandIn):
             return
         if item[0] is NUMBER:
             if place is not None:
                 found[place] = numbers
             numbers += 1
             return
-        index, objects = objects, objects + (item[0] in (OBJECT, CONTENT, list, dict))
+        index, objects = objects, objects + (item[0] in _ENTERED)
         if item[0] is CONTENT:
+            return
+        if item[0] is WEAK:
+            walk(item[2])
             return
         if item[0] is OBJECT:
             for part, pairs in enumerate(item[2]):

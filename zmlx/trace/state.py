@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.trace.kinds import (
-    Kind,
+    HOLDERS,
     content,
     items,
     kind_of,
@@ -172,7 +172,7 @@ def _traced_places(met: Sequence[Any], own: set[int]) -> Iterator[tuple[Any, Any
     for value in met:
         if id(value) in own:
             continue
-        containers = parts_of(value) if kind_of(value) in (Kind.COPIED, Kind.OBJECT) else ()
+        containers = parts_of(value) if kind_of(value) in HOLDERS else ()
         for part in (*filled_cells(value), *containers):
             for key, held in items(part):
                 if is_traced(held):

@@ -15,28 +15,29 @@ class Static:
     A value told by identity is not kept alive; when it has gone, the key fits nothing any more.
     """
 
-    __slots__ = ("_by_identity", "_hash", "_held")
+    __slots__ = ("_by_identity", "_hash", "_held", "_weak")
 
     def __init__(self, value: Any) -> None:
         kind = type(value)
         self._by_identity = _by_identity(kind)
-        self._held = _weakly(value) if self._by_identity else value
+        self._held, self._weak = _weakly(value) if self._by_identity else (value, False)
         if not self._by_identity:
             try:
                 self._hash = hash((kind, value if value == value else "nan"))
                 return
             except (TypeError, ValueError, RuntimeError):  # a tuple of lists, a foreign array
-                self._by_identity, self._held = True, _weakly(value)
+                self._by_identity = True
+                self._held, self._weak = _weakly(value)
         self._hash = id(value)
 
     @property
     def value(self) -> Any:
-        return self._held() if type(self._held) is weakref.ref else self._held
+        return self._held() if self._weak else self._held
 
     @property
     def gone(self) -> bool:
         """Whether the value was told by identity, and is no more: the key fits nothing."""
-        return type(self._held) is weakref.ref and self._held() is None
+        return self._weak and self._held() is None
 
     def __hash__(self) -> int:
         return self._hash
@@ -50,7 +51,7 @@ class Static:
         if type(mine) is not type(others):
             return False
         if mine is others:
-            return mine is not None or self._held is None  # not two that have gone
+            return mine is not None or not self._weak  # not two that have gone
         if self._by_identity or other._by_identity:
             return False
         same = bool(mine == others) or mine != mine  # one NaN is another
@@ -74,8 +75,9 @@ def _by_identity(kind: type) -> bool:
     return issubclass(kind, mx.array) or told is None or told is object.__hash__
 
 
-def _weakly(value: Any) -> Any:
+def _weakly(value: Any) -> tuple[Any, bool]:
+    """`value`, held weakly where its class allows it, and whether it does."""
     try:
-        return weakref.ref(value)
+        return weakref.ref(value), True
     except TypeError:
-        return value
+        return value, False

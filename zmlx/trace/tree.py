@@ -17,9 +17,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.trace.kinds import VIEWS, Kind, content, items, kind_of, parts_of
+from zmlx.trace.kinds import PROXIES, VIEWS, Kind, content, items, kind_of, parts_of
+from zmlx.trace.machines import StandIn, machine_of, refuses
 from zmlx.trace.reader import Reader
 from zmlx.trace.static import Static
+from zmlx.trace.values import has_attributes_of_its_own, is_memory, memory, plain_value
 
 MOST_OBJECTS = 100_000  # a tree of more is a program's whole memory, reached by mistake
 _MOST_CLASSES = 1000
@@ -42,6 +44,7 @@ class Leaf:
 ARRAY, NUMBER, OBJECT = Leaf("array"), Leaf("number"), Leaf("object")
 SAME = Leaf("same")  # a container or object that was met before
 CONTENT = Leaf("content")  # an object that is told by a static content
+WEAK = Leaf("weak")  # a weak reference, and what it refers to
 _ARRAYS = mx.array
 _FIXED = {value: (Static, Static(value)) for value in (None, False, True)}
 
@@ -171,14 +174,14 @@ def _note_objects(key: Any, leaves: Leaves) -> None:
     if kind is Kind.ROW:
         for item in key:
             _note_objects(item, leaves)
-    elif kind in (Kind.OBJECT, Kind.FUNCTION):
+    elif kind in (Kind.OBJECT, Kind.FUNCTION, Kind.VALUED, Kind.WEAK):
         leaves.keys.append(key)
 
 
 def _keyed(key: Any, leaves: Leaves) -> Any:
     """The structure of an object that is a key; what it is found by must stay as it is."""
     told: Any = type(key).__hash__
-    if told is object.__hash__:
+    if told is object.__hash__ or kind_of(key) is Kind.WEAK:
         return flatten(key, leaves)
     return (Static, Static(key), *_frozen(key, [content(p) for p in parts_of(key)], leaves))
 
@@ -192,7 +195,8 @@ def _static(tree: Any, leaves: Leaves) -> Any:
     return (Static, Static(tree))
 
 
-def _object(tree: Any, leaves: Leaves) -> Any:
+def _object(tree: Any, leaves: Leaves, *value: Any) -> Any:
+    """An object; one that has a value beside its parts (a string, a set) with that `value`."""
     if tree is mx.random.state:  # draws read and write it by themselves
         return _static(tree, leaves)
     seen = leaves.enter(tree, copied=False)
@@ -204,12 +208,14 @@ def _object(tree: Any, leaves: Leaves) -> Any:
         found = [
             tuple([(key, flatten(item, leaves)) for key, item in enumerate(part)])
             if type(part) is list
+            else ()
+            if value and part is tree  # the members of a set are its value
             else tuple([(_key(key, leaves), flatten(item, leaves)) for key, item in items(part)])
             for part in parts_of(tree)
         ]
     finally:
         leaves.in_place = before
-    return (OBJECT, type(tree), tuple(found))
+    return (OBJECT, type(tree), tuple(found), *value)
 
 
 def _row(tree: Any, leaves: Leaves) -> Any:
@@ -258,6 +264,11 @@ def _method(tree: Any, leaves: Leaves) -> Any:
 
 
 def _partial(tree: Any, leaves: Leaves) -> Any:
+    if type(tree) is not functools.partial or tree.__dict__:
+        raise TypeError(
+            f"[zmlx.fuse] a {type(tree).__name__} of a class of its own, or with attributes, is "
+            "passed. Pass a plain functools.partial, or a dataclass with __call__."
+        )
     parts = (tree.func, tree.args, tuple(tree.keywords), tuple(tree.keywords.values()))
     return (functools.partial, tuple([flatten(part, leaves) for part in parts]))
 
@@ -296,7 +307,49 @@ def _set(tree: Any, leaves: Leaves) -> Any:
 
 
 def _bytes(tree: Any, leaves: Leaves) -> Any:
-    return _told(tree, leaves, bytes(tree))
+    return _told(tree, leaves, memory(tree))
+
+
+def _valued(tree: Any, leaves: Leaves) -> Any:
+    """A value of a class that allows attributes: by itself, and by those where it has some."""
+    is_set = isinstance(tree, (set, frozenset))
+    if has_attributes_of_its_own(tree):
+        if is_set:
+            _set(tree, Leaves())  # refuses arrays
+            for item in tree:
+                _note_objects(item, leaves)
+        return _object(tree, leaves, plain_value(tree))
+    if is_set:
+        return _set(tree, leaves)
+    if isinstance(tree, (int, float)):
+        return _number(tree, leaves)
+    return _bytes(tree, leaves) if is_memory(tree) else _static(tree, leaves)
+
+
+def _weak(tree: Any, leaves: Leaves) -> Any:
+    """A weak reference: what it refers to is passed as if it were an argument itself."""
+    try:
+        target = tree.__init__.__self__ if type(tree) in PROXIES else tree()
+    except ReferenceError:
+        target = None
+    if target is None:
+        return _static(tree, leaves)
+    if isinstance(target, mx.array):
+        raise TypeError(
+            "[zmlx.fuse] a weak reference to an array is passed. Pass the array, or a weak "
+            "reference to what holds it."
+        )
+    seen = leaves.enter(tree, copied=False)
+    return seen or (WEAK, type(tree), flatten(target, leaves))
+
+
+def _machine(tree: Any, leaves: Leaves) -> Any:
+    machine = machine_of(type(tree))
+    told = machine.told(tree) if machine is not None and machine.told is not None else ()
+    if not refuses(tree):
+        return (Static, Static(tree), *_frozen(tree, [told], leaves))
+    parts = [content(part) for part in parts_of(tree)]
+    return (StandIn, Static(tree), *_frozen(tree, [told, *parts], leaves))
 
 
 def _told(tree: Any, leaves: Leaves, by: Any) -> Any:
@@ -322,6 +375,9 @@ _RARE: dict[Kind, Callable[[Any, Leaves], Any]] = {
     Kind.SLICE: _slice,
     Kind.SET: _set,
     Kind.BYTES: _bytes,
+    Kind.VALUED: _valued,
+    Kind.WEAK: _weak,
+    Kind.MACHINE: _machine,
     Kind.ITERATOR: _iterator,
     Kind.VIEW: _view,
     Kind.NUMPY: _numpy,

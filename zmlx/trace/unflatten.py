@@ -15,9 +15,10 @@ from types import MethodType
 from typing import Any
 
 from zmlx.trace.kinds import VIEWS, content, items, parts_of, refill, store
+from zmlx.trace.machines import StandIn
 from zmlx.trace.reader import Reader
 from zmlx.trace.static import Static
-from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME
+from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME, WEAK
 
 
 @dataclass
@@ -39,8 +40,8 @@ def unflatten(structure: Any, source: Source) -> Any:
         return next(source.numbers)
     if head is Static:
         return structure[1].value
-    if head is Reader:
-        return Reader(structure[1].value)
+    if head is Reader or head is StandIn:
+        return head(structure[1].value)
     if head is SAME:
         return source.live[structure[1]]
     if head is OBJECT:
@@ -48,6 +49,11 @@ def unflatten(structure: Any, source: Source) -> Any:
     if head is CONTENT:
         source.live.append(source.objects[len(source.live)])
         return source.live[-1]
+    if head is WEAK:
+        weak = source.objects[len(source.live)]
+        source.live.append(weak)
+        unflatten(structure[2], source)
+        return weak
     if head in VIEWS:
         return VIEWS[head][1](unflatten(structure[1][0], source))
     return _REBUILT.get(head, _rebuilt_row)(structure, source)
@@ -57,6 +63,8 @@ def _filled(structure: Any, source: Source) -> Any:
     value = source.objects[len(source.live)]
     source.live.append(value)
     for part, pairs in zip(parts_of(value), structure[2], strict=True):
+        if not pairs:  # the members of a set, say, which are in the key
+            continue
         for (key, item), (_, old) in zip(pairs, list(items(part)), strict=True):
             new = unflatten(item, source)
             if new is not old:
