@@ -131,7 +131,8 @@ class Recipes:
         self._tracer = tracer
         self._inputs = {id(array): PassedArray(i) for i, array in enumerate(inputs)}
         self._outputs: dict[int, Output] = {}  # by id of the traced array
-        self._passed = {id(value): Passed(i) for i, value in tracer.state.passed()}
+        self._passed = {id(value): Passed(i) for i, value in enumerate(tracer.state.live)}
+        self._copies = tracer.state.copied  # are themselves only where they are stored
         self._made: dict[int, tuple[Any, Once]] = {}  # by id of the container, which it keeps
         self._find_known = known
         self._known: set[int] | None = None
@@ -162,7 +163,7 @@ class Recipes:
                 return self._append(self._tracer.sizes.node(tree, "int32"))
             return NumberOutput(tree.expr)
         passed = self._passed.get(id(tree))
-        if passed is not None:
+        if passed is not None and (self._storing or passed.index not in self._copies):
             return passed
         make = _BY_KIND.get(kind_of(tree), Recipes._static)
         if make in (Recipes._static, Recipes._row):
