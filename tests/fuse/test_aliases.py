@@ -141,3 +141,18 @@ def test_python_may_ask_whether_two_arrays_are_one(first):
         a = x * scale
         fused(a, a, tied), fused(a, y * scale, tied)
     assert fused.cache_info().misses == misses
+
+
+def test_a_container_of_the_call_that_is_stored_elsewhere_stays_the_same_one() -> None:
+    @zmlx.fuse
+    def step(x: mx.array, state: dict[str, Any]) -> mx.array:
+        state["again"] = state["inner"]
+        state["all"] = [state["items"], state["items"]]
+        return x + state["inner"]["k"]
+
+    state: dict[str, Any] = {"inner": {"k": mx.array(1.0)}, "items": [mx.array(2.0)]}
+    for k in (1.0, 5.0, 7.0):
+        assert step(mx.array(1.0), state).item() == 1 + k
+        assert state["again"] is state["inner"]
+        assert state["all"][0] is state["all"][1] is state["items"]
+        state["again"]["k"] = mx.array(k + (4 if k == 1 else 2))

@@ -235,3 +235,24 @@ def test_traces_of_functions_that_have_gone_are_not_kept():
         del weight
         gc.collect()
     assert fused.cache_info().currsize <= 2
+
+
+def test_many_values_of_a_number_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Cache:
+        def __init__(self) -> None:
+            self.keys, self.offset = mx.zeros((16, 2)), 0
+
+    @zmlx.fuse
+    def step(key: mx.array, cache: Cache) -> mx.array:
+        cache.keys[cache.offset : cache.offset + 1] = key
+        cache.offset += 1
+        return cache.keys
+
+    cache = Cache()
+    with caplog.at_level("WARNING", logger="zmlx.fuse"):
+        for _ in range(12):
+            step(mx.ones((1, 2)), cache)
+    (record,) = caplog.records
+    assert "for each value of cache.offset, 8 times by now" in record.message
+    assert "test_told.py:" in record.message and "mx.array" in record.message
+    assert cache.keys.sum().item() == 24

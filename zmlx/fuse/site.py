@@ -29,6 +29,7 @@ class Site:
     personal: bool = False  # entries hold for their call's objects only
     static: frozenset[int] = frozenset()  # numbers whose value a trace was made for
     read: frozenset[int] = frozenset()  # of those, the ones whose value a trace asked for
+    lines: dict[int, str] = field(default_factory=dict)  # which line read them
     moving: frozenset[int] = frozenset()  # numbers of objects that change from call to call
     entries: dict[Any, Entry] = field(default_factory=dict)
     _last: tuple[Number, ...] = ()
@@ -50,6 +51,7 @@ class Site:
         """Keep `entry`; where it depends on more than earlier ones, those are traced again."""
         trace = entry.trace
         self.read |= trace.static_numbers - (frozenset(leaves.soft) - self.moving)
+        self.lines.update(dict(trace.reads))
         self.moving |= trace.written_numbers & frozenset(leaves.soft)
         self._last = tuple(leaves.numbers)
         depends = (
@@ -78,8 +80,8 @@ class Site:
         """The key as far as it does not depend on sizes."""
         apart = leaves.apart or len(arrays) < 2
         same = None if apart else pattern(arrays)  # Python may ask: `if key is query`
-        if not (self.static or self.personal or same):
-            return ()
+        if not (self.static or self.personal):
+            return same or ()
         return (
             self._values(numbers),
             tuple(map(id, leaves.passed)) if self.personal else None,

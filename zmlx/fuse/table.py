@@ -37,6 +37,7 @@ _log = logger("zmlx.fuse")
 _clock = itertools.count(1)
 _NO_LEAVES = Leaves()  # of a call with nothing but arrays
 _running = threading.local()  # `exact`: numerics of the thread's traces, innermost last
+MANY_VALUES = 8  # traces that differ in what Python numbers are; then a warning says so
 PATIENCE = 60.0  # seconds; then a thread makes a trace that another one seems not to finish
 
 
@@ -70,6 +71,7 @@ class Table:
         self.hits = self.misses = 0
         self.size = 0
         self._full = False  # the bound was passed, and told
+        self._values_told = False  # that a number's values make traces
         self._sites: dict[Any, Site] = {}
         self._last: dict[str, str] = {}
         self._states = _states(options)
@@ -192,6 +194,7 @@ class Table:
         self._tell(call, recorded.decisions)
         self._sites[key] = site
         site.add(entry, call.leaves)
+        self._tell_values(call, site)
         self._evict()
         return entry
 
@@ -252,6 +255,25 @@ class Table:
             called = names(self.fn, *call.given, leaves.arrays, leaves.numbers, state)
             for decision in decisions:
                 _log.info("%s: only where %s", self.name, decision.told(called))
+
+    def _tell_values(self, call: Call, site: Site) -> None:
+        """Warn once where the values of numbers have made many traces."""
+        numbers = [i for i in sorted(site.read) if i in site.lines]
+        if self._values_told or not numbers or len(site.entries) < MANY_VALUES:
+            return
+        self._values_told = True
+        leaves, state = call.leaves, self.options.inputs
+        called = names(self.fn, *call.given, leaves.arrays, leaves.numbers, state)
+        for i in numbers:
+            _log.warning(
+                "%s is traced anew for each value of %s, %d times by now, as %s reads its value "
+                "(a slice, a shape, a branch). Make it an array of one number (mx.array) where it "
+                "only meets arrays, or fuse the parts of the function that do not read it.",
+                self.name,
+                called.number(i),
+                len(site.entries),
+                site.lines[i],
+            )
 
     def _report(self, call: Call) -> None:
         """Log that a trace is made, and what differs from the one before."""

@@ -195,17 +195,22 @@ def _slot_names(cls: type) -> list[str]:
 def _find_slots(cls: type) -> list[str]:
     names: list[str] = []
     for base in cls.__mro__:
-        if base is BaseException or (
-            issubclass(base, BaseException) and is_library(base.__module__)
-        ):
-            names += [n for n, v in vars(base).items() if type(v) is MemberDescriptorType]
-            names += ["args"] * (base is BaseException)
+        if issubclass(base, BaseException) and is_library(base.__module__):
+            names += _slots_of_an_exception(base)
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__"):
                 private = name.startswith("__") and not name.endswith("__")
                 names.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
     return names
+
+
+def _slots_of_an_exception(cls: type) -> list[str]:
+    """The attributes that C code keeps for an exception: its `args`, a StopIteration's value."""
+    if issubclass(cls, UnicodeError):  # its numbers are C's own, and part of `args` too
+        return []
+    found = [name for name, member in vars(cls).items() if type(member) is MemberDescriptorType]
+    return ["args"] * (cls is BaseException) + [name for name in found if name[:2] != "__"]
 
 
 class Slots:

@@ -231,7 +231,7 @@ class Recipes:
         parts = tuple([self._contents(held) for held in contents])
         template = _copy(tree)
         for part, held in zip(parts_of(template), contents, strict=True):
-            refill(part, _each(held, lambda _, value: None))
+            refill(part, _each(held, lambda _, value: () if type(value) is tuple else None))
         return Made(template, parts)
 
     def _valued(self, tree: Any) -> Any:

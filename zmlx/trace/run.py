@@ -90,6 +90,7 @@ class Trace:
     personal: bool = False  # it holds for the very objects of its call only
     plain: str = ""  # why the function must run as plain MLX, unfused
     exported: str = ""  # why and where parts of it come from mx.export_function
+    reads: tuple[tuple[int, str], ...] = ()  # numbers whose value was read, and the line
 
     def settled(self) -> bool:
         """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
@@ -129,6 +130,7 @@ def _numbers_found(
     fn: Callable[..., Any], call: Call, static: frozenset[Token], reading: bool = False
 ) -> Trace:
     around, depth = leaks.Surroundings(fn), intercept.depth()
+    reads: dict[Token, str] = {}
     while True:
         tracer = Tracer(static=static, reading=reading)
         try:
@@ -137,11 +139,13 @@ def _numbers_found(
             tracer.sizes.forget()
             settle(tracer.moments)
             _refuse_leaks(tracer, fn, around)
-            return found
+            lines = tuple([(i, loc) for i, loc in reads.items() if type(i) is int])
+            return replace(found, reads=lines)
         except Specialize as need:
             around.restore()
             if need.tracer is not tracer or need.tokens <= static:
                 raise
+            reads.update(dict.fromkeys(need.tokens - static, need.loc))
             static |= need.tokens
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             around.restore()

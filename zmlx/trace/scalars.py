@@ -34,9 +34,11 @@ class Specialize(BaseException):
     No Exception, so that a user's `except Exception` does not stop it.
     """
 
-    def __init__(self, tokens: frozenset[Token], tracer: Tracer | None = None) -> None:
+    def __init__(
+        self, tokens: frozenset[Token], tracer: Tracer | None = None, loc: str = ""
+    ) -> None:
         super().__init__(sorted(map(str, tokens)))
-        self.tokens, self.tracer = tokens, tracer
+        self.tokens, self.tracer, self.loc = tokens, tracer, loc  # `loc`: the line that reads
 
 
 class ScalarProxy:

@@ -395,4 +395,4 @@ class Tracer:
             )
         tokens = self.sizes.tokens(tokens)
         self.wanted |= tokens
-        return Specialize(tokens, self)
+        return Specialize(tokens, self, locate.here())
