@@ -80,7 +80,8 @@ _VALUES = (
 _STATEMENTS = (
     "{p} = {v}", "{p} = {v}", "{p} = {a}", "{a} += {b}", "{a} -= {v}", "{a}[1:3] = {b}[:2]",
     "{a}[0] = {n}", "{a}[{n} % 4] += 1", "s['n'] += 1", "o.n += {n}", "s['n'] = o.n + 1",
-    "s['l'].append({v})", "s['l'].insert(0, {a})", "s['l'] = [{a}, {b}]", "s['l'][0:1] = [{a}, {b}]",
+    "s['l'].append({v})", "s['l'].insert(0, {a})", "s['l'] = [{a}, {b}]",
+    "s['l'][0:1] = [{a}, {b}]",
     "s['d'] = {{'k': {a}, 'm': {b}}}", "s['d']['j'] = {v}", "s['d'].update(k={a})",
     "o.kids.append(Node({a}, 2))", "o.kids.insert(0, Node({v}))", "s['o'] = o", "s['e'] = s['d']",
     "o.kids = o.kids[:]", "o.last = {a}", "bump(o)", "bump(o.kids[0])", "swapped(s['l'])",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from programs import NAMES, Program, arguments, programs, told
