@@ -186,12 +186,15 @@ def contest(
     dtype: mx.Dtype,
     settings: Settings,
     launches: int | None = None,
+    terms: int = 0,
 ) -> tuple[dict[str, list[float]], tuple[Skipped, ...]]:
     """Samples of all who compute `expected`, of `launches` calls each; who has none, and why.
 
+    `terms` is the size of the largest input, where results may be sums over it.
+
     A peer that fails or parts does not take the row with it; the subject does.
     """
-    fit = [fitted(contestant, expected, dtype) for contestant in contestants]
+    fit = [fitted(contestant, expected, dtype, terms) for contestant in contestants]
     failed: list[Skipped] = []
     samples = measure(fit, settings, launches=launches, failed=failed)
     return samples, (*skipped(fit), *failed)
@@ -269,15 +272,16 @@ def skipped(contestants: Sequence[Peer | Skipped]) -> tuple[Skipped, ...]:
 
 
 # -- agreement ------------------------------------------------------------------------------------
+CANCELLED = 100.0  # of a bound, for what is left of terms as large as the largest value
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}
 
 
 def fitted(
-    contestant: Peer | Skipped, expected: Sequence[mx.array], dtype: mx.Dtype
+    contestant: Peer | Skipped, expected: Sequence[mx.array], dtype: mx.Dtype, terms: int = 0
 ) -> Peer | Skipped:
     """The contestant if it agrees with `expected`; a peer that does not, as Skipped."""
     try:
-        agree([contestant], expected, dtype)
+        agree([contestant], expected, dtype, terms)
     except Exception as error:
         if contestant.name == SUBJECT:
             raise
@@ -286,15 +290,19 @@ def fitted(
 
 
 def agree(
-    contestants: Sequence[Peer | Skipped], expected: Sequence[mx.array], dtype: mx.Dtype
+    contestants: Sequence[Peer | Skipped],
+    expected: Sequence[mx.array],
+    dtype: mx.Dtype,
+    terms: int = 0,
 ) -> None:
     """Raise Parted unless every contestant's results are `expected` (float32), rounding aside.
 
     The tolerance is that of `dtype` rounded after every op, which is how plain MLX computes. A
-    result smaller than the largest is a sum: its terms' errors add up as in a random walk.
+    result smaller than the largest, or than the `terms` of the largest input, is a sum: its terms'
+    errors add up as in a random walk. Where terms cancel, the error is that of the largest ones.
     """
     bound = TOLERANCES[dtype]
-    largest = max(wanted.size for wanted in expected)
+    largest = max(terms, *[wanted.size for wanted in expected])
     for peer in contestants:
         if isinstance(peer, Skipped):
             continue
@@ -302,9 +310,15 @@ def agree(
         if len(found) != len(expected):
             raise Parted(f"{peer.name}: {len(found)} results, expected {len(expected)}")
         for index, (mine, wanted) in enumerate(zip(found, expected, strict=True)):
-            terms = largest / max(1, wanted.size)
-            bounds = bound, bound * math.sqrt(terms)
+            shares = math.sqrt(largest / max(1, wanted.size))
+            bounds = bound, bound * shares * max(1.0, _largest(wanted) / CANCELLED)
             _agree(f"{peer.name}, result {index}", mine, wanted, dtype, bounds)
+
+
+def _largest(array: mx.array) -> float:
+    """The largest finite value, by size."""
+    finite = mx.where(mx.isfinite(array), mx.abs(array).astype(mx.float32), 0.0)
+    return float(mx.max(finite).item()) if array.size else 0.0
 
 
 def _agree(
