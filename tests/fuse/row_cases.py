@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from fuse_cases import flat, numpy
 
 EPS = 1e-5
 
@@ -128,3 +129,26 @@ CASES: dict[str, RowCase] = {
     ),
     "gated_norm": RowCase(gated_norm, _np_gated, lambda s: [s, s[-1:], (*s[:-1], 1)]),
 }  # fmt: skip
+
+
+# -- how close results are ------------------------------------------------------------------------
+UNITS = {mx.float32: 2.0**-22, mx.float16: 2.0**-9, mx.bfloat16: 2.0**-6}
+
+
+def distance(got: Any, want: Any) -> float:
+    """The largest error, in units of the largest value."""
+    pairs = zip(flat(got), want if isinstance(want, tuple) else (want,), strict=True)
+    found = []
+    for g, w in pairs:
+        error = np.abs(np.nan_to_num(numpy(g).astype(np.float64), nan=np.inf, posinf=np.inf) - w)
+        found.append(error.max() / max(1.0, np.abs(w).max()))
+    return float(max(found))
+
+
+def allowed(plain: float, dtype: mx.Dtype) -> float:
+    """Twice what plain MLX errs by, but where its sum in a half type has no room."""
+    return max(2 * plain if np.isfinite(plain) else 0.0, 4 * UNITS[dtype])
+
+
+def doubles(arrays: list[mx.array]) -> list[np.ndarray]:
+    return [numpy(a).astype(np.float64) for a in arrays]

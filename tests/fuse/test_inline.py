@@ -98,6 +98,12 @@ CASES: dict[str, tuple[Callable[..., mx.array], Exact, list[tuple[int, ...]]]] =
 }  # fmt: skip
 
 
+# What takes an index of each row; tests/fuse/test_definitions.py compares it.
+INDEXED: list[tuple[Callable[..., mx.array], tuple[int, ...]]] = [
+    (lambda x, i: mx.take_along_axis(x, i, 1), (6, 1)), (mx.fast.cross_entropy, (6,)),
+]  # fmt: skip
+
+
 def graph_of(fn: Callable[..., Any], *args: Any) -> Graph:
     with zmlx.config(device="replay"):  # nothing is compiled
         return zmlx.fuse(fn).entry(*args).trace.graph
@@ -265,8 +271,9 @@ def test_what_no_definition_says(name: str) -> None:
 
 def test_every_definition_is_tried() -> None:
     tried = set()
-    for fn, _, shapes in CASES.values():
-        graph = graph_of(fn, *inputs(shapes, mx.float32))
+    graphs = [graph_of(fn, *inputs(shapes, mx.float32)) for fn, _, shapes in CASES.values()]
+    graphs += [graph_of(fn, array(0, *X), mx.zeros(s, mx.int32)) for fn, s in INDEXED]
+    for graph in graphs:
         tried |= {graph[n]["call"].definition for n in graph if defined(graph, n)}
     assert tried == set(DEFINITIONS.values())
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from fuse_cases import array, close, flat, kernels, numpy, program_of
-from row_cases import CASES, RowCase, layer_norm, logsumexp, rms_norm, softmax
+from row_cases import (
+    CASES,
+    RowCase,
+    allowed,
+    distance,
+    doubles,
+    layer_norm,
+    logsumexp,
+    rms_norm,
+    softmax,
+)
 
 import zmlx
 from zmlx.errors import CheckError
@@ -17,31 +26,11 @@ from zmlx.fuse import walked
 pytestmark = pytest.mark.usefixtures("default_device")
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-UNITS = {mx.float32: 2.0**-22, mx.float16: 2.0**-9, mx.bfloat16: 2.0**-6}
 SHAPES = ((5, 33), (3, 4, 128), (1, 4096), (2, 3, 1000), (130, 16), (2, 20000))
 
 
 def inputs(case: RowCase, shape: tuple[int, ...], dtype: mx.Dtype) -> list[mx.array]:
     return [array(i, *s, dtype=dtype, scale=1.5) for i, s in enumerate(case.shapes(shape))]
-
-
-def distance(got: Any, want: Any) -> float:
-    """The largest error, in units of the largest value."""
-    pairs = zip(flat(got), want if isinstance(want, tuple) else (want,), strict=True)
-    found = []
-    for g, w in pairs:
-        error = np.abs(np.nan_to_num(numpy(g).astype(np.float64), nan=np.inf, posinf=np.inf) - w)
-        found.append(error.max() / max(1.0, np.abs(w).max()))
-    return float(max(found))
-
-
-def allowed(plain: float, dtype: mx.Dtype) -> float:
-    """Twice what plain MLX errs by, but where its sum in a half type has no room."""
-    return max(2 * plain if np.isfinite(plain) else 0.0, 4 * UNITS[dtype])
-
-
-def doubles(arrays: list[mx.array]) -> list[np.ndarray]:
-    return [numpy(a).astype(np.float64) for a in arrays]
 
 
 # -- values ---------------------------------------------------------------------------------------

@@ -175,8 +175,11 @@ def _argument(value: Any, operands: Sequence[int]) -> str:
     return str(getattr(value, "__qualname__", kind.__qualname__))
 
 
-def plan_text(plan: Plan) -> str:
-    """The steps in order, why each is one, and what it reads and writes in the example call."""
+def plan_text(plan: Plan, calls: Sequence[tuple[str, str]] = ()) -> str:
+    """The steps in order, why each is one, and what it reads and writes in the example call.
+
+    `calls` are those of MLX that were written out, with their lines.
+    """
     graph, steps = plan.graph, []
     names = iter(f"region{i}" for i in range(len(plan.regions)))
     puts = {r: [j.node for j in joined.joins] for joined in plan.joined for r in joined.regions}
@@ -195,7 +198,9 @@ def plan_text(plan: Plan) -> str:
         lines += [f"  writes {_node(graph, n)}, {_bytes(graph, n)} bytes" for n in writes]
         steps.append("\n".join([f"{number}. {lines[0]}", *lines[1:]]))
     total = f"in all {read} bytes read and {written} written, outside of calls that run whole"
-    return "\n\n".join([*steps, total, str(graph)])
+    out = ", ".join(f"{label} at {loc}" for label, loc in calls)
+    ends = [f"written out to join these kernels: {out}"] if calls else []
+    return "\n\n".join([*steps, total, *ends, str(graph)])
 
 
 def _region_lines(graph: Graph, region: Region) -> Iterator[str]:

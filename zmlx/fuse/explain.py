@@ -84,7 +84,9 @@ class Explanation:
                 zip(planned.regions, program.functions, strict=True)
             )
         ]
-        why = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
+        self.written = [f"{label} at {loc}" for label, loc in program.written.calls]
+        notes = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
+        why = program.written.left | notes
         self.unfused = [
             _unfused(planned.graph, native, why, insides or {})
             for native in planned.natives

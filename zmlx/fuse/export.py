@@ -76,6 +76,7 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
         ],
         "frozen": {f.name: f.value for f in e.frozen},
         "exported": e.exported,
+        "written": e.written,
         "shape_reads": e.shape_reads,
         "static_numbers": [e.names.number(i) for i in e.static_numbers],
         "graph": _nodes(e),

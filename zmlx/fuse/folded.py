@@ -4,7 +4,8 @@ Comes in: a graph and its elementwise groups (zmlx.fuse.regions). Goes out: grou
 have grown by reduce and count nodes, each legal as one kernel that walks over rows: all its folds
 agree on which dimensions are columns, nothing leaves it and comes back. zmlx.fuse.plan calls it.
 
-A group that would only add up what it writes stays as it was: zmlx.fuse.absorb serves it.
+In a derivative a group that would only add up what it writes stays as it was: zmlx.fuse.absorb
+serves it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,30 @@ from collections.abc import Sequence
 from zmlx import dtypes
 from zmlx.fuse.regions import fits
 from zmlx.fuse.shapes import Shape, symbolic_shapes
+from zmlx.fuse.simplify import cost
 from zmlx.msl.schedule import FOLDED, SUNK
 from zmlx.trace.graph import Graph
 
 _FOLD_TYPES = ("float", "int", "uint", "bool")  # of values that threads exchange
 
 
-def with_folds(graph: Graph, groups: Sequence[Sequence[int]]) -> list[list[int]]:
-    """`groups`, some of them together with the reductions between them."""
+def with_folds(
+    graph: Graph, groups: Sequence[Sequence[int]], ends: bool = True
+) -> list[list[int]]:
+    """`groups`, some of them together with the reductions between them.
+
+    With `ends` also with those that nothing else in the kernel reads.
+    """
     folds = [n for n in graph if graph.kind(n) == "reduce" and _can_fold(graph, n)]
     if not folds:
         return [list(group) for group in groups]
-    return _Joiner(graph, groups, folds).found()
+    return _Joiner(graph, groups, folds, ends).found()
+
+
+def works(graph: Graph, node: int) -> bool:
+    """Whether `node` computes something in a kernel."""
+    kind = graph.kind(node)
+    return kind == "reduce" or (kind == "op" and cost(graph, (node,)) > 0)
 
 
 def _can_fold(graph: Graph, node: int) -> bool:
@@ -40,9 +53,9 @@ class _Joiner:
     """Clusters of nodes, which grow."""
 
     def __init__(
-        self, graph: Graph, groups: Sequence[Sequence[int]], folds: Sequence[int]
+        self, graph: Graph, groups: Sequence[Sequence[int]], folds: Sequence[int], ends: bool
     ) -> None:
-        self.graph, self.groups, self.folds = graph, groups, folds
+        self.graph, self.groups, self.folds, self.ends = graph, groups, folds, ends
         self.shapes = symbolic_shapes(graph)
         self.returned = set(graph.outputs)
         self.members: dict[int, set[int]] = {}  # by any name of the cluster
@@ -58,7 +71,15 @@ class _Joiner:
                 self._join(fold, user)
         for fold in self.folds:
             self._grow(fold)
+        for fold in self.folds if self.ends else ():
+            for other in self._beside(fold):
+                self._join(fold, other)
         return [group for nodes in self.members.values() for group in self._settled(nodes)]
+
+    def _beside(self, fold: int) -> list[int]:
+        """Other folds of the same array."""
+        (source,) = self.graph.operands(fold)
+        return [n for n in self.graph.users(source) if n > fold and n in self.cluster]
 
     def _grow(self, fold: int) -> None:
         """Join what gives values to the cluster of `fold`, and what takes them, while it can."""
@@ -80,7 +101,23 @@ class _Joiner:
             return [self._ordered(nodes)]
         if self._goes_on(nodes, inside):
             return [sorted(nodes | self._counts(nodes))]
+        if self.ends:
+            kept = nodes - self._behind(nodes, inside)
+            if sum(works(self.graph, n) for n in kept) > 1:
+                rest = [[n for n in group if n in nodes - kept] for group in self.groups]
+                return [sorted(kept | self._counts(kept)), *filter(None, rest)]
         return [list(group) for group in self.groups if nodes.issuperset(group)]
+
+    def _behind(self, nodes: set[int], folds: Sequence[int]) -> set[int]:
+        """What is computed from a fold of everything, and is one number itself: then each block of
+        rows folds a part.
+        """
+        found = {n for n in folds if set(self.shapes[n]) <= {1}}
+        first = set(found)
+        for node in sorted(nodes):
+            if any(o in found for o in self.graph.operands(node)):
+                found.add(node)
+        return found - first
 
     def _goes_on(self, nodes: set[int], folds: Sequence[int]) -> bool:
         """Whether a whole row, or another fold, is computed from what is folded of it."""
@@ -98,11 +135,11 @@ class _Joiner:
         return next(list(group) for group in self.groups if nodes.issuperset(group))
 
     def _counts(self, nodes: set[int]) -> set[int]:
-        """Count nodes that it reads, of arrays that it has."""
+        """Count nodes that it alone reads, of arrays that it has."""
         graph = self.graph
         has = {o for n in nodes for o in graph.operands(n)} | nodes
         read = {o for n in nodes for o in graph.operands(n) if graph.kind(o) == "count"}
-        return {n for n in read if graph.operands(n)[0] in has}
+        return {n for n in read if graph.operands(n)[0] in has and nodes.issuperset(graph.users(n))}
 
     def _join(self, node: int, other: int) -> None:
         mine, theirs = self.cluster[node], self.cluster.get(other)

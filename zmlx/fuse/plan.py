@@ -63,7 +63,7 @@ def plan(graph: Graph, worth_alone: int, sums: bool = True, folds: bool = True) 
     `folds` a region folds rows, where it reads what it has folded.
     """
     groups = regions(graph)
-    groups = with_folds(graph, groups) if folds else groups
+    groups = with_folds(graph, groups, ends=not sums) if folds else groups
     found = [extract(graph, nodes) for nodes in groups]
     found = [with_sums(graph, r) if sums and not r.folds else r for r in found]
     together = joined(graph, [region for region in found if not region.folds])

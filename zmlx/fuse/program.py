@@ -31,6 +31,7 @@ from zmlx.fuse.sliced import SlicedFunction, sliced
 from zmlx.fuse.slicing import several, slicing
 from zmlx.fuse.summed import SummedFunction
 from zmlx.fuse.taped import taped
+from zmlx.fuse.written import Written, written_out
 from zmlx.log import logger
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.exprs import Expr, computed
@@ -51,13 +52,13 @@ class Program:
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str, sums: bool = False) -> None:
         device = device_for_current_stream()
-        simple = simplify(graph)
+        simple, folds = simplify(graph), runtime.folds and not runtime.exact
         dump.stage("simplified", lambda: dumped.graph_text(simple))
         lifted = lift(simple)
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
-        folds = runtime.folds and not runtime.exact
-        self.plan = plan(lifted, device.worth_alone, sums, folds)
-        dump.stage("plan", lambda: dumped.plan_text(self.plan))
+        self.written = written_out(lifted, not sums) if folds else Written(lifted)
+        self.plan = plan(self.written.graph, device.worth_alone, sums, folds)
+        dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
         self._template = [_initial(graph[node]) for node in graph]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from zmlx.fuse.ones import undone
@@ -21,17 +22,35 @@ from zmlx.trace.passes import verified
 _IDENTITY = {"multiply": (1, (0, 1)), "divide": (1, (1,)), "subtract": (0, (1,))}
 
 
-@verified("simplify")
 def simplify(graph: Graph) -> Graph:
     """A new graph without duplicate, dead and idle nodes; inputs and outputs keep their order."""
+    return simplified(graph).graph
+
+
+@dataclass(frozen=True, eq=False)
+class Simplified:
+    """A simplified graph, and where in it the nodes of the graph before are that still count."""
+
+    graph: Graph
+    places: dict[int, int]
+
+
+@verified("simplify")
+def simplified(graph: Graph) -> Simplified:
+    """As `simplify`, with the places of the nodes."""
+    places = {node: node for node in graph}
     while True:
-        graph = _shorter(graph)
+        graph, new = _shorter(graph)
+        places = {node: new[place] for node, place in places.items() if place in new}
         if len(graph) == len(live_nodes(graph)):
-            return graph
+            return Simplified(graph, places)
 
 
-def _shorter(graph: Graph) -> Graph:
-    """`graph` without what is duplicate, dead or idle in it; what only those used may be left."""
+def _shorter(graph: Graph) -> tuple[Graph, dict[int, int]]:
+    """`graph` without what is duplicate, dead or idle in it; what only those used may be left.
+
+    And the nodes that stand for its own.
+    """
     live = live_nodes(graph)
     result = Graph()
     new: dict[int, int] = {}
@@ -55,13 +74,13 @@ def _shorter(graph: Graph) -> Graph:
         if key is not None:
             seen[key] = new[node]
     result.outputs = [new[n] for n in graph.outputs]
-    return result
+    return result, new
 
 
 def _counted(result: Graph, source: int, data: dict[str, Any], seen: dict[Any, int]) -> int:
     """The node that counts what a fold of `source` joins, on the first array that tells."""
     axes = data["axes"]
-    while (found := _as_long(result, source, axes)) is not None:
+    while (found := as_long(result, source, axes)) is not None:
         source, axes = found
     key = ("count", axes, source)
     if key not in seen:
@@ -69,7 +88,7 @@ def _counted(result: Graph, source: int, data: dict[str, Any], seen: dict[Any, i
     return seen[key]
 
 
-def _as_long(graph: Graph, node: int, axes: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
+def as_long(graph: Graph, node: int, axes: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
     """An operand of `node` with the same sizes along `axes`, and what axes these are there."""
     if graph.kind(node) not in ("op", "reduce"):
         return None

@@ -82,9 +82,11 @@ def ratio(explanation: Explanation) -> str:
 
 
 def static_facts(explanation: Explanation) -> list[str]:
-    """What binds the trace to this call's arguments, one sentence each."""
+    """What was made of calls, and what binds the trace to these arguments, one sentence each."""
     e = explanation
     found = [f"{e.exported}. It holds for the sizes of this call"] if e.exported else []
+    if e.written:
+        found.append(f"Written out, to share these kernels: {', '.join(e.written)}")
     if e.shape_reads:
         found.append(f"Sizes steer Python, so it holds only where {'; '.join(e.shape_reads)}")
     if e.static_numbers:

@@ -2,9 +2,10 @@
 
 DEFINITIONS maps "mean", "linalg.norm", ... (names on mlx.core) to functions that take `F` and then
 MLX's own parameters. `F` has one function for each row of the op table (F.add(a, b)), and
-F.reduce(row, x, axes), F.count(x, axes), F.squeeze(x, axes); values have `dtype` and `ndim`. A
-definition raises Undefined for what it does not say. The tracer notes which calls have one,
-zmlx.fuse.inline writes it out.
+F.reduce(row, x, axes), F.count(x, axes), F.squeeze(x, axes), F.unsqueeze(x), F.places(x, axis),
+F.size(x, axis), and F.narrow(x, dtype), which gives a result its type and rounds where it is
+written; values have `dtype`, `shape` and `ndim`. A definition raises Undefined for what it does not
+say. The tracer notes which calls have one, zmlx.fuse.inline writes it out.
 
 They compute in float32 where the operand is of a half type, and round once. A variance is that of
 the differences from the mean. A maximum that is only there to keep exponentials small is a constant
@@ -57,7 +58,7 @@ def _wide(F: Any, x: Any) -> Any:
 def _given(F: Any, value: Any, dtype: mx.Dtype, axes: Axes = (), keepdims: Any = True) -> Any:
     """`value` as the call gives it: of its type, with or without the folded axes."""
     _needs(type(keepdims) is bool, "keepdims")
-    value = value if value.dtype == dtype else F.astype(value, dtype)
+    value = value if value.dtype == dtype else F.narrow(value, dtype)
     return value if keepdims else F.squeeze(value, axes)
 
 
@@ -100,11 +101,14 @@ def softmax(F: Any, a: Any, /, axis: Any = None, *, precise: Any = False) -> Any
 
 def logsumexp(F: Any, a: Any, /, axis: Any = None, keepdims: Any = False) -> Any:
     axes, dtype = _axes(a, axis), _result(a)
-    x = _wide(F, a)
+    return _given(F, _lse(F, _wide(F, a), axes), dtype, axes, keepdims)
+
+
+def _lse(F: Any, x: Any, axes: Axes) -> Any:
     largest = F.stop_gradient(F.reduce("max", x, axes))
     largest = F.where(F.equal(F.abs(largest), math.inf), 0.0, largest)  # inf - inf would be NaN
     total = F.reduce("sum", F.exp(F.subtract(x, largest)), axes)
-    return _given(F, F.add(F.log(total), largest), dtype, axes, keepdims)
+    return F.add(F.log(total), largest)
 
 
 # -- norms ----------------------------------------------------------------------------------------
@@ -150,6 +154,32 @@ def _normed(F: Any, x: Any, weight: Any, bias: Any, eps: Any, centred: bool) -> 
     return _given(F, result, dtype)
 
 
+# -- one element of each row ----------------------------------------------------------------------
+def take_along_axis(F: Any, a: Any, /, indices: Any, axis: Any = -1) -> Any:
+    """Where each row gives one element."""
+    _needs(type(axis) is int and indices.ndim == a.ndim > 0, "one index for each row")
+    axes = _axes(a, axis)
+    _needs(indices.shape[axes[0]] == 1 != a.shape[axes[0]], "one index for each row")
+    _needs(mx.issubdtype(a.dtype, mx.floating), str(a.dtype))
+    return _taken(F, a, indices, axes)
+
+
+def cross_entropy(F: Any, logits: Any, targets: Any) -> Any:
+    _needs(mx.issubdtype(logits.dtype, mx.floating) and logits.ndim > 0, str(logits.dtype))
+    axes, x = _axes(logits, -1), _wide(F, logits)
+    _needs(targets.ndim == logits.ndim - 1 and logits.shape[-1] != 1, "one target for each row")
+    return F.squeeze(F.subtract(_lse(F, x, axes), _taken(F, x, F.unsqueeze(targets), axes)), axes)
+
+
+def _taken(F: Any, a: Any, indices: Any, axes: Axes) -> Any:
+    _needs(mx.issubdtype(indices.dtype, mx.integer), "indices that are no integers")
+    if indices.dtype in (mx.int8, mx.int16, mx.int32, mx.int64):
+        from_end = F.add(indices, F.size(a, axes[0]))
+        indices = F.where(F.less(indices, 0), from_end, indices)
+    hit = F.equal(F.places(a, axes[0]), indices)
+    return F.reduce("sum", F.where(hit, a, 0.0), axes)
+
+
 DEFINITIONS: dict[str, Callable[..., Any]] = {
     "mean": mean,
     "var": var,
@@ -159,4 +189,10 @@ DEFINITIONS: dict[str, Callable[..., Any]] = {
     "linalg.norm": norm,
     "fast.rms_norm": rms_norm,
     "fast.layer_norm": layer_norm,
+    "fast.cross_entropy": cross_entropy,
+    "take_along_axis": take_along_axis,
 }
+# Those for which MLX runs one kernel; the others are several of its ops.
+ONE_KERNEL = (
+    "mean", "softmax", "logsumexp", "fast.rms_norm", "fast.layer_norm", "take_along_axis",
+)  # fmt: skip

@@ -1,0 +1,23 @@
+"""Places: the positions along an axis, as an array that kernels read beside a row's elements.
+
+Called with any array that has the axis; zmlx.fuse.inline writes an index into a row with it.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from zmlx.device.rules import traces_shapeless
+
+
+class Places:
+    """0, 1, 2, … along an axis, counted from the last one; of type int32."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if traces_shapeless():
+            return mx.cumsum(mx.ones_like(x, dtype=mx.int32), self.axis) - 1
+        found = mx.arange(x.shape[self.axis], dtype=mx.int32)
+        return found.reshape(-1, *[1] * (-1 - self.axis))
