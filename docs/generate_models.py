@@ -14,11 +14,11 @@ import mlx.core as mx
 
 import zmlx
 from zmlx.fuse.plan import IN_PLACE
+from zmlx.ops.table import OPS
 
 PAGE = Path(__file__).with_name("models.md")
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "models"))
 LENGTHS = (5, 6, 9)  # beyond the sliding windows of four, so that all run the same code
-NOT_ELEMENTWISE = "not elementwise"
 MOST = 6  # kinds of calls that are named
 _TOP = """# Models
 
@@ -31,10 +31,10 @@ model has the same code and more layers.
 - *ZMLX*: what runs after fusion: regions, and elementwise ops that stay alone.
 - *traces*: how many are made for prompts of three lengths. One means that sizes stay symbolic;
   three that a loop or a branch in the model's Python counts the tokens.
-- *alone*: elementwise ops that stay with MLX, whose own kernel of a single op is as good; most
-  are residual additions between two calls of MLX's.
-- *not elementwise*: calls that MLX runs as they are. Views, indexing, and concatenations whose
-  parts are written in place are left out.
+- *alone*: elementwise ops that stay with MLX, whose own kernel of a single op is as good.
+- *not elementwise*: calls that MLX runs as they are; norms that stand beside nothing elementwise are
+  among them, the others are parts of regions. Views, indexing, and concatenations whose parts are
+  written in place are left out.
 
 | architecture | MLX | ZMLX | regions | traces | alone | not elementwise |
 |---|--:|--:|--:|--:|---|---|
@@ -57,8 +57,8 @@ def row(name: str) -> str:
         report = zmlx.explain(fused, tokens(LENGTHS[-1]))
         traces = fused.cache_info().misses
     left = [u for u in report.unfused if u.label not in _VIEWS and u.reason != IN_PLACE]
-    whole = Counter(u.label for u in left if u.reason == NOT_ELEMENTWISE)
-    alone = Counter(u.label for u in left if u.reason != NOT_ELEMENTWISE)
+    whole = Counter(u.label for u in left if u.label not in OPS)
+    alone = Counter(u.label for u in left if u.label in OPS)
     counts = f"{report.kernels_before} | {report.kernels_after} | {len(report.regions)}"
     return f"| {name} | {counts} | {traces} | {_named(alone)} | {_named(whole)} |"
 

@@ -171,7 +171,7 @@ def test_second_order_jvp_vmap_and_new_sizes(name: str) -> None:
     for length in (7, 64):
         other = inputs(case, (3, 4, length), mx.float32)
         close(fused(*other), case.fn(*other), rtol=1e-5)
-    assert fused.cache_info().misses == 1
+    assert fused.cache_info().misses == 2  # that of vmap has another rank
 
 
 # -- an index into a row --------------------------------------------------------------------------
