@@ -1,5 +1,5 @@
-"""Generated functions of elementwise ops, reductions, norms, views and matmuls, fused: their values,
-gradients, second order, jvp and vmap, and other sizes, against plain MLX.
+"""Generated functions of elementwise ops, reductions, norms, views and matmuls, fused: values,
+gradients, second order, jvp, vmap and other sizes, against plain MLX.
 
 A failure names the seed of the function that reproduces it alone.
 """

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from zmlx import switches
 from zmlx.device.rules import native_or_none
+from zmlx.fuse.places import Places
 from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.views import Lifted
@@ -73,7 +74,7 @@ def _repeats(plan: Plan) -> bool:
 
 
 def _is_mlx(data: dict[str, Any]) -> bool:
-    """Whether a node is nothing but functions of MLX, of its operands."""
+    """Whether a node is nothing but functions of MLX, of its operands, or of their shapes."""
     return data["kind"] != "opaque" or (data["pure"] and _calls_mlx(data["call"]))
 
 
@@ -83,4 +84,4 @@ def _calls_mlx(call: OpaqueCall) -> bool:
     if isinstance(call.fn, Lifted):
         return _calls_mlx(call.fn.call)
     fn = call.fn.fn if isinstance(call.fn, Flat) else call.fn
-    return type(fn).__name__ in _BUILTIN
+    return type(fn) is Places or type(fn).__name__ in _BUILTIN
