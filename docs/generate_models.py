@@ -32,8 +32,8 @@ model has the same code and more layers.
 - *traces*: how many are made for prompts of three lengths. One means that sizes stay symbolic;
   three that a loop or a branch in the model's Python counts the tokens.
 - *alone*: elementwise ops that stay with MLX, whose own kernel of a single op is as good.
-- *not elementwise*: calls that MLX runs as they are; norms beside something elementwise are parts of
-  regions. Views, indexing, and concatenations whose parts are written in place are left out.
+- *not elementwise*: calls that MLX runs as they are; norms beside something elementwise are parts
+  of regions. Views, indexing, and concatenations whose parts are written in place are left out.
 
 | architecture | MLX | ZMLX | regions | traces | alone | not elementwise |
 |---|--:|--:|--:|--:|---|---|
