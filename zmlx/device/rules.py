@@ -30,7 +30,11 @@ class Rules(Protocol):
         argnums: Sequence[int],
         outputs: Arrays,
     ) -> Arrays:
-        """The gradient of each primal named in `argnums`; None for outputs that nobody uses."""
+        """The gradient of each primal named in `argnums`; None for outputs that nobody uses.
+
+        A cotangent is a list of up to `summands` arrays, to be added up, where the rules have an
+        attribute of that name.
+        """
         ...
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> Arrays:
@@ -182,6 +186,7 @@ class Fitted:
 
     def __init__(self, rules: Rules, scalars: Sequence[bool]) -> None:
         self._rules, self._scalars = rules, scalars
+        self.summands: int = getattr(rules, "summands", 1)
 
     def vjp(
         self,

@@ -209,6 +209,8 @@ class Specialized:
 class RegionRules:
     """The transformations of a specialised region (zmlx.device.rules.Rules)."""
 
+    summands = 4  # of a cotangent, that a kernel reads; more would fill its buffers
+
     def __init__(self, function: RegionFunction, special: Specialized) -> None:
         self._function, self._special = function, special
         self._pulls: dict[tuple[tuple[int, ...], ...], tuple[Run, tuple[int, ...]]] = {}
@@ -218,15 +220,22 @@ class RegionRules:
     def vjp(
         self,
         primals: Arrays,
-        cotangents: Sequence[mx.array | None],
+        cotangents: Sequence[mx.array | list[mx.array] | None],
         argnums: Sequence[int],
         outputs: Arrays,
     ) -> list[mx.array]:
-        """The gradients asked for, by one kernel and the sums over broadcast dimensions."""
+        """The gradients asked for, by one kernel and the sums over broadcast dimensions.
+
+        What MLX is still to add up the kernel adds up.
+        """
         wanted = tuple(argnums)
-        used = tuple(i for i, c in enumerate(cotangents) if c is not None)
-        pairs = zip(cotangents, outputs, strict=True)
-        seeds = [like(cotangent, o) for cotangent, o in pairs if cotangent is not None]
+        given = [
+            (i, part)
+            for i, c in enumerate(cotangents) if c is not None
+            for part in (c if isinstance(c, list) else [c])
+        ]  # fmt: skip
+        used = tuple([i for i, _ in given])
+        seeds = [like(part, outputs[i]) for i, part in given]
         if (wanted, used) not in self._pulls:
             self._pulls[wanted, used] = self._pull(wanted, used)
             self._put_down(wanted, used, [*primals, *seeds])
@@ -264,7 +273,10 @@ class RegionRules:
         return [o if o.ndim > rank else mx.broadcast_to(o, (size, *o.shape)) for o in outputs]
 
     def _pull(self, wanted: tuple[int, ...], used: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
-        """The program for gradients through the `used` outputs, and which it does compute."""
+        """The program for gradients through the `used` outputs, and which it does compute.
+
+        An output stands in `used` once for each cotangent that comes for it.
+        """
         special = self._special
         with special.runtime.making():
             return self._pulled(special, wanted, used)
@@ -272,7 +284,7 @@ class RegionRules:
     def _pulled(
         self, special: Specialized, wanted: tuple[int, ...], used: tuple[int, ...]
     ) -> tuple[Run, tuple[int, ...]]:
-        if len(used) == len(special.graph.outputs):
+        if used == tuple(range(len(special.graph.outputs))):
             derivative = special.vjp
         else:
             part = simplify(_with_outputs(special.graph, used))

@@ -22,6 +22,7 @@
 #include "mlx/utils.h"
 #include "pulls.h"
 #include "settle.h"
+#include "summands.h"
 #include "tracing.h"
 
 namespace zmlx {
@@ -193,32 +194,35 @@ class Ruled : public mx::Primitive {
   }
 
   // One gradient for each of `argnums`. The cotangent of an output that nobody uses, which MLX makes
-  // of zeros, comes as None: times an infinite partial it would spoil the others.
+  // of zeros, comes as None: times an infinite partial it would spoil the others. One that MLX is
+  // still to add up comes as a list of what is added, where the rules take that.
   std::vector<mx::array> vjp(
       const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     nb::gil_scoped_acquire lock;
     const Here here(stream());
+    const size_t most = nb::cast<size_t>(nb::getattr(rules_.get(), "summands", nb::int_(1)));
     nb::list seeds;
     std::vector<int> used;
     std::vector<mx::array> inputs(primals);
     bool alike = true;
     for (size_t i = 0; i < cotangents.size(); ++i) {
       if (is_zeros(cotangents[i])) {
+        seeds.append(nb::none());
         continue;
       }
-      used.push_back(static_cast<int>(i));
-      inputs.push_back(viewed(cotangents[i]));
-      alike = alike && inputs.back().dtype() == outputs[i].dtype() &&
-          inputs.back().shape() == outputs[i].shape();
+      nb::list parts;
+      for (const auto& part : summands(cotangents[i], most)) {
+        used.push_back(static_cast<int>(i));
+        inputs.push_back(viewed(part));
+        parts.append(nb::cast(inputs.back()));
+        alike = alike && part.dtype() == outputs[i].dtype() && part.shape() == outputs[i].shape();
+      }
+      seeds.append(nb::len(parts) == 1 ? nb::object(parts[0]) : nb::object(parts));
     }
     const auto pull = alike ? found(argnums, used) : nullptr;
     if (pull != nullptr) {
       return (*pull)(inputs);
-    }
-    for (size_t i = 0, next = 0; i < cotangents.size(); ++i) {
-      const bool is_used = next < used.size() && used[next] == static_cast<int>(i);
-      seeds.append(is_used ? nb::cast(inputs[primals.size() + next++]) : nb::none());
     }
     return arrays_of(rules_.get().attr("vjp")(
         list_of(primals), seeds, list_of(argnums), list_of(outputs)));
