@@ -74,14 +74,14 @@ def plan(graph: Graph, worth_alone: int, sums: bool = True, folds: bool = True) 
         wanted = region.folds or region.sums or region in needed
         if wanted or _deserves_a_kernel(graph, region.nodes, worth_alone):
             steps.append(region)
-            fused.update(_nodes(region))
+            fused.update(nodes_of(region))
     in_place = {join.node for step in together for join in step.joins}
     for node in graph:
         if graph.kind(node) in STEPS and node not in fused:
             reason = IN_PLACE if node in in_place else _reason(graph, node)
             step = Native(node, reason, squeezed(graph, node))
             steps.append(step)
-            fused.update(_nodes(step))
+            fused.update(nodes_of(step))
     return Plan(graph, _ordered(graph, steps, together), tuple(together))
 
 
@@ -107,9 +107,9 @@ def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined] = ()) -
     home |= {join.node: k for k, t in enumerate(together) for join in t.joins}
     units: dict[Any, list[Step]] = {}
     for i, step in enumerate(steps):
-        first = _nodes(step)[0]
+        first = nodes_of(step)[0]
         units.setdefault(("joined", home[first]) if first in home else i, []).append(step)
-    owner = {n: unit for unit, inside in units.items() for step in inside for n in _nodes(step)}
+    owner = {n: unit for unit, inside in units.items() for step in inside for n in nodes_of(step)}
     order = nx.DiGraph()
     order.add_nodes_from(units)
     for node, index in owner.items():
@@ -121,7 +121,7 @@ def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined] = ()) -
     try:
         sequence = list(
             nx.lexicographical_topological_sort(
-                order, key=lambda unit: max(n for step in units[unit] for n in _nodes(step))
+                order, key=lambda unit: max(n for step in units[unit] for n in nodes_of(step))
             )
         )
     except nx.NetworkXUnfeasible as error:
@@ -129,7 +129,8 @@ def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined] = ()) -
     return tuple(step for unit in sequence for step in units[unit])
 
 
-def _nodes(step: Step) -> tuple[int, ...]:
+def nodes_of(step: Step) -> tuple[int, ...]:
+    """The nodes of which it makes the values."""
     if isinstance(step, Native):
         return (step.node,) if step.squeeze is None else (step.node, step.squeeze)
     return (*step.nodes, *[node for s in step.sums for node in {s.node, s.result}])

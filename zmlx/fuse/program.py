@@ -21,6 +21,7 @@ from zmlx.fuse.filled import filler, is_fixed
 from zmlx.fuse.joined import JoinedFunction
 from zmlx.fuse.joins import Joined
 from zmlx.fuse.lift import lift
+from zmlx.fuse.passing import Passing, passes
 from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.pulled import Sliced
 from zmlx.fuse.region import Picked, RegionFunction, launchers
@@ -74,6 +75,7 @@ class Program:
         ]
         pairs = zip(self.plan.regions, self.functions, strict=True)
         self._runs: list[Run] = [SummedFunction(r, f) if r.sums else f for r, f in pairs]
+        self._passes = passes(self.plan)
         self._single = self._made_steps()
         self._steps = self._shared_steps(runtime, name)
         self._build_kernels()
@@ -120,9 +122,20 @@ class Program:
         else:
             found = sliced(graph, step.regions, step.joins, step.kept, ends.inputs, ends.scalars)
         if found is None:
-            return _kernel_step(graph, ends, step.results, function)
+            results, run = self._passing(step, function, runtime)
+            return _kernel_step(graph, ends, results, run)
         small = function.plain if isinstance(function, JoinedFunction) else function
         return _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
+
+    def _passing(
+        self, step: Region | Joined, function: Any, runtime: Runtime
+    ) -> tuple[tuple[int, ...], Run]:
+        """What running the step gives, with what later readers take from it, and how it runs."""
+        if not isinstance(step, Region) or step not in self._passes:
+            return step.results, function
+        places = self._passes[step]
+        run = Passing(step.graph, function, places, runtime, function.name)
+        return (*step.results, *[step.ends.inputs[i] for i in places]), run
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         return (self._taped or self._stepped)(inputs)

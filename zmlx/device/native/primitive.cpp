@@ -34,6 +34,7 @@
 #include "pulls.h"
 #include "repeater.h"
 #include "over.h"
+#include "passing.h"
 #include "ruled.h"
 #include "settle.h"
 #include "tapes.h"
@@ -344,6 +345,9 @@ NB_MODULE(zmlx_native, m) {
   m.def(
       "over", &zmlx::over, nb::arg("outputs"), nb::arg("sources"), nb::arg("views"),
       nb::arg("places"), nb::arg("rules"));
+  m.def(
+      "passing", &zmlx::passing, nb::arg("results"), nb::arg("arrays"), nb::arg("passes"),
+      nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def(
       "compiled_cuda", &zmlx::compiled_cuda, nb::arg("name"), nb::arg("code"), nb::arg("inputs"),
