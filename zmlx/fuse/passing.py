@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import mlx.core as mx
 
@@ -19,6 +20,7 @@ from zmlx import dtypes
 from zmlx.device.rules import any_traced, native_or_none, traces_shapeless
 from zmlx.fuse.extract import Region
 from zmlx.fuse.function_rules import FunctionRules
+from zmlx.fuse.joins import Joined
 from zmlx.fuse.plan import Plan, nodes_of
 from zmlx.fuse.region import RegionFunction, RegionRules
 from zmlx.fuse.runtime import Run, Runtime
@@ -65,6 +67,17 @@ def _is_large(graph: Graph, region: Region, node: int) -> bool:
     if not dtypes.is_float(data["dtype"]) or node in graph.outputs or data["kind"] == "array":
         return False
     return prod(data["shape"]) >= max(prod(graph[n]["shape"]) for n in region.ends.outputs)
+
+
+def passing(
+    step: Region | Joined, found: Mapping[Region, tuple[int, ...]], function: Any, runtime: Runtime
+) -> tuple[tuple[int, ...], Run]:
+    """What running the step gives, with the inputs `found` that it passes on, and how it runs."""
+    if not isinstance(step, Region) or step not in found:
+        return step.results, function
+    places = found[step]
+    run = Passing(step.graph, function, places, runtime, function.name)
+    return (*step.results, *[step.ends.inputs[i] for i in places]), run
 
 
 class Passing:

@@ -21,7 +21,7 @@ from zmlx.fuse.filled import filler, is_fixed
 from zmlx.fuse.joined import JoinedFunction
 from zmlx.fuse.joins import Joined
 from zmlx.fuse.lift import lift
-from zmlx.fuse.passing import Passing, passes
+from zmlx.fuse.passing import passes, passing
 from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.pulled import Sliced
 from zmlx.fuse.region import Picked, RegionFunction, launchers
@@ -122,20 +122,10 @@ class Program:
         else:
             found = sliced(graph, step.regions, step.joins, step.kept, ends.inputs, ends.scalars)
         if found is None:
-            results, run = self._passing(step, function, runtime)
+            results, run = passing(step, self._passes, function, runtime)
             return _kernel_step(graph, ends, results, run)
         small = function.plain if isinstance(function, JoinedFunction) else function
         return _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
-
-    def _passing(
-        self, step: Region | Joined, function: Any, runtime: Runtime
-    ) -> tuple[tuple[int, ...], Run]:
-        """What running the step gives, with what later readers take from it, and how it runs."""
-        if not isinstance(step, Region) or step not in self._passes:
-            return step.results, function
-        places = self._passes[step]
-        run = Passing(step.graph, function, places, runtime, function.name)
-        return (*step.results, *[step.ends.inputs[i] for i in places]), run
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         return (self._taped or self._stepped)(inputs)
