@@ -152,12 +152,49 @@ class Scaled:
         self.weight = self.weight + 1
         return (x * factor * self.weight) ** power
 
+    __call__ = step
+    doubled = functools.partialmethod(step, 2.0, power=2)
 
-def test_a_partial_of_a_bound_method_writes_to_its_object() -> None:
+
+PARTIALS: dict[str, Callable[[Scaled], Any]] = {
+    "of a method": lambda owner: functools.partial(owner.step, 2.0, power=2),
+    "of a function": lambda owner: functools.partial(Scaled.step, owner, 2.0, power=2),
+    "of a partial": lambda owner: functools.partial(functools.partial(owner.step, power=2), 2.0),
+    "of an object": lambda owner: functools.partial(owner, 2.0, power=2),
+    "of a class": lambda owner: owner.doubled,
+    "with attributes": lambda owner: functools.update_wrapper(
+        functools.partial(owner.step, 2.0, power=2), Scaled.step
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTIALS)
+def test_a_fused_partial_reads_and_writes_what_it_holds(name: str) -> None:
     fused_owner, owner, x = Scaled(), Scaled(), mx.array([1.0, 2.0])
-    fused = zmlx.fuse(functools.partial(fused_owner.step, 2.0, power=2))
-    plain = functools.partial(owner.step, 2.0, power=2)
+    fused, plain = zmlx.fuse(PARTIALS[name](fused_owner)), PARTIALS[name](owner)
     for _ in range(3):
         assert fused(x).tolist() == plain(x).tolist()
         assert (fused_owner.count, fused_owner.weight.item()) == (owner.count, owner.weight.item())
+        fused_owner.weight = owner.weight = owner.weight * 2
     assert fused(x, power=1).tolist() == plain(x, power=1).tolist()
+
+
+def test_a_fused_partial_writes_to_its_list_and_its_array() -> None:
+    def step(x: mx.array, total: mx.array, log: list[int]) -> mx.array:
+        total += x.sum()
+        log.append(len(log))
+        return x * total
+
+    total, log = mx.array(0.0), [0]
+    fused = zmlx.fuse(functools.partial(step, total=total, log=log))
+    assert [fused(mx.array([1.0, 2.0]))[0].item() for _ in range(3)] == [3.0, 6.0, 9.0]
+    assert total.item() == 9 and log == [0, 1, 2, 3]
+    report = fused.explain(mx.array([1.0, 2.0]))
+    assert report.names.arrays == ("partial.keywords['total']", "x")
+
+
+def test_a_subclass_of_partial_is_refused() -> None:
+    class Own(functools.partial[Any]): ...
+
+    with pytest.raises(TypeError, match="a subclass of functools.partial"):
+        zmlx.fuse(Own(lambda a, x: a * x, 2.0))(mx.array(1.0))

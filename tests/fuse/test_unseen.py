@@ -9,12 +9,14 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 from fuse_cases import array, close
 from hidden import HIDDEN, hide
 from test_threads import at_once
 
 import zmlx
+from zmlx.errors import TraceError
 from zmlx.trace import intercept
 
 pytestmark = pytest.mark.usefixtures("default_device")
@@ -263,3 +265,16 @@ def test_threads_and_streams():
     assert intercept.depth() == 0 and mx.exp is not hidden_exp
     with mx.stream(mx.cpu):
         close(zmlx.fuse(gated)(x), gated(x))
+
+
+def test_what_numpy_writes_into_a_captured_array_is_refused_and_reading_it_is_not() -> None:
+    x, held = mx.array([1.0, 2.0]), {"a": mx.zeros((2,))}
+
+    def written(x: mx.array) -> mx.array:
+        np.asarray(held["a"])[0] += 1
+        return x + held["a"]
+
+    with pytest.raises(TraceError, match="C code, NumPy say, writes into an array"):
+        zmlx.fuse(written)(x)
+    read = zmlx.fuse(lambda x: x * float(np.asarray(held["a"])[0]))
+    assert read(x).tolist() == [1.0, 2.0]

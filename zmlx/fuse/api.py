@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from zmlx import switches
 from zmlx.fuse.fusable import check
+from zmlx.fuse.partials import applied
 from zmlx.fuse.table import Options, Table, tracing_exactly
 from zmlx.trace import intercept
 from zmlx.trace.kinds import Kind, kind_of
@@ -50,8 +51,8 @@ class FusedFunction:
         self._fn, self._options = fn, options
         if isinstance(fn, MethodType):
             self._bound, self._fn = fn.__self__, fn.__func__
-        elif type(fn) is partial and isinstance(fn.func, MethodType):
-            self._bound, self._fn = fn.func.__self__, _of_self(fn)
+        elif isinstance(fn, partial):
+            self._bound, self._fn = fn, applied(fn)
         elif kind_of(fn) is Kind.OBJECT:
             self._bound, self._fn = fn, type(fn).__call__
         self._name = getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
@@ -155,17 +156,6 @@ class FusedFunction:
     def _unbound(self, *args: Any, **kwargs: Any) -> Any:
         """The call with the module among the arguments, as a trace records it."""
         return self(*args[self._bound is not None :], **kwargs)
-
-
-def _of_self(fn: partial[Any]) -> Callable[..., Any]:
-    """A partial of a bound method as a function of that method's object."""
-    function: Any = getattr(fn.func, "__func__", None)
-
-    @wraps(function)
-    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return function(self, *fn.args, *args, **{**fn.keywords, **kwargs})
-
-    return call
 
 
 def _called(fn: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 _MOST = 20_000  # containers that are remembered
+_MOST_ARRAYS, _SMALL = 64, 1 << 16  # arrays whose bytes are compared after the trace, by bytes
 _MOMENT = 0.5  # seconds that another thread may take to read its arguments
 _HOLDERS = (*HOLDERS, Kind.ROW)
 
@@ -84,6 +85,8 @@ class Surroundings:
         self._classes: list[tuple[type, dict[str, Any]]] = []
         self._values = list(reached(fn))
         self._known: set[int] | None = None
+        arrays = [v for v in self._values if type(v) is mx.array and v.nbytes <= _SMALL]
+        self._bytes = [(array, _bytes_of(array)) for array in arrays[:_MOST_ARRAYS]]
         for value in self._values:
             if isinstance(value, FunctionType):
                 self._remember(value)
@@ -115,6 +118,10 @@ class Surroundings:
         self._parts += [(fn.__dict__, dict(fn.__dict__)), (fn.__globals__, dict(fn.__globals__))]
         self._parts += [(cell, content(cell)) for cell in filled_cells(fn)]
 
+    def written_in_c(self) -> bool:
+        """Whether C code (NumPy, by the buffer protocol) has written into an array held here."""
+        return any(_bytes_of(array) != held for array, held in self._bytes)
+
     def keeps_lost(self) -> bool:
         """Whether an array that was computed from traced ones out of sight is stored here."""
         parts: list[tuple[Any, Any]] = [(list(items(part)), held) for part, held in self._parts]
@@ -133,6 +140,15 @@ class Surroundings:
         for cls, held in self._classes:
             for name, _ in list(_traced(list(vars(cls).items()), held)):
                 setattr(cls, name, held[name]) if name in held else delattr(cls, name)
+
+
+def _bytes_of(array: mx.array) -> bytes | None:
+    """What an array holds; None where it has no bytes yet, or none that Python can read."""
+    try:
+        with memoryview(array) as view:
+            return view.tobytes()
+    except (TypeError, ValueError, RuntimeError, BufferError):
+        return None
 
 
 def _new(

@@ -89,6 +89,8 @@ def of_error(error: BaseException) -> str:
 def of_function(fn: Callable[..., Any]) -> str:
     """Where `fn` is defined."""
     fn = getattr(fn, "__func__", fn)
+    if "__signature__" in getattr(fn, "__dict__", {}):  # zmlx's own, in place of a partial
+        fn = getattr(fn, "__wrapped__", fn)
     code = getattr(fn, "__code__", None) or getattr(type(fn).__call__, "__code__", None)
     return _line(code.co_filename, code.co_firstlineno) if code is not None else ""
 

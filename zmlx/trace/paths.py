@@ -6,6 +6,7 @@ Comes in: a function and what it is called with. Goes out: names such as `x`, `p
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +114,9 @@ def items(tree: Any) -> list[tuple[str, Any]]:
     """What stands directly inside `tree`, with the step that leads there."""
     if tree is None or isinstance(tree, _NOT_ENTERED):
         return []
+    if isinstance(tree, functools.partial):
+        given = [(f".args[{i}]", item) for i, item in enumerate(tree.args)]
+        return [*given, *[(f".keywords[{key!r}]", item) for key, item in tree.keywords.items()]]
     if isinstance(tree, nn.Module):
         return [(f".{key}", item) for key, item in tree.items()]
     if isinstance(tree, dict):

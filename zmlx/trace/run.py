@@ -20,8 +20,7 @@ from zmlx.trace import intercept, leaks, locate
 from zmlx.trace.calls import keeping_random_state, moved
 from zmlx.trace.claims import Claim, free, wait_for
 from zmlx.trace.graph import Graph
-from zmlx.trace.kinds import items as keyed
-from zmlx.trace.kinds import refill, same_content
+from zmlx.trace.kinds import items, refill, same_content
 from zmlx.trace.machines import StandIn
 from zmlx.trace.moment import settle
 from zmlx.trace.passes import verified
@@ -139,8 +138,7 @@ def _numbers_found(
             tracer.sizes.forget()
             settle(tracer.moments)
             _refuse_leaks(tracer, fn, around)
-            lines = tuple([(i, loc) for i, loc in reads.items() if type(i) is int])
-            return replace(found, reads=lines)
+            return replace(found, reads=tuple([r for r in reads.items() if type(r[0]) is int]))
         except Specialize as need:
             around.restore()
             if need.tracer is not tracer or need.tokens <= static:
@@ -167,6 +165,11 @@ def _refuse_leaks(tracer: Tracer, fn: Callable[..., Any], around: leaks.Surround
         raise LostTraceError(
             f"[zmlx.trace] {locate.of_function(fn)}: an array that was computed where zmlx could "
             "not see it is kept where later calls would not renew it. Return it."
+        )
+    if around.written_in_c():
+        raise TraceError(
+            f"[zmlx.trace] {locate.of_function(fn)}: C code, NumPy say, writes into an array that "
+            "is no argument, which would happen at the first call only. Write with MLX, or outside."
         )
     found = leaks.survivor(tracer)
     if found is None:
@@ -289,7 +292,7 @@ def _written_numbers(call: Call, updates: Sequence[Update]) -> frozenset[int]:
     written = {
         (update.index, update.part, key)
         for update in updates
-        for key, item in keyed(update.content)
+        for key, item in items(update.content)
         if item is not UNCHANGED
     }
     places = _number_places(call.structure)

@@ -264,12 +264,13 @@ def _method(tree: Any, leaves: Leaves) -> Any:
 
 
 def _partial(tree: Any, leaves: Leaves) -> Any:
-    if type(tree) is not functools.partial or tree.__dict__:
+    if type(tree) is not functools.partial:
         raise TypeError(
-            f"[zmlx.fuse] a {type(tree).__name__} of a class of its own, or with attributes, is "
-            "passed. Pass a plain functools.partial, or a dataclass with __call__."
+            f"[zmlx.fuse] a {type(tree).__name__} is passed, a subclass of functools.partial. Pass "
+            "a plain functools.partial, or a dataclass with __call__."
         )
-    parts = (tree.func, tree.args, tuple(tree.keywords), tuple(tree.keywords.values()))
+    named = [part for held in (tree.keywords, vars(tree)) for part in (held, held.values())]
+    parts = (tree.func, tree.args, *map(tuple, named))
     return (functools.partial, tuple([flatten(part, leaves) for part in parts]))
 
 

@@ -101,8 +101,13 @@ def _rebuilt_method(structure: Any, source: Source) -> Any:
 
 
 def _rebuilt_partial(structure: Any, source: Source) -> Any:
-    func, args, names, values = [unflatten(item, source) for item in structure[1]]
-    return functools.partial(func, *args, **dict(zip(names, values, strict=True)))
+    func, args, *named = [unflatten(item, source) for item in structure[1]]
+    keywords, attributes = [
+        dict(zip(names, values, strict=True)) for names, values in (named[:2], named[2:])
+    ]
+    made = functools.partial(func, *args, **keywords)
+    vars(made).update(attributes)
+    return made
 
 
 def _rebuilt_slice(structure: Any, source: Source) -> slice:
