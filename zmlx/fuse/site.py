@@ -19,6 +19,7 @@ from zmlx.trace.tree import Leaves
 
 if TYPE_CHECKING:
     from zmlx.fuse.entry import Entry
+    from zmlx.trace.scalars import Token
 
 
 @dataclass(eq=False)
@@ -29,7 +30,7 @@ class Site:
     personal: bool = False  # entries hold for their call's objects only
     static: frozenset[int] = frozenset()  # numbers whose value a trace was made for
     read: frozenset[int] = frozenset()  # of those, the ones whose value a trace asked for
-    lines: dict[int, str] = field(default_factory=dict)  # which line read them
+    lines: dict[Token, str] = field(default_factory=dict)  # which line read them
     moving: frozenset[int] = frozenset()  # numbers of objects that change from call to call
     entries: dict[Any, Entry] = field(default_factory=dict)
     _last: tuple[Number, ...] = ()

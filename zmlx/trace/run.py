@@ -89,7 +89,7 @@ class Trace:
     personal: bool = False  # it holds for the very objects of its call only
     plain: str = ""  # why the function must run as plain MLX, unfused
     exported: str = ""  # why and where parts of it come from mx.export_function
-    reads: tuple[tuple[int, str], ...] = ()  # numbers whose value was read, and the line
+    reads: tuple[tuple[Token, str], ...] = ()  # numbers whose value was read, and the line
 
     def settled(self) -> bool:
         """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
@@ -138,7 +138,7 @@ def _numbers_found(
             tracer.sizes.forget()
             settle(tracer.moments)
             _refuse_leaks(tracer, fn, around)
-            return replace(found, reads=tuple([r for r in reads.items() if type(r[0]) is int]))
+            return replace(found, reads=tuple(reads.items()))
         except Specialize as need:
             around.restore()
             if need.tracer is not tracer or need.tokens <= static:
