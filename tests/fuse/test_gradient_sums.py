@@ -95,7 +95,7 @@ def test_the_kernel_of_a_gradient_reads_what_is_added():
         assert len(kernels(*got)) == 1 and "Add" not in primitives(*got)
 
 
-@pytest.mark.parametrize("name", ["two readers", "a norm"])
+@pytest.mark.parametrize("name", ["two readers", "a norm", "another shape"])
 def test_other_transformations(name):
     function = CASES[name]
     fused = zmlx.fuse(function)

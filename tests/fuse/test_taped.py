@@ -162,6 +162,22 @@ def test_gradients_of_any_order_jvp_and_vmap():
         close(fused(x, w), steps(x, w))
 
 
+def test_views_serve_again_after_a_mapped_call():
+    """mx.vmap changes the primitives of views that it goes through."""
+
+    def views(x, w):
+        h = (mx.sin(x) * x).reshape(2, 2, 8)
+        return mx.tanh(h @ w).transpose(1, 0, 2) @ w + mx.broadcast_to(w[0] * 2, (2, 2, 8))
+
+    fused, (x, w) = zmlx.fuse(views), arrays()
+    loss = lambda f: mx.grad(lambda x: f(x, w).sum())  # noqa: E731
+    for _ in range(CALLS):
+        for form in (lambda f: mx.vmap(lambda x: f(x, w)), lambda f: mx.vmap(loss(f))):
+            close(form(fused)(mx.stack([x, x + 1])), form(views)(mx.stack([x, x + 1])))
+        close(loss(fused)(x), loss(views)(x))
+        close(fused(x, w), views(x, w))
+
+
 def test_compiled_and_compiled_for_any_size():
     fused = zmlx.fuse(steps)
     x, w = arrays()

@@ -9,6 +9,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "repeater.h"
@@ -26,6 +28,32 @@
 #include "tracing.h"
 
 namespace zmlx {
+
+using Again = std::function<mx::array(const mx::array&)>;
+
+// How to make `array` of another input; null where its primitive serves: mx.vmap changes these three.
+inline Again again(const mx::array& array) {
+  auto& primitive = array.primitive();
+  const std::string_view name = primitive.name();
+  const mx::Stream stream = primitive.stream();
+  if (array.inputs().size() != 1) {
+    return nullptr;
+  }
+  if (name == "Transpose") {
+    return [axes = static_cast<mx::Transpose&>(primitive).state(), stream](const mx::array& x) {
+      return mx::transpose(x, axes, stream);
+    };
+  }
+  if (name == "Reshape") {
+    return [shape = array.shape(), stream](const mx::array& x) { return mx::reshape(x, shape, stream); };
+  }
+  if (name == "Broadcast") {
+    return [shape = array.shape(), stream](const mx::array& x) {
+      return mx::broadcast_to(x, shape, stream);
+    };
+  }
+  return nullptr;
+}
 
 class Tape {
  public:
@@ -54,6 +82,10 @@ class Tape {
         continue;
       }
       std::vector<mx::array> reads = picked(arrays, step.reads);
+      if (step.again) {
+        arrays.push_back(step.again(reads[0]));
+        continue;
+      }
       if (step.shapes.size() == 1) {
         arrays.emplace_back(step.shapes[0], step.dtypes[0], step.primitive, std::move(reads));
         continue;
@@ -70,6 +102,7 @@ class Tape {
  private:
   struct Step {
     std::optional<mx::array> constant;  // or what follows
+    Again again;                        // in place of a primitive that cannot serve twice
     std::shared_ptr<mx::Primitive> primitive;
     std::vector<int> reads;
     std::vector<mx::Shape> shapes;
@@ -97,7 +130,7 @@ class Tape {
         if (!next.is_available()) {
           return false;
         }
-        steps_.push_back({next, nullptr, {}, {}, {}});
+        steps_.push_back({next, nullptr, nullptr, {}, {}, {}});
         place(next);
         continue;
       }
@@ -121,7 +154,7 @@ class Tape {
   }
 
   void put(const mx::array& array) {
-    Step step{std::nullopt, array.primitive_ptr(), {}, {}, {}};
+    Step step{std::nullopt, again(array), array.primitive_ptr(), {}, {}, {}};
     for (const auto& input : array.inputs()) {
       step.reads.push_back(places_.at(input.id()));
     }
