@@ -50,13 +50,16 @@ class Inlined:
 
 
 def inlined(graph: Graph, which: Collection[int]) -> Graph:
-    """`graph` with the calls `which`, of which each is `defined`, written out."""
+    """`graph` with the calls `which` written out; PlanError where one is not `defined`."""
+    for node in which:
+        if not defined(graph, node):
+            raise PlanError(f"[zmlx.inline] node {node} {dict(graph[node])} has no definition.")
     return inlining(graph, which).graph
 
 
 @verified("inline")
 def inlining(graph: Graph, which: Collection[int]) -> Inlined:
-    """As `inlined`, with the nodes that each call has become."""
+    """As `inlined`, for calls that are known to be defined, with the nodes that each has become."""
     builder = Builder()
     new: dict[int, int] = {}
     parts: dict[int, range] = {}
@@ -65,8 +68,6 @@ def inlining(graph: Graph, which: Collection[int]) -> Inlined:
         if node not in which:
             new[node] = copy_node(graph, node, builder.graph, operands)
             continue
-        if not defined(graph, node):
-            raise PlanError(f"[zmlx.inline] node {node} {dict(graph[node])} has no definition.")
         first = len(builder.graph)
         new[node] = _written(builder, graph, node, operands)
         parts[node] = range(first, len(builder.graph))

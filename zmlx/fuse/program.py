@@ -57,7 +57,9 @@ class Program:
         dump.stage("simplified", lambda: dumped.graph_text(simple))
         lifted = lift(simple)
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
-        self.written = written_out(lifted, not sums) if folds else Written(lifted)
+        self.written = Written(lifted)
+        if folds:
+            self.written = written_out(lifted, not sums, device.worth_alone)
         self.plan = plan(self.written.graph, device.worth_alone, sums, folds)
         dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))
         _log.info("%s: %s", name, describe(self.plan))

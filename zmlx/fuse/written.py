@@ -5,7 +5,7 @@ were, and why the others that have a definition were left to MLX. zmlx.fuse.prog
 kernels fold rows.
 
 A call is written out where all its reductions come to lie in one kernel that folds rows, beside
-something else; one for which MLX runs several kernels is so alone too.
+something else; alone too where MLX runs several kernels for it, or a slow one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zmlx.fuse.folded import with_folds, works
 from zmlx.fuse.inline import defined, inlining
 from zmlx.fuse.keeping import keeping
 from zmlx.fuse.regions import regions
-from zmlx.fuse.simplify import simplified, simplify
+from zmlx.fuse.simplify import cost, simplified, simplify
 from zmlx.ops.definitions import ONE_KERNEL
 from zmlx.trace.graph import Graph
 
@@ -34,14 +34,20 @@ class Written:
     left: dict[int, str] = field(default_factory=dict)  # by id of an OpaqueCall: why it stays
 
 
-def written_out(graph: Graph, ends: bool) -> Written:
-    """`graph` with the calls written out that join a kernel so; `ends` as for with_folds."""
+def written_out(graph: Graph, ends: bool, worth_alone: int) -> Written:
+    """`graph` with the calls written out that join a kernel so; `ends` as for with_folds.
+
+    One whose ops cost at least `worth_alone` is written out alone too.
+    """
     chosen = [n for n in graph if defined(graph, n)]
     left: dict[int, str] = {}
     while chosen:
         made, parts = _tried(graph, chosen)
         homes = _homes(made, ends)
-        stay = {n: why for n in chosen if (why := _why_not(graph, n, made, parts, homes))}
+        reasons = {
+            n: _why_not(graph[n]["call"].label, made, parts[n], homes, worth_alone) for n in chosen
+        }
+        stay = {n: why for n, why in reasons.items() if why}
         if not stay:
             calls = [(graph[n]["call"].label, graph[n]["loc"]) for n in chosen]
             return Written(made, tuple(calls), left)
@@ -84,18 +90,15 @@ def _homes(graph: Graph, ends: bool) -> dict[int, Collection[int]]:
 
 
 def _why_not(
-    graph: Graph,
-    call: int,
-    made: Graph,
-    parts: dict[int, set[int]],
-    homes: dict[int, Collection[int]],
+    label: str, made: Graph, nodes: set[int], homes: dict[int, Collection[int]], worth_alone: int
 ) -> str:
-    """Why `call` stays with MLX; "" where its reductions are in one kernel beside something."""
-    nodes = parts[call]
+    """Why a call stays with MLX; "" where the reductions of its `nodes` are in one kernel."""
     if not nodes:  # the parts of another one say the same
         return ""
-    home = homes.get(next((n for n in nodes if made.kind(n) == "reduce"), min(nodes)), ())
-    if not {n for n in nodes if made.kind(n) == "reduce"} <= {*home}:
+    folds = {n for n in nodes if made.kind(n) == "reduce"}
+    home = homes.get(min(folds), ())
+    if not folds.issubset(home):
         return APART
     beside = any(n not in nodes and works(made, n) for n in home)
-    return "" if beside or graph[call]["call"].label not in ONE_KERNEL else ALONE
+    dear = cost(made, sorted(nodes - folds)) >= worth_alone
+    return "" if beside or dear or label not in ONE_KERNEL else ALONE
