@@ -52,7 +52,8 @@ class Explanation:
     """What a function became for one call's arguments.
 
     `kernels_before` and `bytes_before` are those of plain MLX: each elementwise op is one kernel
-    that reads its array operands once, at their own sizes, and writes its result. In
+    that reads its array operands once, at their own sizes, and writes its result; so is each
+    reduction or call that here is part of a region. In
     `kernels_after` and `bytes_after`, which are those of what runs here, each region is one kernel
     that reads its inputs and writes its outputs; ops that stay with MLX count as before, as do all
     where no kernel can run: `no_kernels` then says why, else it is "". Calls that are not
@@ -84,6 +85,7 @@ class Explanation:
                 zip(planned.regions, program.functions, strict=True)
             )
         ]
+        self._calls = set(program.written.calls)
         self.written = [f"{label} at {loc}" for label, loc in program.written.calls]
         notes = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
         why = program.written.left | notes
@@ -110,7 +112,7 @@ class Explanation:
     def _count(self, traced: Graph) -> None:
         """Kernels and bytes of plain MLX, and of what runs here."""
         planned = self._plan_graph
-        before = _op_costs(traced, _live(traced))
+        before = _op_costs(traced, _live(traced)) + self._joined_costs(traced)
         fused = [] if self.no_kernels else [r for r in self.regions if r.kernel]
         left = {u.node for u in self.unfused}
         left.update(n for r in self.regions if r not in fused for n in r.nodes)
@@ -120,6 +122,19 @@ class Explanation:
         self.kernels_before += sum(i.kernels if i.plain is None else i.plain for i in insides)
         self.kernels_after = len(after) + len(fused) + sum(i.kernels for i in insides)
         self.bytes_after = sum(after) + sum(r.bytes for r in fused)
+
+    def _joined_costs(self, traced: Graph) -> list[int]:
+        """The bytes that MLX moves for each reduction and call that here is part of a region."""
+        planned = self._plan_graph
+        folds = [planned[n] for r in self.regions for n in r.nodes if planned.kind(n) == "reduce"]
+        joined = {(f["op"], f["loc"]) for f in folds} | self._calls
+        costs = []
+        for node in _live(traced):
+            data = traced[node]
+            name = data["call"].label if data["kind"] == "opaque" else data.get("op")
+            if data["kind"] in ("opaque", "reduce") and (name, data["loc"]) in joined:
+                costs.append(_moved(traced, node))
+        return costs
 
     @property
     def graph(self) -> nx.DiGraph:
@@ -248,9 +263,14 @@ def _op_costs(graph: Graph, nodes: Iterable[int]) -> list[int]:
     costs: list[int] = []
     for node in nodes:
         if graph.kind(node) == "op" and cost(graph, (node,)) > 0:
-            arrays = [o for o in set(graph.operands(node)) if not _is_number(graph[o])]
-            costs.append(sum(value_of(graph, n).bytes for n in (*arrays, node)))
+            costs.append(_moved(graph, node))
     return costs
+
+
+def _moved(graph: Graph, node: int) -> int:
+    """The bytes that a node reads and writes as a kernel of its own."""
+    arrays = [o for o in set(graph.operands(node)) if not _is_number(graph[o])]
+    return sum(value_of(graph, n).bytes for n in (*arrays, node))
 
 
 def _is_number(data: dict[str, Any]) -> bool:

@@ -58,7 +58,7 @@ class Program:
         lifted = lift(simple)
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
         self.written = Written(lifted)
-        if folds:
+        if folds and device.unavailable() is None:
             self.written = written_out(lifted, not sums, device.worth_alone)
         self.plan = plan(self.written.graph, device.worth_alone, sums, folds)
         dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))

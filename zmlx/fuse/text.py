@@ -27,8 +27,9 @@ MSL_LINES = 40  # of a kernel's text; the whole is in `.msl` and on the page
 MOST_REGIONS, MOST_SHOWN = 8, 120  # regions, ops of which a report prints all
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 COUNTED = (
-    "Plain MLX runs each elementwise op as a kernel that reads its operands and writes its result. "
-    "Calls that are not elementwise cost the same either way and are not counted."
+    "Plain MLX runs each elementwise op as a kernel that reads its operands and writes its result, "
+    "and reductions and calls that join regions here. Other calls cost the same either way and are "
+    "not counted."
 )
 
 
