@@ -16,8 +16,6 @@ from msl_cases import GOLDEN, as_it_was
 
 import zmlx
 from tests.rowwise_cases import RMSNORM, op
-from zmlx.catalog.norm_op import Norm
-from zmlx.catalog.softmax import _SOFTMAX
 from zmlx.derive.accumulate import derive_vjp
 from zmlx.device.base import NEVER_ALONE
 from zmlx.device.texts import metal_written
@@ -36,12 +34,6 @@ SUMS = {
     "both": [Partial(0, rows=True, columns=True)],
 }
 ROWS: dict[str, tuple[Callable[[], RowOp], tuple[int, ...]]] = {
-    "rms_norm": (lambda: Norm("rmsnorm", weights=("weight",)).op, (BOTH, COLUMNS, 0)),
-    "layer_norm": (
-        lambda: Norm("layernorm", centred=True, weights=("weight", "bias")).op,
-        (BOTH, COLUMNS, COLUMNS, 0),
-    ),
-    "softmax": (lambda: RowOp(_SOFTMAX), (BOTH,)),
     "map_reduce": (lambda: op(RMSNORM, 64), (BOTH, COLUMNS)),
 }
 x, row = mx.ones((4, 64)), mx.ones((64,))

@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from zmlx.catalog.mask import places
 from zmlx.msl.spec import MAX_THREADS
 from zmlx.registry import forgets
-from zmlx.rows.op import FLOATS, valid
+
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
 class Call:
@@ -46,50 +48,54 @@ class Call:
             raise self.wrong(argument, f"of shape {found.shape}", wanted)
         return found
 
-    def shaped(self, argument: str, value: object, shape: Sequence[int]) -> mx.array:
+    def shaped(self, argument: str, value: Any, shape: Sequence[int]) -> mx.array:
         """An array of exactly this shape."""
-        found = self.array(argument, value)
+        plain = type(value) is mx.array and value.dtype in FLOATS  # a call less
+        found = value if plain else self.array(argument, value)
         if found.shape != tuple(shape):
             raise self.wrong(argument, f"of shape {found.shape}", f"shape {tuple(shape)}")
         return found
 
     def number(self, argument: str, value: Any, low: float, high: float) -> float:
         """A number in [low, high), of Python or NumPy."""
-        plain = isinstance(value, Real) and not isinstance(value, bool)
-        found = _as_float(value) if plain else math.nan
+        found = value if type(value) is float else _as_float(value)
         if not low <= found < high:
             raise self.wrong(argument, repr(value), f"a number from {low:g} on, below {high:g}")
         return found
 
-    def seed(self, value: object) -> mx.array:
-        """An integer of 32 bits, or an array of one, as the kernel takes it."""
+    def seed(self, value: object, rank: int) -> mx.array:
+        """An integer of 32 bits, or an array of one, as functions with a mask take it."""
         if isinstance(value, mx.array):
             if value.size != 1 or not mx.issubdtype(value.dtype, mx.integer):
                 wanted = "a whole number, or an array of one"
                 raise self.wrong("seed", f"{value.dtype} of shape {value.shape}", wanted)
-            return value.reshape(1).astype(mx.uint32)
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
+            return value.reshape((1,) * rank).astype(mx.uint32)
+        whole = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
         if not whole or not 0 <= int(cast(Any, value)) < 2**32:
             raise self.wrong("seed", repr(value), "a whole number from 0 on, below 2**32")
-        return mx.array([int(cast(Any, value))], dtype=mx.uint32)
+        return mx.array(int(cast(Any, value)), dtype=mx.uint32).reshape((1,) * rank)
 
-    def eps(self, value: object) -> mx.array:
-        """What is added before a root, as kernels take it."""
-        return number_array(self.number("eps", value, 0.0, float("inf")))
+    def eps(self, value: Any, beside: mx.array) -> mx.array:
+        """What is added before a root, as kernels take it: of the rank of `beside`."""
+        plain = type(value) is float and 0.0 <= value < math.inf  # a call less
+        return number_array(
+            value if plain else self.number("eps", value, 0.0, math.inf), beside.ndim
+        )
 
-    def mask(self, p: object, seed: object) -> tuple[mx.array, mx.array, mx.array]:
-        """p, 1 / (1 - p) and the seed, as kernels with a mask take them."""
-        drops = self.number("p", p, 0.0, 1.0)
-        return number_array(drops), number_array(1.0 / (1.0 - drops)), self.seed(seed)
+    def mask(self, p: object, seed: object, beside: mx.array) -> tuple[mx.array, ...]:
+        """p, 1 / (1 - p), the seed, and the places of elements."""
+        drops, rank = self.number("p", p, 0.0, 1.0), beside.ndim
+        numbers = number_array(drops, rank), number_array(1.0 / (1.0 - drops), rank)
+        return *numbers, self.seed(seed, rank), *places(beside)
 
-    def launch(self, threadgroup: Any, compute_dtype: object) -> int:
-        """The threads of a group, and a compute type that exists: all compute in float32."""
+    def launch(self, threadgroup: Any, compute_dtype: object) -> None:
+        """The threads of a group, and a compute type, that exist; neither changes anything."""
         whole = isinstance(threadgroup, int) and not isinstance(threadgroup, bool)
-        if not (whole and valid((1, threadgroup))):
+        if not (whole and 0 < threadgroup <= MAX_THREADS and not threadgroup & (threadgroup - 1)):
             wanted = f"a power of two from 1 to {MAX_THREADS}"
             raise self.wrong("threadgroup", repr(threadgroup), wanted)
-        self.compute(compute_dtype)
-        return int(threadgroup)
+        if compute_dtype is not None:
+            self.compute(compute_dtype)
 
     def compute(self, compute_dtype: object) -> None:
         """None, or one of the types in which kernels of the peer computed."""
@@ -99,6 +105,9 @@ class Call:
 
 
 def _as_float(value: Any) -> float:
+    """A real number as one of Python; NaN for what is none."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
     try:
         return float(value)
     except OverflowError:
@@ -106,10 +115,10 @@ def _as_float(value: Any) -> float:
 
 
 @lru_cache(maxsize=256)
-def number_array(value: float) -> mx.array:
+def number_array(value: float, rank: int = 1) -> mx.array:
     """A run-time number of a kernel; the same array each time, as it never changes."""
     with mx.stream(mx.cpu):
-        made = mx.array([value], dtype=mx.float32)
+        made = mx.array([value], dtype=mx.float32).reshape((1,) * rank)
         mx.eval(made)
     return made
 

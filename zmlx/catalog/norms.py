@@ -8,14 +8,10 @@ mx.vmap, and derivatives of any order.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
-
 import mlx.core as mx
 
+from zmlx.catalog import formulas
 from zmlx.catalog.common import Call
-from zmlx.catalog.norm_op import Norm
-from zmlx.registry import forgets
 
 __all__ = [
     "layer_norm_dropout",
@@ -43,7 +39,7 @@ def rmsnorm(
         x: (..., D), D >= 1; float32, float16 or bfloat16.
         weight: (D,).
         eps: added to the mean of squares; at least 0.
-        threadgroup: threads of a GPU that share the rows of a group, a power of two up to 1024.
+        threadgroup: a power of two up to 1024, for the contract: a launch is chosen by sizes.
         compute_dtype: accepted for the contract; all arithmetic is float32.
 
     Returns:
@@ -55,8 +51,8 @@ def rmsnorm(
     call = Call(MODULE, "rmsnorm")
     x = call.rows("x", x)
     weight = call.shaped("weight", weight, x.shape[-1:])
-    norm = _norm("rmsnorm", call.launch(threadgroup, compute_dtype))
-    return norm.op(x, weight, call.eps(eps))[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.rmsnorm(x, weight, call.eps(eps, x))
 
 
 def rmsnorm_grad(
@@ -76,8 +72,8 @@ def rmsnorm_grad(
     x = call.rows("x", x)
     weight = call.shaped("weight", weight, x.shape[-1:])
     cotan = call.shaped("cotan", cotan, x.shape)
-    norm = _norm("rmsnorm", call.launch(threadgroup, compute_dtype))
-    return norm.backward(x, weight, call.eps(eps), cotan)[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.rmsnorm_grad(x, weight, cotan, call.eps(eps, x))
 
 
 def rms_norm_no_weight(
@@ -90,8 +86,8 @@ def rms_norm_no_weight(
     """x / sqrt(mean(x**2) + eps) over the last axis; otherwise as rmsnorm."""
     call = Call(MODULE, "rms_norm_no_weight")
     x = call.rows("x", x)
-    norm = _norm("rms_norm_no_weight", call.launch(threadgroup, compute_dtype))
-    return norm.op(x, call.eps(eps))[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.rms_norm_no_weight(x, call.eps(eps, x))
 
 
 def layernorm(
@@ -111,8 +107,8 @@ def layernorm(
     x = call.rows("x", x)
     gamma = call.shaped("gamma", gamma, x.shape[-1:])
     beta = call.shaped("beta", beta, x.shape[-1:])
-    norm = _norm("layernorm", call.launch(threadgroup, compute_dtype))
-    return norm.op(x, gamma, beta, call.eps(eps))[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.layernorm(x, gamma, beta, call.eps(eps, x))
 
 
 def layer_norm_no_weight(
@@ -125,8 +121,8 @@ def layer_norm_no_weight(
     """(x - mean) / sqrt(var + eps) over the last axis; otherwise as rmsnorm."""
     call = Call(MODULE, "layer_norm_no_weight")
     x = call.rows("x", x)
-    norm = _norm("layer_norm_no_weight", call.launch(threadgroup, compute_dtype))
-    return norm.op(x, call.eps(eps))[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.layer_norm_no_weight(x, call.eps(eps, x))
 
 
 def layer_norm_dropout(
@@ -145,25 +141,6 @@ def layer_norm_dropout(
     x = call.rows("x", x)
     gamma = call.shaped("gamma", gamma, x.shape[-1:])
     beta = call.shaped("beta", beta, x.shape[-1:])
-    mask = call.mask(p, seed)
-    norm = _norm("layer_norm_dropout", call.launch(threadgroup, compute_dtype))
-    return norm.op(x, gamma, beta, call.eps(eps), *mask)[0]
-
-
-_FORMS = {
-    "rmsnorm": Norm("rmsnorm", weights=("weight",)),
-    "rms_norm_no_weight": Norm("rms_norm_no_weight"),
-    "layernorm": Norm("layernorm", centred=True, weights=("gamma", "beta")),
-    "layer_norm_no_weight": Norm("layer_norm_no_weight", centred=True),
-    "layer_norm_dropout": Norm(
-        "layer_norm_dropout", centred=True, weights=("gamma", "beta"), dropout=True
-    ),
-}
-
-
-@lru_cache(maxsize=256)
-def _norm(name: str, threadgroup: int) -> Norm:
-    return replace(_FORMS[name], threadgroup=threadgroup)
-
-
-forgets(_norm.cache_clear)
+    mask = call.mask(p, seed, x)
+    call.launch(threadgroup, compute_dtype)
+    return formulas.layer_norm_dropout(x, gamma, beta, call.eps(eps, x), *mask)

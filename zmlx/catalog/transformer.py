@@ -7,18 +7,10 @@ kernels of its own for all its arrays, tangents, mx.vmap, and derivatives of any
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
-
 import mlx.core as mx
 
+from zmlx.catalog import formulas
 from zmlx.catalog.common import Call
-from zmlx.catalog.dropout_op import dropped
-from zmlx.catalog.glu_op import Glu
-from zmlx.catalog.norm_op import Norm
-from zmlx.registry import forgets
 
 __all__ = [
     "bias_geglu",
@@ -49,22 +41,26 @@ def swiglu(x: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     Raises:
         ValueError, TypeError: for arguments that are none of these.
     """
-    return _gated("swiglu", x, (), compute_dtype)
+    return formulas.swiglu(_halved(Call(MODULE, "swiglu"), x, compute_dtype))
 
 
 def geglu(x: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """gelu(a) * b with gelu's tanh form; otherwise as swiglu."""
-    return _gated("geglu", x, (), compute_dtype)
+    return formulas.geglu(_halved(Call(MODULE, "geglu"), x, compute_dtype))
 
 
 def bias_swiglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """swiglu(x + bias); bias is (2 * D,)."""
-    return _gated("bias_swiglu", x, (bias,), compute_dtype)
+    call = Call(MODULE, "bias_swiglu")
+    x = _halved(call, x, compute_dtype)
+    return formulas.swiglu(x, *_bias(call, bias, x))
 
 
 def bias_geglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """geglu(x + bias); bias is (2 * D,)."""
-    return _gated("bias_geglu", x, (bias,), compute_dtype)
+    call = Call(MODULE, "bias_geglu")
+    x = _halved(call, x, compute_dtype)
+    return formulas.geglu(x, *_bias(call, bias, x))
 
 
 def dropout(
@@ -95,7 +91,9 @@ def dropout(
     """
     call = Call(MODULE, "dropout")
     call.compute(compute_dtype)
-    return dropped(call.array("x", x), *call.mask(p, seed))
+    x = call.array("x", x)
+    mask = call.mask(p, seed, x)
+    return formulas.dropout(x, *mask) if x.size else x
 
 
 def rms_norm_dropout(
@@ -112,9 +110,9 @@ def rms_norm_dropout(
     call = Call(MODULE, "rms_norm_dropout")
     x = call.rows("x", x)
     weight = call.shaped("weight", weight, x.shape[-1:])
-    mask = call.mask(p, seed)
-    norm = _norm("rms_norm_dropout", call.launch(threadgroup, compute_dtype))
-    return norm.op(x, weight, call.eps(eps), *mask)[0]
+    mask = call.mask(p, seed, x)
+    call.launch(threadgroup, compute_dtype)
+    return formulas.rms_norm_dropout(x, weight, call.eps(eps, x), *mask)
 
 
 def rmsnorm_residual(
@@ -142,8 +140,8 @@ def rmsnorm_residual(
     call = Call(MODULE, "rmsnorm_residual")
     x, residual = _terms(call, x, residual, "x", "residual")
     weight = call.shaped("weight", weight, x.shape[-1:])
-    norm = _norm("rmsnorm_residual", call.launch(threadgroup, compute_dtype))
-    normed, total = norm.op(x, residual, weight, call.eps(eps))
+    call.launch(threadgroup, compute_dtype)
+    normed, total = formulas.rmsnorm_residual(x, residual, weight, call.eps(eps, x))
     return normed, total
 
 
@@ -162,8 +160,8 @@ def layernorm_residual(
     x, residual = _terms(call, x, residual, "x", "residual")
     gamma = call.shaped("gamma", gamma, x.shape[-1:])
     beta = call.shaped("beta", beta, x.shape[-1:])
-    norm = _norm("layernorm_residual", call.launch(threadgroup, compute_dtype))
-    normed, total = norm.op(x, residual, gamma, beta, call.eps(eps))
+    call.launch(threadgroup, compute_dtype)
+    normed, total = formulas.layernorm_residual(x, residual, gamma, beta, call.eps(eps, x))
     return normed, total
 
 
@@ -180,8 +178,8 @@ def fused_add_rmsnorm(
     call = Call(MODULE, "fused_add_rmsnorm")
     x1, x2 = _terms(call, x1, x2, "x1", "x2")
     weight = call.shaped("weight", weight, x1.shape[-1:])
-    norm = _norm("fused_add_rmsnorm", call.launch(threadgroup, compute_dtype))
-    return norm.op(x1, x2, weight, call.eps(eps))[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.fused_add_rmsnorm(x1, x2, weight, call.eps(eps, x1))
 
 
 def fused_add_layernorm(
@@ -199,50 +197,11 @@ def fused_add_layernorm(
     x1, x2 = _terms(call, x1, x2, "x1", "x2")
     gamma = call.shaped("gamma", gamma, x1.shape[-1:])
     beta = call.shaped("beta", beta, x1.shape[-1:])
-    norm = _norm("fused_add_layernorm", call.launch(threadgroup, compute_dtype))
-    return norm.op(x1, x2, gamma, beta, call.eps(eps))[0]
+    call.launch(threadgroup, compute_dtype)
+    return formulas.fused_add_layernorm(x1, x2, gamma, beta, call.eps(eps, x1))
 
 
 # -- what the functions share ---------------------------------------------------------------------
-def _silu(z: mx.array) -> mx.array:
-    return z * mx.sigmoid(z)
-
-
-def _gelu(z: mx.array) -> mx.array:
-    return 0.5 * z * (1.0 + mx.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z * z * z)))
-
-
-_GATED = {
-    "swiglu": Glu("swiglu", "kk_silu", _silu),
-    "geglu": Glu("geglu", "kk_gelu_tanh", _gelu),
-    "bias_swiglu": Glu("bias_swiglu", "kk_silu", _silu, biased=True),
-    "bias_geglu": Glu("bias_geglu", "kk_gelu_tanh", _gelu, biased=True),
-}
-_RMS = Norm("", residual=True, weights=("weight",), where=MODULE)
-_LAYER = replace(_RMS, centred=True, weights=("gamma", "beta"))
-_NORMS = {
-    "rms_norm_dropout": replace(_RMS, name="rms_norm_dropout", residual=False, dropout=True),
-    "rmsnorm_residual": replace(_RMS, name="rmsnorm_residual", keeps_sum=True),
-    "layernorm_residual": replace(_LAYER, name="layernorm_residual", keeps_sum=True),
-    "fused_add_rmsnorm": replace(_RMS, name="fused_add_rmsnorm"),
-    "fused_add_layernorm": replace(_LAYER, name="fused_add_layernorm"),
-}
-
-
-@lru_cache(maxsize=64)
-def _norm(name: str, threadgroup: int) -> Norm:
-    return replace(_NORMS[name], threadgroup=threadgroup)
-
-
-@lru_cache(maxsize=8)
-def _glu(name: str) -> Glu:
-    return replace(_GATED[name])
-
-
-forgets(_norm.cache_clear)
-forgets(_glu.cache_clear)
-
-
 def _terms(
     call: Call, x: object, other: object, name: str, other_name: str
 ) -> tuple[mx.array, mx.array]:
@@ -250,15 +209,16 @@ def _terms(
     return first, call.shaped(other_name, other, first.shape)
 
 
-def _gated(name: str, x: mx.array, biases: Sequence[mx.array], compute: object) -> mx.array:
-    call = Call(MODULE, name)
-    call.compute(compute)
+def _halved(call: Call, x: mx.array, compute: object) -> mx.array:
+    """An array whose last axis can be cut into halves."""
+    if compute is not None:
+        call.compute(compute)
     x = call.rows("x", x)
-    width = x.shape[-1]
-    if width % 2:
+    if x.shape[-1] % 2:
         raise call.wrong("x", f"of shape {x.shape}", "an even last axis: it is cut into halves")
-    given = [call.shaped("bias", bias, (width,)) for bias in biases]
-    shape = (*x.shape[:-1], width // 2)
-    if x.size == 0:
-        return mx.zeros(shape, x.dtype)
-    return _glu(name).op(x.reshape(x.size // width, width), *given)[0].reshape(shape)
+    return x
+
+
+def _bias(call: Call, bias: mx.array, x: mx.array) -> list[mx.array]:
+    """Its halves."""
+    return mx.split(call.shaped("bias", bias, x.shape[-1:]), 2)

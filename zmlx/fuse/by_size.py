@@ -21,10 +21,12 @@ from zmlx.errors import DeviceError
 from zmlx.fuse import dumped
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape
+from zmlx.log import logger
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.trace.graph import Graph
 
 Arrays = Sequence[mx.array]
+_log = logger("zmlx.fuse")
 MOST = 1024  # combinations of shapes that are remembered
 
 
@@ -68,6 +70,7 @@ class BySize:
         device = device_for_current_stream()
         key = (device.name, spec)
         if key not in self._launchers:
+            _log.debug("kernel %s:\n%s%s", spec.name, spec.header, spec.source)
             launcher = device.grid_launcher(spec)
             launcher = dumped.launching_written(self.runtime, self.name, spec, launcher, grouped)
             if self.runtime.watched:
@@ -78,9 +81,7 @@ class BySize:
     def _told(self, spec: MetalKernelSpec, device: str, launcher: GridLauncher) -> GridLauncher:
         """`launcher`, whose launches are told to zmlx.device.watch."""
         stats = SimpleNamespace(run_count=0, compile_time_ms=0.0)
-        ops = tuple(
-            [g[n]["op"] for g in self._graphs for n in g if g.kind(n) in ("op", "reduce")]
-        )
+        ops = tuple([g[n]["op"] for g in self._graphs for n in g if g.kind(n) in ("op", "reduce")])
         watched = watch.watched_grid(spec, device, launcher, stats, self.name, ops)
 
         def run(arrays: Arrays, launch: Launch) -> list[mx.array]:

@@ -59,6 +59,11 @@ class FunctionRules:
 
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
         function = self.function()
+        pairs = list(zip(inputs, axes, strict=True))
+        if any(axis >= 0 and x.shape[axis] == 0 for x, axis in pairs):  # the shapes are one's
+            shapes = [[n for d, n in enumerate(x.shape) if d != axis] for x, axis in pairs]
+            one = function([mx.zeros(s, x.dtype) for s, x in zip(shapes, inputs, strict=True)])
+            return [mx.zeros((0, *o.shape), o.dtype) for o in one]
         mapped = tuple(None if axis < 0 else axis for axis in axes)
         return list(mx.vmap(lambda *arrays: tuple(function(arrays)), in_axes=mapped)(*inputs))
 

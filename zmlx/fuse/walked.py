@@ -81,7 +81,7 @@ class Made:
             value = raw[place]
             if kind is not None:
                 value = mx.sum(value, axis=0).astype(kind)
-            results.append(value if value.shape == shape else value.reshape(shape))
+            results.append(_shaped(value, shape))
         return results
 
     @cached_property
@@ -96,12 +96,12 @@ class Made:
         """What the kernel gives, from the region's outputs with operands in place of sinks: as if
         its first block had added all up."""
         region, found = self.plan.region, dict(zip(self.unsunk.outputs, values, strict=True))
-        raw = [found[n].reshape(region[n]["shape"]) for n in self.plain]
+        raw = [_shaped(found[n], region[n]["shape"]) for n in self.plain]
         for node in self.plan.sinks:
             axes, operand = region[node]["axes"], region.operands(node)[0]
             total = mx.sum(found[operand].astype(mx.float32), axes)
             keeps = self.plan.keeps_columns(node)
-            total = total.reshape(1, -1) if keeps else total.reshape(1)
+            total = total.reshape(1, self.layout.sizes[1]) if keeps else total.reshape(1)
             rest = [self.geometry.blocks - 1, *total.shape[1:]]
             raw.append(mx.concatenate([total, mx.zeros(rest, mx.float32)]) if rest[0] else total)
         return raw
@@ -170,6 +170,10 @@ class Walked(BySize):
         raw = (differentiable if told else repeated)(lambda a: launcher(a, launch), rules)
         laid_out = made.layout.laying_out(shapes)
         return lambda arrays: made.finished(raw(laid_out(arrays)))
+
+
+def _shaped(value: mx.array, shape: Shape) -> mx.array:
+    return value if value.shape == shape else value.reshape(shape)
 
 
 def _pays(rows: int, columns: int) -> bool:

@@ -187,10 +187,19 @@ for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
 {folds}
 }}"""
 # By fold: apart from the loop over elements, as GCC makes no vectors of half types beside a sum.
+# A whole step is folded half upon half, so that no addition waits for the one before.
 _SUM = """\
 {kind} kk_all{node} = {unit};
+int kk_left{node} = kk_run;
+for (; kk_run == LANES && kk_left{node} > 16; kk_left{node} /= 2) {{
+  const int kk_half = kk_left{node} / 2;
+  ZMLX_LOOP
+  for (int kk_v = 0; kk_v < kk_half; ++kk_v) {{
+    kk_terms{node}[kk_v] {sign}= kk_terms{node}[kk_v + kk_half];
+  }}
+}}
 #pragma omp simd reduction({sign} : kk_all{node})
-for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+for (int kk_v = 0; kk_v < kk_left{node}; ++kk_v) {{
   kk_all{node} {sign}= kk_terms{node}[kk_v];
 }}
 {total} {sign}= kk_all{node};"""

@@ -13,8 +13,6 @@ from functools import cached_property
 
 from zmlx.msl import DEFAULT_HEADER
 
-ELEMENT = "kk_element"  # in an expression: the number of the element in the whole array, a ulong
-
 
 @dataclass(frozen=True)
 class Fold:
@@ -46,8 +44,8 @@ class Output:
 class RowSpec:
     """All that decides what the op computes.
 
-    The first input is the rows. Expressions see inputs and results of earlier passes as float32,
-    but for inputs in `typed`, which keep their type; `d` is the length of a row.
+    The first input is the rows. Expressions see inputs and results of earlier passes as float32;
+    `d` is the length of a row.
     """
 
     name: str
@@ -56,7 +54,6 @@ class RowSpec:
     outputs: tuple[Output, ...]
     header: str = DEFAULT_HEADER
     d: int | None = None  # the only length that rows may have; any where absent
-    typed: frozenset[str] = frozenset()
     where: str = "rowwise"  # the part of zmlx that errors name
     alias: str = field(default="", compare=False)  # a second name of the first input
 
@@ -66,17 +63,6 @@ class RowSpec:
 
     def wrong(self, what: str) -> ValueError:
         return ValueError(f"[zmlx.{self.where}] {self.name!r}: {what}.")
-
-
-def add(result: str, expr: str) -> Fold:
-    """The sum over a row of `expr`."""
-    return Fold(result, f"{result}_acc", "0.0f", f"{result}_acc + ({expr})", "a + b")
-
-
-def maximum(result: str, expr: str) -> Fold:
-    """The largest `expr` of a row."""
-    update = f"metal::max({result}_acc, {expr})"
-    return Fold(result, f"{result}_acc", "-INFINITY", update, "metal::max(a, b)")
 
 
 def words(texts: Sequence[str]) -> frozenset[str]:

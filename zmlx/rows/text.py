@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zmlx.msl.packs import PACKS_TEXT
-from zmlx.rows.spec import ELEMENT, Fold, RowSpec, words
+from zmlx.rows.spec import Fold, RowSpec, words
 
 COLUMNS, ROWS, BOTH = 1, 2, 3  # forms
 MAX_GROUPS_Y = 32768  # CUDA has at most 65535 along y; more rows go on along z
@@ -243,9 +243,6 @@ class _Text:
         singles = [
             line for name in used for line in self._named(name, f"{values(name)}[{self._at(name)}]")
         ]
-        if ELEMENT in named:
-            elements.append(f"const ulong {ELEMENT} = kk_first + kk_at + kk_v;")
-            singles.append(f"const ulong {ELEMENT} = kk_first + kk_at;")
         inner = _LANE_LOOP.format(lines=_indent([*elements, *lane]))
         outer = [*packs, *before, *inner.splitlines(), *after]
         return _PACK_LOOP.format(lines=_indent(outer, 4)) + _TAIL_LOOP.format(
@@ -254,10 +251,9 @@ class _Text:
 
     def _named(self, name: str, value: str) -> list[str]:
         """`value` under the names by which expressions call the input."""
-        kind = f"{name}_type" if name in self.row.typed else "float"
-        lines = [f"const {kind} {name} = {kind}({value});"]
+        lines = [f"const float {name} = float({value});"]
         if name == self.row.inputs[0] and self.row.alias not in ("", name):
-            lines.append(f"const {kind} {self.row.alias} = {name};")
+            lines.append(f"const float {self.row.alias} = {name};")
         return lines
 
     def _read(self, name: str) -> str:
