@@ -56,7 +56,8 @@ def composite_kernels(name: str, dtypes: Sequence[str] = FLOATS) -> Iterator[Ker
 
 
 def regions_of(graph: Graph) -> list[Graph]:
-    return [region.graph for region in plan(simplify(graph), worth_alone=1, folds=False).regions]
+    planned = plan(simplify(graph), worth_alone=1, folds=False, ends=False)
+    return [region.graph for region in planned.regions]
 
 
 def derivatives(region: Graph) -> list[Graph]:

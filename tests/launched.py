@@ -97,5 +97,22 @@ def launch_rows(kind: str) -> None:
         fused[1](x, mx.zeros((shape[0], 1, shape[-1]), mx_dtype(kind)), row)
 
 
+def launch_ends(kind: str) -> None:
+    """Reductions at the end, over rows, columns and both, of few rows and of many, gradients."""
+
+    def ends(x, y):
+        z = x * y + x
+        return [z, z.sum(0), mx.max(z, -1), z.sum()]
+
+    def truth(x, y):
+        return [(x > y).any(0), (x * y).prod(-1), mx.min(x + y), (x < y).all()]
+
+    for shape in ((300, 64), (40, 33), (1, 50000), (3, 5, 16)):
+        x, row = mx.zeros(shape, mx_dtype(kind)), mx.zeros(shape[-1:], mx_dtype(kind))
+        for f in (zmlx.fuse(ends), zmlx.fuse(truth)):
+            f(x, row)
+        _pulled(zmlx.fuse(ends), [x, row])
+
+
 def _pulled(f: Callable[..., list[mx.array]], arrays: Sequence[mx.array]) -> list[mx.array]:
     return mx.vjp(f, list(arrays), [mx.ones_like(o) for o in f(*arrays)])[1]

@@ -17,6 +17,7 @@ from on_cuda import AMPERE, HOPPER, Gpu, gpu
 
 from tests.launched import (
     launch_case,
+    launch_ends,
     launch_expression,
     launch_function,
     launch_fused,
@@ -80,6 +81,13 @@ def test_rows_that_are_folded(kind: str) -> None:
     with gpu(machine=False) as device:
         launch_rows(kind)
         assert sum("kk_near_" in text for text in device.compiler.texts) >= 8
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_reductions_at_the_end(kind: str) -> None:
+    with gpu(machine=False) as device:
+        launch_ends(kind)
+        assert sum("kk_cuts" in text for text in device.compiler.texts) >= 4
 
 
 def test_no_transformation_is_left_out() -> None:

@@ -30,7 +30,7 @@ ALONE = 10
 
 def check_legal(graph: Graph) -> Plan:
     """Everything that must hold of a plan, re-derived from the graph."""
-    found = plan(graph, ALONE, sums=False)
+    found = plan(graph, ALONE)
     place = {n: i for i, s in enumerate(found.steps) for n in nodes_of(s)}
     work = [n for n in graph if graph.kind(n) in STEPS]
     assert sorted(place) == work, "every node runs in exactly one step"
@@ -46,7 +46,9 @@ def check_legal(graph: Graph) -> Plan:
 
 
 def nodes_of(step: Region | Native) -> tuple[int, ...]:
-    return step.nodes if isinstance(step, Region) else (step.node,)
+    if isinstance(step, Native):
+        return (step.node,)
+    return (*step.nodes, *[short for short in step.squeezes if short is not None])
 
 
 def check_region(graph: Graph, region: Region) -> None:

@@ -15,12 +15,12 @@ from tests.metal.on_metal import mac
 from zmlx import switches
 from zmlx.device.base import GridLauncher
 from zmlx.errors import CheckError
-from zmlx.fuse import region, summed, summing
+from zmlx.fuse import region, walked
 from zmlx.fuse.plan import plan
 from zmlx.fuse.simplify import simplify
-from zmlx.fuse.split import BOTH, COLUMNS, ROWS, best_split
-from zmlx.fuse.summed import SummedFunction
+from zmlx.fuse.walked import Walked
 from zmlx.metal_check import check_text
+from zmlx.msl import geometry
 from zmlx.msl.spec import Launch
 
 pytestmark = pytest.mark.usefixtures("default_device")
@@ -103,12 +103,19 @@ LAUNCHES: list[Launch] = []  # of kernels with sums, in the test that runs
 
 @pytest.fixture(autouse=True)
 def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def launched(launcher: GridLauncher, launch: Launch, arrays: Sequence[mx.array]) -> Any:
-        LAUNCHES.append(launch)
-        return launcher(arrays, launch)
+    real = walked.Walked._launcher
+
+    def watched(self: Walked, *given: Any) -> GridLauncher:
+        launcher = real(self, *given)
+
+        def launched(arrays: Sequence[mx.array], launch: Launch) -> Any:
+            LAUNCHES.append(launch)
+            return launcher(arrays, launch)
+
+        return launched
 
     LAUNCHES.clear()
-    monkeypatch.setattr(summing, "_launched", launched)
+    monkeypatch.setattr(walked.Walked, "_launcher", watched)
 
 
 def absorbs(gradients: Sequence[mx.array]) -> bool:
@@ -162,29 +169,19 @@ def test_a_broadcast_cotangent() -> None:
 
 
 def test_more_outer_indices_than_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summing, "MAX_GROUPS", 2)
+    monkeypatch.setattr(geometry, "MAX_GROUPS", 2)
     function, shapes = CASES["(B, S, D) * (B, 1, D)"]
     arrays = inputs(shapes)
     compare(pulled(zmlx.fuse(function), arrays), exact(function, arrays), arrays)
 
 
-def test_long_sums_keep_their_digits() -> None:
-    ones = mx.ones((100_000, 9), mx.bfloat16)
-    fused = zmlx.fuse(lambda x, r, s: x * r * s)
-    got = mx.grad(lambda r, s: fused(ones, r, s).sum().astype(mx.float32), argnums=(0, 1))(
-        mx.ones((9,), mx.bfloat16), mx.ones((), mx.bfloat16)
-    )
-    np.testing.assert_allclose(numpy(got[0]), 100_000, rtol=4e-3)
-    np.testing.assert_allclose(numpy(got[1]), 900_000, rtol=4e-3)
-
-
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.skipif(switches.SANITIZE.on(), reason="the sanitizer watches what a GPU would run")
 def test_a_cpu_leaves_narrow_rows_to_mlx() -> None:
-    for columns in (summed.NARROW - 1, summed.NARROW):
+    for columns in (walked.NARROW_ENDS - 1, walked.NARROW_ENDS):
         arrays = inputs(((33, columns), (columns,), (33, 1)))
         got = pulled(zmlx.fuse(gated), arrays)
-        assert absorbs(got) == (columns == summed.NARROW)
+        assert absorbs(got) == (columns == walked.NARROW_ENDS)
         compare(got, exact(gated, arrays), arrays)
 
 
@@ -289,29 +286,25 @@ def derived(function: Callable, *arrays: mx.array) -> Any:
     return plan(simplify(special.vjp.graph), 10)
 
 
-def test_only_sums_of_derivatives_are_absorbed() -> None:
-    def summed(x, row):
+def test_reductions_go_to_the_region_whose_values_they_fold() -> None:
+    def folds(x, row):
         y = mx.exp(x) * row
-        return y, y.sum(axis=0)
+        return y, y.sum(axis=0), x.sum(axis=0)
 
     x, row = inputs(((6, 8), (8,)))
-    program = program_of(summed, x, row)
-    assert [region.sums for region in program.plan.regions] == [()]
-    assert [n.reason for n in program.plan.natives] == ["not elementwise"]
+    program = program_of(folds, x, row)
+    (region,) = program.plan.regions
+    assert len(region.results) == 2 and region.squeezes[0] is None and region.squeezes[1]
+    assert [n.reason for n in program.plan.natives] == ["not elementwise"]  # that of an input
     (region,) = derived(gated, *inputs(((6, 8), (8,), (6, 1)))).regions
-    assert [(s.axes, s.keepdims) for s in region.sums] == [((1,), True), ((0,), False)]
-
-
-def test_a_value_used_elsewhere_is_written_too() -> None:
-    """The gradient of x is what the row's is a sum of."""
-    (region,) = derived(lambda x, r: mx.tanh(x + r) * 2, *inputs(((6, 8), (8,)))).regions
-    assert len(region.sums) == 1 and region.kept == (region.sums[0].output,)
+    ends = [region.graph[n].get("axes") for n in region.graph.outputs]
+    assert ends == [None, (1,), (0,)]
 
 
 def test_a_lone_op_is_worth_a_kernel_that_sums() -> None:
     arrays = inputs(((33, 70), (70,)), mx.bfloat16)
     found = derived(lambda x, r: (x + r) * 2.0, *arrays)
-    assert len(found.regions) == 1 and found.regions[0].sums
+    assert len(found.regions) == 1 and found.regions[0].folds
 
 
 def test_numerics_mlx_absorbs_nothing() -> None:
@@ -321,50 +314,11 @@ def test_numerics_mlx_absorbs_nothing() -> None:
     compare(got, exact(gated, arrays), arrays)
 
 
-def test_no_split_for_inputs_that_move_in_a_part_of_a_group() -> None:
-    split = best_split([(2, 3, 4, 5), (2, 1, 4, 1)], [(1, 3)])
-    assert split is None or split.kinds == (COLUMNS,)
-    assert best_split([(2, 3, 4, 5), (1, 3, 1, 5)], [(0, 2)]) is None
-
-
-@pytest.mark.parametrize(
-    ("shapes", "sums", "kinds"),
-    [
-        ([(6, 8), (8,)], [(0,)], (ROWS,)),
-        ([(6, 8), (6, 1)], [(1,)], (COLUMNS,)),
-        ([(6, 80), (80,), (6, 1)], [(0,), (1,)], (ROWS, COLUMNS)),
-        ([(6, 80), (80,), ()], [(0,), (0, 1)], (ROWS, BOTH)),
-        ([(2, 6, 80), (80,), (2, 1, 80)], [(0, 1), (1,)], (ROWS, ROWS)),
-        ([(2, 6, 80), (2, 1, 1)], [(1, 2)], (BOTH,)),
-    ],
-)
-def test_splits(shapes: list, sums: list, kinds: tuple) -> None:
-    split = best_split(shapes, sums)
-    assert split is not None and split.kinds == kinds
-
-
-def test_the_split_that_serves_most_is_chosen() -> None:
-    """(D,) and (B, 1, 1) over (B, S, D): one split serves both."""
-    split = best_split([(3, 5, 70), (70,), (3, 1, 1)], [(0, 1), (1, 2)])
-    assert split is not None and (split.first, split.second) == (1, 2)
-    assert split.kinds == (ROWS, BOTH) and split.sizes == (3, 5, 70)
-
-
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("sizes", [(1, 1, 2), (1, 10_000, 3), (7, 1, 4096), (70_000, 2, 33)])
-def test_the_grid_covers_all_elements_within_the_limits(sizes: tuple, alone: bool) -> None:
-    made = summing.geometry(sizes, alone)
-    (x, y), (gx, gy, gz) = made.threads, made.groups
-    assert gx * x * made.lanes >= sizes[2] and x * y <= 128
-    assert made.parts * made.width >= sizes[2]
-    assert max(gy, gz) <= 65535 and (not alone or made.near == 1)
-
-
 def test_explanations_show_the_sums() -> None:
     arrays = inputs(((37, 130), (130,), (37, 1)))
     (region,) = zmlx.explain(gated, *arrays).regions
-    assert len(region.vjp_kernels) == 1 and "sums" in region.vjp_kernels[0]
-    assert "sum1[" in region.vjp_msl and "zmlx_region" in region.vjp_msl
+    assert len(region.vjp_kernels) == 1 and "rows" in region.vjp_kernels[0]
+    assert "sum1[" in region.vjp_msl and "zmlx_walk0" in region.vjp_msl
 
 
 def test_profiles_count_the_launches() -> None:
@@ -373,7 +327,7 @@ def test_profiles_count_the_launches() -> None:
     with zmlx.profile(show=False) as profile:
         for _ in range(3):
             mx.eval(pulled(fused, arrays))
-    launches = {r.name: r.launches for r in profile.kernels if r.name.startswith("zmlx_sums")}
+    launches = {r.name: r.launches for r in profile.kernels if r.name.startswith("zmlx_rows")}
     assert list(launches.values()) == [3]
 
 
@@ -384,8 +338,10 @@ def test_checking(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = inputs(((37, 130), (130,), (37, 1)), mx.float32)
     got = pulled(zmlx.fuse(gated), arrays)
     compare(got, exact(gated, arrays), arrays)
-    wrong = lambda *how: [g * 1.01 for g in how[0](how[2], how[1])]  # noqa: E731
-    monkeypatch.setattr(summing, "_launched", lambda run, how, xs: wrong(run, how, xs))
+    real = walked.Made.finished
+    monkeypatch.setattr(
+        walked.Made, "finished", lambda self, raw: [g * 1.01 for g in real(self, raw)]
+    )
     with pytest.raises(CheckError, match="part"):
         mx.eval(pulled(zmlx.fuse(gated), arrays))
 
@@ -401,7 +357,7 @@ def test_the_sanitizer_finds_nothing(
 ) -> None:
     """As a GPU runs it, and as a CPU does."""
     monkeypatch.setenv("ZMLX_SANITIZE", "1")
-    monkeypatch.setattr(summed, "alone", lambda: alone)
+    monkeypatch.setattr(walked, "alone", lambda: alone)
     function, shapes = CASES[name]
     for dtype in FLOATS:
         arrays = inputs(shapes, dtype)
@@ -417,7 +373,7 @@ def test_metal_accepts_the_text() -> None:
             for dtype in FLOATS:
                 pulled(zmlx.fuse(function), inputs(shapes, dtype))
         texts = device.texts()
-    assert sum("kk_near_sum(" in text for text in texts) > 2 * len(CASES)
+    assert sum("kk_near_sum_float(" in text for text in texts) > len(CASES)
     found = [diagnostic for text in texts for diagnostic in check_text(text)]
     assert not found, "\n".join(map(str, found))
 
@@ -436,8 +392,8 @@ def test_a_function_of_other_sizes_takes_the_same_kernel() -> None:
     arrays = inputs(((37, 130), (130,), (37, 1)))
     (region,) = derived(gated, *arrays).regions
     (own,) = program_of(gated, *arrays).functions
-    made = SummedFunction(region, type(own)(region.graph, own.runtime, "again"))
+    function = type(own)(region.graph, own.runtime, "again")
     shapes = [region.graph[n]["shape"] for n in region.graph.inputs]
-    first = made.kernel(shapes)
+    first = function.written(shapes)
     assert first is not None
-    assert first == made.kernel([tuple(n if n == 1 else 50 + n for n in s) for s in shapes])
+    assert first == function.written([tuple(n if n == 1 else 50 + n for n in s) for s in shapes])

@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_metal import Mac, mac
 
-from tests.launched import launch_case, launch_expression, launch_fused, launch_joined, launch_rows
+from tests.launched import (
+    launch_case,
+    launch_ends,
+    launch_expression,
+    launch_fused,
+    launch_joined,
+    launch_rows,
+)
 from tests.sanitized.catalog_cases import NAMES, transformed
 from tests.sanitized.expressions import texts
 from tests.sanitized.helper_cases import CASES, FLOATS, WHOLE, drawn, transforms
@@ -67,6 +74,14 @@ def test_rows_that_are_folded(kind: str) -> None:
         launch_rows(kind)
         clean(device)
         assert sum("kk_near_" in text for text in device.texts()) >= 8
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_reductions_at_the_end(kind: str) -> None:
+    with mac() as device:
+        launch_ends(kind)
+        clean(device)
+        assert sum("kk_cuts" in text for text in device.texts()) >= 4
 
 
 def test_a_wrong_kernel_is_found() -> None:

@@ -23,16 +23,13 @@ from zmlx.fuse.dumped import plan_text
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import plan
 from zmlx.fuse.simplify import simplify
-from zmlx.msl.sums import Partial, sums_kernel
+from zmlx.msl.schedule import schedule
+from zmlx.msl.walk import alone_kernel, walk_kernel
 from zmlx.rows.op import RowOp
 from zmlx.rows.text import BOTH, COLUMNS
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import Graph, folded_shape
 
-SUMS = {
-    "rows": [Partial(0, rows=True, columns=False)],
-    "columns": [Partial(0, rows=False, columns=True)],
-    "both": [Partial(0, rows=True, columns=True)],
-}
+SUMS = {"rows": (0,), "columns": (1,), "both": (0, 1)}  # axes
 ROWS: dict[str, tuple[Callable[[], RowOp], tuple[int, ...]]] = {
     "map_reduce": (lambda: op(RMSNORM, 64), (BOTH, COLUMNS)),
 }
@@ -88,12 +85,16 @@ PLANS: dict[str, Callable[[], Graph]] = {
 
 @pytest.mark.parametrize("alone", [False, True], ids=["group", "alone"])
 @pytest.mark.parametrize("name", SUMS)
-def test_kernels_with_sums_are_as_they_were(name: str, alone: bool) -> None:
+def test_kernels_that_cut_columns_are_as_they_were(name: str, alone: bool) -> None:
     region = record(
-        lambda F, x, y: F.multiply(F.sigmoid(x), y),
-        ((1, 5, 6), "float32"), ((1, 1, 6), "float32"),
-    )  # fmt: skip
-    spec = sums_kernel(region, (0,) if name == "rows" else (), SUMS[name], alone)
+        lambda F, x, y: F.multiply(F.sigmoid(x), y), ((5, 6), "float32"), ((1, 6), "float32")
+    )
+    (value,), axes = region.outputs, SUMS[name]
+    shape = folded_shape((5, 6), axes)
+    end = region.add("reduce", (value,), op="sum", axes=axes, dtype="float32", shape=shape, loc="")
+    region.outputs = [value, end] if name == "rows" else [end]
+    cut = schedule(region, keep=False, cut=True)
+    spec = alone_kernel(cut) if alone else walk_kernel(cut, cut, registers=True)
     as_it_was(f"sums/{name}_{'alone' if alone else 'group'}.metal", metal_written(spec))
 
 

@@ -1,7 +1,7 @@
 """By size: functions whose launches know their sizes, made once for each combination of them.
 
 Comes in: how a kernel is made for shapes, and what computes the same without it. Goes out: BySize,
-a callable from arrays to arrays. zmlx.fuse.summed, joined and walked build on it.
+a callable from arrays to arrays. zmlx.fuse.joined and walked build on it.
 """
 
 from __future__ import annotations

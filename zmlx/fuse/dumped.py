@@ -24,6 +24,7 @@ from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Runtime
 from zmlx.msl.kernel import Arg, KernelSource
+from zmlx.msl.schedule import ends_only
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.switches import DUMP
 from zmlx.trace.graph import NUMBERS, Graph, Ref, title
@@ -205,13 +206,15 @@ def plan_text(plan: Plan, calls: Sequence[tuple[str, str]] = ()) -> str:
 
 def _region_lines(graph: Graph, region: Region) -> Iterator[str]:
     why = "elementwise, one iteration space, nothing between them that MLX must run first"
-    if region.folds:
+    if region.folds and ends_only(region.graph):
+        why = "elementwise, and the kernel folds what it computes, in parts joined after it"
+    elif region.folds:
         why = "what it folds over a row is read by what follows: one kernel walks over each row"
     yield f"  why: {why}"
     yield f"  {len(region.nodes)} ops: {', '.join(title(graph[n]) for n in region.nodes)}"
-    for added in region.sums:
-        source = region.ends.outputs[added.output]
-        yield f"  adds up %{source} over axes {added.axes} to %{added.result}, unwritten in between"
+    for node, short in zip(region.ends.outputs, region.squeezes, strict=False):
+        if short is not None:
+            yield f"  and takes the axes of %{node} away, to %{short}"
 
 
 def _squeeze_line(step: Native) -> list[str]:

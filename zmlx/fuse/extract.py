@@ -23,42 +23,31 @@ class Ends:
     outputs: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Sum:
-    """A sum of a region's output, of which the kernel adds up a part."""
-
-    node: int  # of the whole graph, of kind "reduce"
-    result: int  # of the whole graph: `node`, or what takes its axes away
-    output: int  # position in the region's outputs, a float32 one
-    axes: tuple[int, ...]  # none negative
-    keepdims: bool
-
-
 @dataclass(frozen=True, eq=False)
 class Region:
     """One kernel: `graph` holds kinds input, scalar, const and op, arrays before scalars; where it
     `folds`, reduce and count as well.
 
-    Where it has `sums`, it gives the outputs `kept`, by position, and the sums, no other output.
+    Running it also takes away folded axes of an output, by the node in `squeezes`, if any.
     """
 
     graph: Graph
     ends: Ends  # node ids of the whole graph; graph.inputs are ends.inputs + ends.scalars
     nodes: tuple[int, ...]
-    sums: tuple[Sum, ...] = ()
-    kept: tuple[int, ...] = ()
+    squeezes: tuple[int | None, ...] = ()  # by output
 
     @property
     def folds(self) -> bool:
-        """Whether its kernel folds rows and reads what it has folded."""
+        """Whether its kernel folds rows or columns."""
         return any(self.graph.kind(n) == "reduce" for n in self.graph)
 
     @property
     def results(self) -> tuple[int, ...]:
         """What running it gives, as node ids of the whole graph."""
-        if not self.sums:
+        if not self.squeezes:
             return self.ends.outputs
-        return (*[self.ends.outputs[k] for k in self.kept], *[s.result for s in self.sums])
+        pairs = zip(self.ends.outputs, self.squeezes, strict=True)
+        return tuple(n if short is None else short for n, short in pairs)
 
 
 @verified("extract")

@@ -4,22 +4,19 @@ Comes in: a graph and its elementwise groups (zmlx.fuse.regions). Goes out: grou
 have grown by reduce and count nodes, each legal as one kernel that walks over rows: all its folds
 agree on which dimensions are columns, nothing leaves it and comes back. zmlx.fuse.plan calls it.
 
-In a derivative a group that would only add up what it writes stays as it was: zmlx.fuse.absorb
-serves it.
+In a derivative a group that would only fold what it writes stays as it was: zmlx.fuse.ends serves
+it, as it does what is left of others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zmlx import dtypes
+from zmlx.fuse.ends import can_fold
 from zmlx.fuse.regions import fits
 from zmlx.fuse.shapes import Shape, symbolic_shapes
 from zmlx.fuse.simplify import cost
-from zmlx.msl.schedule import FOLDED, SUNK
 from zmlx.trace.graph import Graph
-
-_FOLD_TYPES = ("float", "int", "uint", "bool")  # of values that threads exchange
 
 
 def with_folds(
@@ -29,7 +26,7 @@ def with_folds(
 
     With `ends` also with those that nothing else in the kernel reads.
     """
-    folds = [n for n in graph if graph.kind(n) == "reduce" and _can_fold(graph, n)]
+    folds = [n for n in graph if graph.kind(n) == "reduce" and can_fold(graph, n)]
     if not folds:
         return [list(group) for group in groups]
     return _Joiner(graph, groups, folds, ends).found()
@@ -39,14 +36,6 @@ def works(graph: Graph, node: int) -> bool:
     """Whether `node` computes something in a kernel."""
     kind = graph.kind(node)
     return kind == "reduce" or (kind == "op" and cost(graph, (node,)) > 0)
-
-
-def _can_fold(graph: Graph, node: int) -> bool:
-    data, operand = graph[node], graph[graph.operands(node)[0]]
-    kinds = [data["dtype"], operand["dtype"]]
-    return data["op"] in FOLDED and all(
-        dtypes.has_msl(kind) and dtypes.value_type(kind) in _FOLD_TYPES for kind in kinds
-    )
 
 
 class _Joiner:
@@ -215,8 +204,7 @@ class _Joiner:
             if len(operand) != len(space) or over_columns not in (set(), columns) or not axes:
                 return False
             read = any(u in nodes for u in graph.users(fold))
-            sums = data["op"] in SUNK and data["dtype"] == "float32"
-            if over_rows and (over_rows != rows or read or not sums):
+            if over_rows and (over_rows != rows or read):
                 return False
         return all(self._fills(n, nodes, space, rows, columns) for n in nodes)
 

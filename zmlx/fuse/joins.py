@@ -92,7 +92,7 @@ def join_of(graph: Graph, node: int) -> Join | None:
 
 def joined(graph: Graph, regions: Sequence[Region]) -> list[Joined]:
     """The joins of `graph` that regions can write in place, with these regions."""
-    home = {n: i for i, r in enumerate(regions) if not r.sums for n in r.ends.outputs}
+    home = {n: i for i, r in enumerate(regions) for n in r.ends.outputs}
     search = _Search(graph, regions, home)
     for node in graph:
         join = join_of(graph, node)

@@ -2,7 +2,7 @@
 
 Comes in: nodes of a graph. Goes out: which dimensions a view takes away or adds. A reduction keeps
 its axes, and a squeeze takes them away: zmlx.fuse.simplify cancels it where they are added again,
-zmlx.fuse.plan and zmlx.fuse.absorb run both as one.
+zmlx.fuse.plan runs both as one.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def passes(plan: Plan) -> dict[Region, tuple[int, ...]]:
     at = {n: k for k, step in enumerate(plan.steps) for n in nodes_of(step)}
     found: dict[Region, tuple[int, ...]] = {}
     for step in plan.regions:
-        later = set() if step.sums else _read_later(plan, step, at)
+        later = set() if any(step.squeezes) else _read_later(plan, step, at)
         if later:
             found[step] = tuple([i for i, n in enumerate(step.ends.inputs) if n in later])
     return found

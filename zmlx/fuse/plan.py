@@ -7,11 +7,11 @@ is what it is. zmlx.fuse.program turns a plan into a callable, zmlx.fuse.explain
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zmlx.errors import PlanError
-from zmlx.fuse.absorb import with_sums
+from zmlx.fuse.ends import with_ends
 from zmlx.fuse.extract import Region, extract
 from zmlx.fuse.folded import with_folds
 from zmlx.fuse.joins import Joined, joined
@@ -56,22 +56,24 @@ class Plan:
         return [step for step in self.steps if isinstance(step, Native)]
 
 
-def plan(graph: Graph, worth_alone: int, sums: bool = True, folds: bool = True) -> Plan:
+def plan(
+    graph: Graph, worth_alone: int, sums: bool = True, folds: bool = True, ends: bool = True
+) -> Plan:
     """Cut `graph`; a lone op cheaper than `worth_alone` stays with MLX.
 
-    With `sums` a region adds up what a derivative sums of it, and a lone op is worth that too. With
-    `folds` a region folds rows, where it reads what it has folded.
+    With `folds` a region folds rows, where it reads what it has folded; with `ends` it folds what
+    it computes, and a lone op is worth that too. `sums`: in a derivative, as with_folds says.
     """
     groups = regions(graph)
-    groups = with_folds(graph, groups, ends=not sums) if folds else groups
-    found = [extract(graph, nodes) for nodes in groups]
-    found = [with_sums(graph, r) if sums and not r.folds else r for r in found]
+    groups = with_folds(graph, groups, ends and not sums) if folds else groups
+    groups = with_ends(graph, groups) if ends else groups
+    found = [_region(graph, nodes) for nodes in groups]
     together = joined(graph, [region for region in found if not region.folds])
     needed = {region for step in together for region in step.regions}
     steps: list[Step] = []
     fused: set[int] = set()
     for region in found:
-        wanted = region.folds or region.sums or region in needed
+        wanted = region.folds or region in needed
         if wanted or _deserves_a_kernel(graph, region.nodes, worth_alone):
             steps.append(region)
             fused.update(nodes_of(region))
@@ -83,6 +85,12 @@ def plan(graph: Graph, worth_alone: int, sums: bool = True, folds: bool = True) 
             steps.append(step)
             fused.update(nodes_of(step))
     return Plan(graph, _ordered(graph, steps, together), tuple(together))
+
+
+def _region(graph: Graph, nodes: Sequence[int]) -> Region:
+    region = extract(graph, nodes)
+    squeezes = tuple([squeezed(graph, n) for n in region.ends.outputs])
+    return replace(region, squeezes=squeezes) if any(squeezes) else region
 
 
 def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> bool:
@@ -133,4 +141,4 @@ def nodes_of(step: Step) -> tuple[int, ...]:
     """The nodes of which it makes the values."""
     if isinstance(step, Native):
         return (step.node,) if step.squeeze is None else (step.node, step.squeeze)
-    return (*step.nodes, *[node for s in step.sums for node in {s.node, s.result}])
+    return (*step.nodes, *[short for short in step.squeezes if short is not None])

@@ -30,7 +30,7 @@ from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.sliced import SlicedFunction, sliced
 from zmlx.fuse.slicing import several, slicing
-from zmlx.fuse.summed import SummedFunction
+from zmlx.fuse.squeezed import Squeezed, then_squeezed
 from zmlx.fuse.taped import taped
 from zmlx.fuse.written import Written, written_out
 from zmlx.log import logger
@@ -48,7 +48,7 @@ _log = logger("zmlx.fuse")
 class Program:
     """The steps of a plan; call it with one array (or number, for a scalar) for each input.
 
-    With `sums` kernels add up what they compute, as derivatives may; a user's own sums are MLX's.
+    `sums`: it is a derivative.
     """
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str, sums: bool = False) -> None:
@@ -60,7 +60,7 @@ class Program:
         self.written = Written(lifted)
         if folds and device.unavailable() is None:
             self.written = written_out(lifted, not sums, device.worth_alone)
-        self.plan = plan(self.written.graph, device.worth_alone, sums, folds)
+        self.plan = plan(self.written.graph, device.worth_alone, sums, **runtime.folding)
         dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
@@ -76,7 +76,7 @@ class Program:
             for i, region in enumerate(self.plan.regions)
         ]
         pairs = zip(self.plan.regions, self.functions, strict=True)
-        self._runs: list[Run] = [SummedFunction(r, f) if r.sums else f for r, f in pairs]
+        self._runs: list[Run] = [Squeezed.of(region, function) for region, function in pairs]
         self._passes = passes(self.plan)
         self._single = self._made_steps()
         self._steps = self._shared_steps(runtime, name)
@@ -126,8 +126,10 @@ class Program:
         if found is None:
             results, run = passing(step, self._passes, function, runtime)
             return _kernel_step(graph, ends, results, run)
+        function = function.function if isinstance(function, Squeezed) else function
         small = function.plain if isinstance(function, JoinedFunction) else function
-        return _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
+        made = _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
+        return then_squeezed(made, step) if isinstance(step, Region) else made
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         return (self._taped or self._stepped)(inputs)
@@ -217,7 +219,7 @@ class Program:
         specials = []
         joined = {region for step in self.plan.joined for region in step.regions}
         for function, region in zip(self.functions, self.plan.regions, strict=True):
-            if region.sums or region.folds or region in joined:  # the launch knows its sizes
+            if region.folds or region in joined:  # the launch knows its sizes
                 continue
             shapes = [_example(region.graph[n]) for n in region.graph.inputs]
             special = function.specialized(shapes)

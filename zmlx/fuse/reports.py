@@ -21,7 +21,6 @@ from zmlx.fuse.plan import plan
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import simplify
-from zmlx.fuse.summed import SummedFunction
 from zmlx.trace.exprs import described
 from zmlx.trace.graph import Graph, title
 from zmlx.trace.paths import Names
@@ -206,12 +205,11 @@ def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, s
     They are those for the example's shapes.
     """
     found = []
-    exact = special.runtime.exact
-    for region in plan(graph, device_for_current_stream().worth_alone, sums=not exact).regions:
+    folding = special.runtime.folding
+    for region in plan(graph, device_for_current_stream().worth_alone, **folding).regions:
         function = RegionFunction(region.graph, special.runtime, name)
         shapes = _shapes(region.graph)
-        summed = SummedFunction(region, function).kernel(shapes) if region.sums else None
-        spec = summed or function.written(shapes)
+        spec = function.written(shapes)
         if spec is not None:
             found.append((spec.unique_name, metal_written(spec)))
         elif kernel := function.specialized(shapes).kernel:

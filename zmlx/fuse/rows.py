@@ -15,23 +15,28 @@ import mlx.core as mx
 
 from zmlx.fuse.shapes import Shape
 from zmlx.fuse.simplify import copy_node, live_nodes
+from zmlx.msl.schedule import ends_only
 from zmlx.trace.graph import Graph, broadcast, folded_shape
+
+FEW = 32  # columns that do not fill the threads of a GPU, nor the vectors of a CPU
+Cut = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A region over (rows…, columns)."""
+    """A region over (rows…, columns); the first `outer` dimensions of rows are outer ones."""
 
     region: Graph  # sizes are those of the call
     space: Shape
+    outer: int
     spread: tuple[Shape | None, ...]  # by input: a shape to which it is broadcast first
     given: tuple[Shape, ...]  # by input: the shape that the kernel takes it in
     results: tuple[Shape, ...]  # of the outputs, as the caller knows them
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return prod(self.space[:-1]), self.space[-1]
+    def sizes(self) -> tuple[int, int, int]:
+        """Outer indices, rows of each and columns."""
+        return prod(self.space[: self.outer]), prod(self.space[self.outer : -1]), self.space[-1]
 
     def laying_out(self, shapes: Sequence[Shape]) -> Callable[[Sequence[mx.array]], list[mx.array]]:
         """What lays out arrays of `shapes`."""
@@ -51,7 +56,11 @@ class Layout:
 
 
 def layout(graph: Graph, shapes: Sequence[Shape]) -> Layout | None:
-    """The region at these sizes; the fewest dimensions of columns that serve all folds."""
+    """The region at these sizes.
+
+    Where folds are read, by the fewest dimensions of columns that serve all; else by those which
+    leave least to whoever joins the parts.
+    """
     graph = _live(graph)
     full = sized(graph, shapes)
     rank = max(map(len, full), default=0)
@@ -59,9 +68,13 @@ def layout(graph: Graph, shapes: Sequence[Shape]) -> Layout | None:
     space = broadcast(padded)
     if 0 in space:
         return None
-    for first in _cuts(graph, padded, space):
-        return _merged(graph, padded, full, space, first)
-    return None
+    folds = list(_folds(graph, padded, space))
+    cuts = list(_cuts(folds, space))
+    if ends_only(graph):
+        arrays = [padded[n] for n in graph.inputs if graph.kind(n) == "input"]
+        whole = [cut for cut in cuts if all(_lies_in(shape, space, cut[1]) for shape in arrays)]
+        cuts = sorted(whole, key=lambda cut: _cost(folds, space, cut))
+    return _merged(graph, padded, full, space, cuts[0], folds) if cuts else None
 
 
 def _live(graph: Graph) -> Graph:
@@ -93,34 +106,77 @@ def sized(graph: Graph, shapes: Sequence[Shape]) -> list[Shape]:
     return found
 
 
-def _cuts(graph: Graph, padded: Sequence[Shape], space: Shape) -> Iterator[int]:
-    """The first dimension of columns, for each choice that all folds agree with."""
+@dataclass(frozen=True)
+class _Fold:
+    """A reduce or count node, by dimensions of the space that are not of size one."""
+
+    kind: str
+    end: bool  # nothing in the region reads it
+    axes: frozenset[int]
+    moving: frozenset[int]  # in which its operand moves
+
+
+def _folds(graph: Graph, padded: Sequence[Shape], space: Shape) -> Iterator[_Fold]:
     rank = len(space)
-    folds = []
     for node in graph:
         if graph.kind(node) in ("reduce", "count"):
-            shape = padded[graph.operands(node)[0]]
-            lead = rank - len(graph[graph.operands(node)[0]]["shape"])
+            operand = graph.operands(node)[0]
+            lead = rank - len(graph[operand]["shape"])
             axes = {d + lead for d in graph[node]["axes"] if space[d + lead] != 1}
-            moving = {d for d in range(rank) if shape[d] != 1}
-            folds.append((axes, moving))
+            moving = {d for d in range(rank) if padded[operand][d] != 1}
+            end = not graph.users(node)
+            yield _Fold(graph.kind(node), end, frozenset(axes), frozenset(moving))
+
+
+def _cuts(folds: Sequence[_Fold], space: Shape) -> Iterator[Cut]:
+    """(where rows begin that are no outer dimensions, where columns begin), each choice that all
+    folds agree with; fewest dimensions of columns, then of outer ones, first."""
+    rank = len(space)
     for first in reversed(range(rank)):
         columns = {d for d in range(first, rank) if space[d] != 1}
-        rows = {d for d in range(first) if space[d] != 1}
-        if columns and all(_fits(axes & moving, moving, rows, columns) for axes, moving in folds):
-            yield first
+        for outer in range(first + 1) if columns else ():
+            above = {d for d in range(outer) if space[d] != 1}
+            rows = {d for d in range(outer, first) if space[d] != 1}
+            if all(_fits(fold, above, rows, columns) for fold in folds):
+                yield outer, first
 
 
-def _fits(axes: set[int], moving: set[int], rows: set[int], columns: set[int]) -> bool:
-    """Whether a fold covers all columns or none, and all rows or none, as far as they move."""
-    rest = moving - axes
-    return not (axes & rows and rest & rows) and not (axes & columns and rest & columns)
+def _fits(fold: _Fold, outer: set[int], rows: set[int], columns: set[int]) -> bool:
+    """Whether a fold covers all columns or none, and if it is an end all rows or none."""
+    axes, moving = fold.axes, fold.moving
+    if axes & columns and not columns <= axes:
+        return False
+    if fold.kind == "count":
+        return True
+    if not fold.end:
+        return bool(axes) and not axes & (outer | rows) and columns <= moving
+    whole = outer | rows <= moving and (columns <= moving or not (axes | moving) & columns)
+    return whole and bool(axes & (rows | columns)) and (not axes & rows or rows <= axes)
+
+
+def _lies_in(shape: Shape, space: Shape, first: int) -> bool:
+    """Whether an input has all columns, or one."""
+    return shape[first:] == space[first:] or prod(shape[first:]) == 1
+
+
+def _cost(folds: Sequence[_Fold], space: Shape, cut: Cut) -> tuple[int, Cut]:
+    """Roughly how many elements are left after the kernel, and what narrow rows cost."""
+    first, second = cut
+    outer, rows, columns = prod(space[:first]), prod(space[first:second]), prod(space[second:])
+    cost = outer * rows * columns if columns < FEW else 0
+    for fold in folds:
+        over_rows = any(first <= d < second for d in fold.axes)
+        over_columns = any(second <= d for d in fold.axes)
+        left = -(-rows // 64) if over_rows else rows
+        cost += outer * left * (-(-columns // 4096) if over_columns else columns)
+    return cost, cut
 
 
 def _merged(
-    graph: Graph, padded: Sequence[Shape], full: Sequence[Shape], space: Shape, first: int
-) -> Layout:
-    rank = len(space)
+    graph: Graph, padded: Sequence[Shape], full: Sequence[Shape], space: Shape, cut: Cut,
+    folds: Sequence[_Fold],
+) -> Layout:  # fmt: skip
+    rank, (outer, first) = len(space), cut
     spread: dict[int, Shape] = {}
     shapes = list(padded)
     for node in graph.inputs:
@@ -128,7 +184,8 @@ def _merged(
         if graph.kind(node) == "input" and tail != space[first:] and prod(tail) != 1:
             shapes[node] = spread[node] = (*shapes[node][:first], *space[first:])
     arrays = [n for n in graph.inputs if graph.kind(n) == "input"]
-    groups = _row_groups([shapes[n] for n in arrays], space, first)
+    marks = [tuple(d in fold.axes for fold in folds) + (d < outer,) for d in range(first)]
+    groups = _row_groups([shapes[n] for n in arrays], space, marks)
     groups.append(range(first, rank))
 
     def merged(shape: Shape) -> Shape:
@@ -155,24 +212,25 @@ def _merged(
     made.outputs = list(graph.outputs)
     given = [made[n]["shape"] if graph.kind(n) == "input" else (1,) for n in graph.inputs]
     return Layout(
-        made, merged(space), tuple(spread.get(n) for n in graph.inputs), tuple(given),
+        made, merged(space), sum(group.start < outer for group in groups[:-1]),
+        tuple(spread.get(n) for n in graph.inputs), tuple(given),
         tuple(full[n] for n in graph.outputs),
     )  # fmt: skip
 
 
-def _row_groups(shapes: Sequence[Shape], space: Shape, first: int) -> list[range]:
-    """Neighbouring dimensions in which every input moves, or stands, alike are one."""
+def _row_groups(
+    shapes: Sequence[Shape], space: Shape, marks: Sequence[tuple[bool, ...]]
+) -> list[range]:
+    """Neighbouring dimensions of one mark in which every input moves, or stands, alike are one."""
     groups: list[range] = []
-    for d in range(first):
-        if groups and all(_alike(shape, space, groups[-1], d) for shape in shapes):
-            groups[-1] = range(groups[-1].start, d + 1)
+    for d, mark in enumerate(marks):
+        last = groups[-1] if groups else range(0)
+        moving = [e for e in last if space[e] != 1 and space[d] != 1][-1:]
+        alike = all(
+            mark == marks[e] and all((s[d] != 1) == (s[e] != 1) for s in shapes) for e in moving
+        )
+        if last and alike and mark[-1] == marks[last.start][-1]:
+            groups[-1] = range(last.start, d + 1)
         else:
             groups.append(range(d, d + 1))
     return groups or [range(0)]
-
-
-def _alike(shape: Shape, space: Shape, group: range, d: int) -> bool:
-    moving = [e for e in group if space[e] != 1]
-    if not moving or space[d] == 1:
-        return True
-    return (shape[d] != 1) == (shape[moving[-1]] != 1)

@@ -31,7 +31,13 @@ class Runtime:
     watched: bool = False  # launches are told to zmlx.device.watch
     switches: config = field(default_factory=held)  # under which its parts are made, whenever
     folder: dump.Folder | None = None  # into which ZMLX_DUMP has them written
-    folds: bool = True  # kernels fold rows; else MLX runs all reductions but sums at the end
+    folds: bool = True  # kernels fold rows and read what they folded
+    ends: bool = True  # kernels fold what they compute last; else MLX does
+
+    @property
+    def folding(self) -> dict[str, bool]:
+        """What zmlx.fuse.plan.plan may have kernels fold: with numerics="mlx", nothing."""
+        return {"folds": self.folds and not self.exact, "ends": self.ends and not self.exact}
 
     def program(self, graph: Graph, name: str) -> Run:
         """`graph` as a function from its inputs' arrays (scalars included) to its outputs'."""

@@ -14,7 +14,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device.rules import any_traced, native_or_none, traces_shapeless
+from zmlx.device.rules import (
+    any_traced,
+    differentiable_ops,
+    native_or_none,
+    traces_shapeless,
+)
 from zmlx.fuse import dumped
 from zmlx.fuse.cuts import Cut, array_of, call_of, cutter, pieces
 from zmlx.fuse.extract import Region
@@ -22,10 +27,11 @@ from zmlx.fuse.function_rules import FunctionRules
 from zmlx.fuse.joins import Join
 from zmlx.fuse.pulled import Layout, Pulled, Sliced, pulled
 from zmlx.fuse.region import like, shortened
+from zmlx.fuse.rows import sized
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape
 from zmlx.fuse.slicing import smallest
-from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.graph import Graph
 
 Arrays = Sequence[mx.array]
 MOST = 1024  # combinations of shapes that are remembered
@@ -40,7 +46,7 @@ def sliced(
     arrays = {n: source for n in inputs if (source := array_of(graph, n)) is not None}
     several = {s for s in arrays.values() if list(arrays.values()).count(s) >= FEWEST}
     views = {n: source for n, source in arrays.items() if source in several}
-    if not (views or joins) or any(region.sums for region in regions):
+    if not (views or joins):
         return None
     return Sliced(graph, tuple(regions), tuple(joins), tuple(kept), tuple(inputs), tuple(scalars),
                   views)  # fmt: skip
@@ -84,8 +90,10 @@ class SlicedFunction:
         shapes = dict(zip(step.sources, [a.shape for a in sources], strict=True))
         shapes |= dict(zip(step.inputs, [a.shape for a in given], strict=False))
         for region in step.regions:
-            space = broadcast([shapes[n] for n in region.ends.inputs])
-            shapes |= dict.fromkeys(region.ends.outputs, space)
+            read = [shapes.get(n, ()) for n in (*region.ends.inputs, *region.ends.scalars)]
+            inside = sized(region.graph, read)
+            pairs = zip(region.ends.outputs, region.graph.outputs, strict=True)
+            shapes |= {n: inside[own] for n, own in pairs}
         if not all(_like(shape, step.graph[n]["shape"]) for n, shape in shapes.items()):
             return None
         cuts: dict[int, Cut] = {}
@@ -129,6 +137,10 @@ class _Rules(FunctionRules):
     def attached(self, results: Arrays, given: Arrays, sources: Arrays) -> list[mx.array]:
         """`results` as a function of `sources`."""
         scalars = given[len(self._step.inputs) :]
+        graphs = [region.graph for region in self._step.regions]
+        if any(graph.kind(n) == "reduce" for graph in graphs for n in graph.outputs):
+            # What is joined from parts is no op of one kernel.
+            return differentiable_ops(self._plain, self)([*sources, *scalars])
         views = [given[i] for i in self._views]
         native = native_or_none()
         made = native.over(list(results), [*sources, *scalars], views, self._places, self)

@@ -17,18 +17,25 @@ import mlx.core as mx
 
 from zmlx import switches
 from zmlx.device.base import device_for_current_stream
-from zmlx.device.rules import Rules, differentiable, repeated
+from zmlx.device.rules import (
+    Rules,
+    any_traced,
+    differentiable,
+    differentiable_ops,
+    native_or_none,
+    repeated,
+)
 from zmlx.errors import EmitError
 from zmlx.fuse.by_size import BySize, alone
-from zmlx.fuse.check import checked
-from zmlx.fuse.function_rules import FunctionRules
-from zmlx.fuse.replay import dtype_of, replay
+from zmlx.fuse.check import checked_folds
+from zmlx.fuse.parts import Join, PartRules
+from zmlx.fuse.replay import replay
 from zmlx.fuse.rows import Layout, layout
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape
 from zmlx.msl import geometry
 from zmlx.msl.geometry import Geometry
-from zmlx.msl.schedule import Schedule, schedule
+from zmlx.msl.schedule import Schedule, ends_only, schedule
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.msl.walk import alone_kernel, walk_kernel
 from zmlx.trace.graph import Graph
@@ -36,7 +43,9 @@ from zmlx.trace.graph import Graph
 Arrays = Sequence[mx.array]
 # From a region and the shapes of its inputs: it as a function, and the rules of its derivatives.
 Ruled = Callable[[Graph, Sequence[Shape]], tuple[Run, Rules]]
-NARROW = 4  # columns of a row that takes a CPU longer to begin than to fold
+# Columns of a row that takes a CPU longer to begin than to fold; the latter where no fold is read.
+NARROW, NARROW_ENDS = 4, 8
+INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +60,24 @@ class Made:
     @cached_property
     def plain(self) -> list[int]:
         """Outputs that the kernel gives whole."""
-        return [n for n in self.plan.region.outputs if n not in self.plan.sinks]
+        return [n for n in self.plan.region.outputs if n not in self.plan.partial]
+
+    @cached_property
+    def joins(self) -> list[Join]:
+        """How parts become outputs; they come behind the outputs that are whole."""
+        return [Join.of(self.plan, n, self.geometry) for n in self.plan.partial]
+
+    @cached_property
+    def order(self) -> list[int]:
+        """For each output of the region, which of the kernel's makes it."""
+        given = [*self.plain, *self.plan.partial]
+        return [given.index(n) for n in self.plan.region.outputs]
 
     @cached_property
     def launch(self) -> Launch:
-        region, (_, columns) = self.plan.region, self.layout.sizes
-        blocks = self.geometry.blocks
-        shapes = [region[n]["shape"] for n in self.plain]
-        shapes += [
-            (blocks, columns) if self.plan.keeps_columns(n) else (blocks,) for n in self.plan.sinks
-        ]
-        kinds = [region[n]["dtype"] for n in self.plain] + ["float32"] * len(self.plan.sinks)
+        region = self.plan.region
+        shapes = [region[n]["shape"] for n in self.plain] + [j.given for j in self.joins]
+        kinds = [region[n]["dtype"] for n in self.plain] + [j.kind for j in self.joins]
         return self.geometry.launch(shapes, kinds)
 
     @cached_property
@@ -69,55 +85,28 @@ class Made:
         """Whether what the kernel gives is what the caller knows."""
         region = self.plan.region
         shapes = tuple([region[n]["shape"] for n in region.outputs])
-        same = region.outputs == self.plain and len({*self.plain}) == len(self.plain)
-        return not self.plan.sinks and same and shapes == self.layout.results
+        return region.outputs == self.plain and shapes == self.layout.results
 
     def finished(self, raw: Arrays) -> list[mx.array]:
-        """The region's outputs, from what the kernel gives."""
-        if self.whole:
+        """The region's outputs over its laid-out inputs, from what the kernel gives."""
+        if not self.joins:
             return list(raw)
-        results = []
-        for place, shape, kind in self._finish:
-            value = raw[place]
-            if kind is not None:
-                value = mx.sum(value, axis=0).astype(kind)
-            results.append(_shaped(value, shape))
-        return results
+        count = len(self.plain)
+        pairs = zip(self.joins, raw[count:], strict=True)
+        found = [*raw[:count], *[join(parts) for join, parts in pairs]]
+        return [found[k] for k in self.order]
 
-    @cached_property
-    def _finish(self) -> list[tuple[int, Shape, mx.Dtype | None]]:
-        """For each output its place in what the kernel gives, its shape, and the type of a sum."""
-        region, places = self.plan.region, {n: i for i, n in enumerate(self._given)}
-        kinds = {n: dtype_of(region[n]["dtype"]) for n in self.plan.sinks}
-        pairs = zip(region.outputs, self.layout.results, strict=True)
-        return [(places[node], shape, kinds.get(node)) for node, shape in pairs]
+    def called(self, run: Run, shapes: Sequence[Shape]) -> Run:
+        """`run`, of laid-out inputs, for arrays of `shapes`; results as the caller knows them."""
+        laid_out, results = self.layout.laying_out(shapes), self.layout.results
+        if self.whole:
+            return lambda arrays: run(laid_out(arrays))
 
-    def given(self, values: Arrays) -> list[mx.array]:
-        """What the kernel gives, from the region's outputs with operands in place of sinks: as if
-        its first block had added all up."""
-        region, found = self.plan.region, dict(zip(self.unsunk.outputs, values, strict=True))
-        raw = [_shaped(found[n], region[n]["shape"]) for n in self.plain]
-        for node in self.plan.sinks:
-            axes, operand = region[node]["axes"], region.operands(node)[0]
-            total = mx.sum(found[operand].astype(mx.float32), axes)
-            keeps = self.plan.keeps_columns(node)
-            total = total.reshape(1, self.layout.sizes[1]) if keeps else total.reshape(1)
-            rest = [self.geometry.blocks - 1, *total.shape[1:]]
-            raw.append(mx.concatenate([total, mx.zeros(rest, mx.float32)]) if rest[0] else total)
-        return raw
+        def call(arrays: Arrays) -> list[mx.array]:
+            pairs = zip(run(laid_out(arrays)), results, strict=True)
+            return [value if value.shape == s else value.reshape(s) for value, s in pairs]
 
-    @property
-    def _given(self) -> list[int]:
-        return [*self.plain, *self.plan.sinks]
-
-    @cached_property
-    def unsunk(self) -> Graph:
-        """The region with the operands of its sinks in place of them."""
-        region, graph = self.plan.region, Graph()
-        sinks = [region.operands(n)[0] for n in self.plan.sinks]
-        graph.nx, graph.inputs = region.nx, region.inputs
-        graph.outputs = list(dict.fromkeys([*self.plain, *sinks]))
-        return graph
+        return call
 
 
 class Walked(BySize):
@@ -133,7 +122,8 @@ class Walked(BySize):
 
     @cached_property
     def _apart(self) -> Run:
-        return replace(self.runtime, folds=False).program(self.graph, self.name)
+        ends = not ends_only(self.graph)  # else the same would come back
+        return replace(self.runtime, folds=False, ends=ends).program(self.graph, self.name)
 
     def made(self, shapes: Sequence[Shape]) -> Made | None:
         """What one kernel computes it with inputs of these shapes; None where none does."""
@@ -150,12 +140,10 @@ class Walked(BySize):
             return self._replayed
         made = self.made(shapes)
         absent = device_for_current_stream().unavailable() is not None
-        if made is None or absent or not _pays(*made.layout.sizes):
+        if made is None or absent or not _pays(made.plan, made.layout.sizes):
             return self.plain
         run = self._ruled(made, shapes)
-        if self.runtime.check:
-            return checked(self.graph, run, False, self.name)
-        return run
+        return checked_folds(self.graph, run, self.name) if self.runtime.check else run
 
     def _replayed(self, arrays: Arrays) -> list[mx.array]:
         return replay(self.graph, arrays)
@@ -163,31 +151,43 @@ class Walked(BySize):
     def _ruled(self, made: Made, shapes: Sequence[Shape]) -> Run:
         grouped = partial(_kernel_of_groups, made.layout)
         launcher, launch = self._launcher(made.spec, grouped), made.launch
-        inner, rules = self._rules(made.unsunk, made.layout.given)
-        if made.plan.sinks:
-            rules = FunctionRules(lambda arrays: made.given(inner(arrays)))
+        _, whole = self._rules(made.layout.region, made.layout.given)
+        joins, order = made.joins, made.order
+        rules = PartRules(joins, order, whole) if joins else whole
         told = self.runtime.watched or switches.SANITIZE.on()  # of each launch
         raw = (differentiable if told else repeated)(lambda a: launcher(a, launch), rules)
-        laid_out = made.layout.laying_out(shapes)
-        return lambda arrays: made.finished(raw(laid_out(arrays)))
+
+        def run(arrays: Arrays) -> list[mx.array]:
+            return made.finished(raw(arrays))
+
+        if all(join.op == "sum" for join in joins):
+            return made.called(run, shapes)
+        # What parts of other folds receive is not alike: the rules are those of the whole. MLX asks
+        # for the tangents of parts as well, but uses them for nothing.
+        ruled = differentiable_ops(run, whole)
+        known = native_or_none() is not None
+        return made.called(lambda a: (ruled if not known or any_traced(a) else run)(a), shapes)
 
 
-def _shaped(value: mx.array, shape: Shape) -> mx.array:
-    return value if value.shape == shape else value.reshape(shape)
-
-
-def _pays(rows: int, columns: int) -> bool:
+def _pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
     """Whether a kernel over so many rows is faster than MLX's folds."""
-    return columns >= NARROW if alone() else not geometry.starves(rows, columns)
+    outer, rows, columns = sizes
+    if not alone():
+        return plan.ends_only or not geometry.starves(outer * rows, columns)
+    return columns >= (NARROW_ENDS if plan.ends_only else NARROW)
 
 
 def _planned(found: Layout, lone: bool) -> tuple[Schedule, Geometry, MetalKernelSpec]:
-    rows, columns = found.sizes
+    columns, outer = found.space[-1], found.outer
+    plan = schedule(found.region, not lone or columns <= geometry.MAX_ROOM, outer)
+    made = (geometry.alone if lone else geometry.on_gpu)(plan, found.sizes)
+    if made.cut:
+        plan = schedule(found.region, keep=False, outer=outer, cut=True)
+    elif columns > INT32_MAX:
+        raise EmitError("[zmlx.emit] rows of so many columns are not walked over.")
     if lone:
-        plan = schedule(found.region, keep=columns <= geometry.MAX_ROOM)
-        return plan, geometry.alone(rows, columns), alone_kernel(plan)
-    plan, slow = schedule(found.region), schedule(found.region, keep=False)
-    made = geometry.on_gpu(plan, rows, columns)
+        return plan, made, alone_kernel(plan)
+    slow = schedule(found.region, keep=False, outer=outer, cut=plan.cut)
     quick = plan if made.packs else slow
     return quick, made, walk_kernel(quick, slow, made.packs > 0)
 

@@ -19,10 +19,16 @@ HELD_BYTES = 256  # of a thread, in registers
 MAX_GROUPS = 32768  # CUDA has at most 65535 along y; more rows share a group
 SINK_GROUPS = 528  # groups that each add up rows, four for each multiprocessor of a large GPU
 SINK_ROWS = 8  # of a group, at least
+SINK_LENGTHS = (64, 16)  # rows that a thread folds where columns are cut: at most, at least
+CUT_BYTES = 32  # of a thread, each value of a sink for a column
 ALONE_COLUMNS = 512  # of one step: its values stay in the first cache
 ALONE_BLOCKS, ALONE_ELEMENTS = 64, 1 << 14  # blocks of rows at most; what one is worth at least
+ALONE_CUT, ALONE_ROWS = 1024, (128, 4)  # columns whose sums stay in cache, rows that one block has
 FEW_ROWS, LONG = 64, 1 << 16
 MAX_ROOM = 1 << 14  # elements that a thread alone keeps of a row
+CUT_PACKS = 4  # of a thread, where groups share a row
+MOST_CUTS = 8192  # groups that share rows
+Sizes = tuple[int, int, int]  # outer, rows, columns
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,13 @@ class Geometry:
     exact: bool = False
     once: bool = False
     room: int = 0
+    cut: int = 0  # columns of a group, where they are cut
+    cuts: int = 1
+    layers: int = 1  # groups that share the outer dimensions
 
     @property
     def blocks(self) -> int:
-        """Parts of a sum over rows."""
+        """Parts of a fold over rows."""
         return self.groups * self.lines
 
     def launch(self, shapes: Sequence[tuple[int, ...]], kinds: Sequence[str]) -> Launch:
@@ -51,8 +60,10 @@ class Geometry:
         )  # fmt: skip
         if self.room:
             template = (("LANES", self.lanes), ("ROOM", self.room))
+        if self.cut:
+            template = (*template, ("CUT", self.cut))
         return Launch(
-            grid=(self.threads, self.groups * self.lines, 1),
+            grid=(self.threads * self.cuts, self.groups * self.lines, self.layers),
             threadgroup=(self.threads, self.lines, 1),
             output_shapes=tuple(shapes),
             output_dtypes=tuple(kinds),
@@ -60,11 +71,28 @@ class Geometry:
         )
 
 
-def alone(rows: int, columns: int) -> Geometry:
+def alone(plan: Schedule, sizes: Sizes) -> Geometry:
     """For a device on which the threads of a group take turns."""
-    blocks = max(1, min(rows, ALONE_BLOCKS, rows * columns // ALONE_ELEMENTS))
+    outer, rows, columns = _blocks(plan, sizes)
+    layers = min(outer, MAX_GROUPS)
+    if plan.ends_only and any(map(plan.keeps_columns, plan.sinks)):
+        length, least = ALONE_ROWS
+        cuts = -(-columns // ALONE_CUT)
+        while length > least and layers * cuts * -(-rows // length) < ALONE_BLOCKS:
+            length //= 2
+        blocks = min(-(-rows // length), MAX_GROUPS)
+        return Geometry(ALONE_CUT, 0, 1, 1, blocks, room=1, cut=ALONE_CUT, cuts=cuts, layers=layers)
+    few = max(1, ALONE_BLOCKS // layers)
+    blocks = max(1, min(rows, few, rows * columns // ALONE_ELEMENTS))
+    if plan.ends_only and layers * rows < ALONE_BLOCKS and columns > ALONE_ELEMENTS:
+        cuts = -(-columns // ALONE_ELEMENTS)
+        return Geometry(
+            ALONE_COLUMNS, 0, 1, 1, blocks, room=1, cut=ALONE_ELEMENTS, cuts=cuts, layers=layers
+        )
     room = 1 << max(0, columns - 1).bit_length()
-    return Geometry(ALONE_COLUMNS, 0, 1, 1, blocks, room=min(room, MAX_ROOM))
+    return Geometry(
+        ALONE_COLUMNS, 0, 1, 1, blocks, room=min(room, MAX_ROOM), layers=layers
+    )
 
 
 def starves(rows: int, columns: int) -> bool:
@@ -72,8 +100,60 @@ def starves(rows: int, columns: int) -> bool:
     return rows < FEW_ROWS and columns > LONG
 
 
-def on_gpu(plan: Schedule, rows: int, columns: int) -> Geometry:
+def on_gpu(plan: Schedule, sizes: Sizes) -> Geometry:
+    """How a GPU runs it."""
+    sizes = _blocks(plan, sizes)
+    if plan.ends_only:
+        if any(map(plan.keeps_columns, plan.sinks)):
+            return _columns_apart(plan, sizes)
+        if sizes[0] * sizes[1] < SINK_GROUPS:
+            return _few_rows(plan, sizes)
+    return _rows_whole(plan, sizes)
+
+
+def _blocks(plan: Schedule, sizes: Sizes) -> Sizes:
+    """`sizes`, where nothing folds rows without outer indices: all rows are alike."""
+    outer, rows, columns = sizes
+    return sizes if plan.sinks else (1, outer * rows, columns)
+
+
+def _columns_apart(plan: Schedule, sizes: Sizes) -> Geometry:
+    """A thread folds a few columns of many rows, in registers."""
+    outer, rows, columns = sizes
+    lanes = _lanes(plan, columns)
+    packs = -(-columns // lanes)
+    threads = _across(packs)
+    share = max(1, min(CUT_BYTES // (4 * lanes), packs // threads))
+    cut = share * threads * lanes
+    cuts, lines, layers = -(-columns // cut), GROUP // threads, min(outer, MAX_GROUPS)
+    length, least = SINK_LENGTHS
+    while length > least and cuts * layers * -(-rows // (length * lines)) < SINK_GROUPS:
+        length //= 2
+    groups = min(-(-rows // (length * lines)), MAX_GROUPS)
+    exact = cuts * cut == columns
+    return Geometry(lanes, share, threads, lines, groups, exact, cut=cut, cuts=cuts, layers=layers)
+
+
+def _few_rows(plan: Schedule, sizes: Sizes) -> Geometry:
+    """Several groups share a row."""
+    outer, rows, columns = sizes
+    lanes = _lanes(plan, columns)
+    packs = -(-columns // lanes)
+    threads = min(GROUP, 1 << (packs - 1).bit_length())
+    step, most = threads * lanes, MOST_CUTS // (outer * rows)
+    share = max(1, min(CUT_PACKS, packs // threads), -(-columns // (step * max(1, most))))
+    cut = share * step
+    cuts, held = -(-columns // cut), share <= CUT_PACKS
+    return Geometry(
+        lanes, share if held else 0, threads, GROUP // threads, -(-rows // (GROUP // threads)),
+        held and cuts * cut == columns, cut=cut, cuts=cuts, layers=min(outer, MAX_GROUPS),
+    )  # fmt: skip
+
+
+def _rows_whole(plan: Schedule, sizes: Sizes) -> Geometry:
     """A row in registers where it finds room there, else read again by each walk."""
+    outer, rows, columns = sizes
+    layers = min(outer, MAX_GROUPS)
     lanes = _lanes(plan, columns)
     packs = -(-columns // lanes)
     threads = _threads(packs)
@@ -86,10 +166,21 @@ def on_gpu(plan: Schedule, rows: int, columns: int) -> Geometry:
     lines = max(1, GROUP // threads)
     groups = min(-(-rows // lines), MAX_GROUPS)
     if plan.sinks:
-        groups = max(1, min(groups, SINK_GROUPS, -(-rows // (lines * SINK_ROWS))))
+        enough = max(1, SINK_GROUPS // layers)
+        groups = max(1, min(groups, enough, -(-rows // (lines * SINK_ROWS))))
     exact = held and share * threads * lanes == columns
     once = groups * lines >= rows
-    return Geometry(lanes, share if held else 0, threads, lines, groups, exact, once)
+    return Geometry(
+        lanes, share if held else 0, threads, lines, groups, exact, once, layers=layers
+    )
+
+
+def _across(wanted: int) -> int:
+    """Threads of a group along the columns, a power of two: all, or such that few idle."""
+    if wanted <= SIMDGROUP:
+        return 1 << (wanted - 1).bit_length()
+    idle = {x: -(-wanted // x) * x - wanted for x in (128, 64, 32)}
+    return next((x for x, n in idle.items() if 8 * n <= wanted), SIMDGROUP)
 
 
 def _threads(packs: int) -> int:
@@ -115,7 +206,5 @@ def _bytes(plan: Schedule) -> int:
     graph = plan.region
     held = sum(dtypes.itemsize(graph[n]["dtype"]) for n, w in plan.read.items() if len(w) > 1)
     kept = 4 * len(plan.kept)
-    sunk = 4 * sum(
-        graph[n]["axes"] != tuple(range(len(graph[n]["shape"]))) for n in plan.sinks
-    )
+    sunk = 4 * sum(map(plan.keeps_columns, plan.sinks))
     return max(1, held + kept + sunk)

@@ -10,14 +10,17 @@ row. Each walk, and what stands between two, is an elementwise graph (`Part`), s
 elementwise regions serves them too. Values that cost more to compute than to keep are kept from the
 walk that makes them, if the kernel holds rows in registers.
 
-Sinks are folds over rows, or over rows and columns, that nothing inside the region reads: the
-kernel adds up a part for each block of rows.
+A fold that nothing inside the region reads is an end: it raises no level. Sinks are ends over rows,
+or over rows and columns: the kernel folds a part for each block of rows. The first `outer`
+dimensions of rows are no part of blocks: a fold over one of them is left to whoever joins the
+parts. Where all folds are ends, columns may be `cut`: each group of threads folds some of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from zmlx import dtypes
 from zmlx.errors import EmitError
@@ -27,8 +30,8 @@ from zmlx.trace.graph import Graph, broadcast
 
 KEPT_COST = 6  # adds; what a value must cost at least to be kept in place of computed again
 MAX_WALKS = 8
+FOLD_TYPES = ("float", "int", "uint", "bool")  # of values that threads exchange
 FOLDED = tuple(name for name, row in REDUCTIONS.items() if not row.index)
-SUNK = ("sum",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,8 @@ class Schedule:
     full: frozenset[int]  # nodes that differ from column to column
     kept: tuple[int, ...]  # nodes of a walk that a later one reads
     per_row: tuple[int, ...]  # positions of outputs of one value a row, written at the end
+    outer: int = 0  # dimensions of rows
+    cut: bool = False
 
     @property
     def read(self) -> dict[int, tuple[int, ...]]:
@@ -76,15 +81,28 @@ class Schedule:
         return {node: tuple(walks) for node, walks in found.items()}
 
     def keeps_columns(self, sink: int) -> bool:
-        """Whether a sink gives a sum for each column."""
-        columns = self.region[sink]["axes"][-1] == columns_of(self.region)
-        return not columns and self.region.operands(sink)[0] in self.full
+        """Whether a sink gives a value for each column."""
+        return not self.folds_columns(sink) and self.region.operands(sink)[0] in self.full
+
+    def folds_columns(self, node: int) -> bool:
+        return bool(self.region[node]["axes"][-1] == columns_of(self.region))
 
     @property
     def sinks(self) -> tuple[int, ...]:
-        """Reduce nodes that cover rows, in the order of the region's outputs."""
+        """Reduce nodes that cover blocks of rows, in the order of the region's outputs."""
+        return tuple(n for n in self.partial if is_sink(self.region, n, self.outer))
+
+    @cached_property
+    def partial(self) -> tuple[int, ...]:
+        """Reduce nodes of which the kernel gives parts, in the order of the region's outputs."""
         graph = self.region
-        return tuple(dict.fromkeys(n for n in graph.outputs if is_sink(graph, n)))
+        ends = [n for n in dict.fromkeys(graph.outputs) if graph.kind(n) == "reduce"]
+        return tuple(n for n in ends if self.cut or is_sink(graph, n))
+
+    @property
+    def ends_only(self) -> bool:
+        """Whether no fold is read by what follows, so that columns may be cut."""
+        return ends_only(self.region)
 
 
 def columns_of(region: Graph) -> int:
@@ -92,18 +110,24 @@ def columns_of(region: Graph) -> int:
     return max(len(region[n]["shape"]) for n in region) - 1
 
 
-def is_sink(region: Graph, node: int) -> bool:
-    """Whether `node` folds rows."""
+def is_sink(region: Graph, node: int, outer: int = 0) -> bool:
+    """Whether `node` folds rows, beyond the first `outer` dimensions of them."""
     data = region[node]
-    return data["kind"] == "reduce" and any(axis < len(data["shape"]) - 1 for axis in data["axes"])
+    last = len(data["shape"]) - 1
+    return data["kind"] == "reduce" and any(outer <= axis < last for axis in data["axes"])
 
 
-def schedule(region: Graph, keep: bool = True) -> Schedule:
+def ends_only(region: Graph) -> bool:
+    """Whether no fold is read inside `region`."""
+    return not any(region.users(n) for n in region if region.kind(n) == "reduce")
+
+
+def schedule(region: Graph, keep: bool = True, outer: int = 0, cut: bool = False) -> Schedule:
     """The walks of `region`; EmitError for one that no such kernel computes.
 
     With `keep` dear values are kept between walks.
     """
-    return _Maker(_with_shares(region), keep).made()
+    return _Maker(_with_shares(region), keep, outer, cut).made()
 
 
 def _with_shares(region: Graph) -> Graph:
@@ -135,13 +159,13 @@ def _is_share(region: Graph, node: int) -> bool:
 
 
 class _Maker:
-    def __init__(self, region: Graph, keep: bool) -> None:
-        self.region, self.keep = region, keep
+    def __init__(self, region: Graph, keep: bool, outer: int, cut: bool) -> None:
+        self.region, self.keep, self.outer, self.cut = region, keep, outer, cut
         self.column = columns_of(region)
         self.space = broadcast([region[n]["shape"] for n in region])
         self.full = frozenset(n for n in region if self._is_full(n))
         self.level = self._levels()
-        self.sinks = [n for n in region if is_sink(region, n)]
+        self.sinks = [n for n in region if is_sink(region, n, outer)]
         self._check()
 
     def made(self) -> Schedule:
@@ -152,10 +176,11 @@ class _Maker:
         folds: list[list[int]] = [[] for _ in range(top + 1)]
         for node in region:
             if region.kind(node) == "reduce" and node not in self.sinks:
-                folds[self.level[node] - 1].append(node)
+                folds[self.level[region.operands(node)[0]]].append(node)
         written = tuple(i for i, n in enumerate(region.outputs) if n in self.full)
+        parts = [n for n in region if is_sink(region, n) or self._is_cut(n)]
         per_row = tuple(
-            i for i, n in enumerate(region.outputs) if n not in self.full and n not in self.sinks
+            i for i, n in enumerate(region.outputs) if n not in self.full and n not in parts
         )
         roots = [[region.operands(n)[0] for n in group] for group in folds]
         sunk = [n for n in self.sinks if region.operands(n)[0] in self.full]
@@ -175,7 +200,9 @@ class _Maker:
         needed |= {region.outputs[i] for i in per_row}
         needed |= {region.operands(n)[0] for n in self.sinks if n not in sunk}
         rows = self._row_parts(needed, top)
-        return Schedule(region, tuple(walks), rows, self.full, tuple(kept), per_row)
+        return Schedule(
+            region, tuple(walks), rows, self.full, tuple(kept), per_row, self.outer, self.cut
+        )
 
     # -- what nodes are -----------------------------------------------------------------------
     def _is_full(self, node: int) -> bool:
@@ -188,9 +215,12 @@ class _Maker:
         for node in self.region:
             data = self.region[node]
             level[node] = max((level[o] for o in data["operands"]), default=0)
-            if data["kind"] == "reduce" and not is_sink(self.region, node):
+            if data["kind"] == "reduce" and self.region.users(node):
                 level[node] += 1
         return level
+
+    def _is_cut(self, node: int) -> bool:
+        return self.cut and self.region.kind(node) == "reduce"
 
     def _check(self) -> None:
         region = self.region
@@ -198,23 +228,27 @@ class _Maker:
             data = region[node]
             if data["kind"] != "reduce":
                 continue
-            operand = region.operands(node)[0]
-            sink = node in self.sinks
-            allowed = SUNK if sink else FOLDED
+            operand, part = region.operands(node)[0], is_sink(region, node)
             kind = dtypes.value_type(data["dtype"])
-            kinds = ("float",) if sink else ("float", "int", "uint", "bool")
-            if data["op"] not in allowed or kind not in kinds:
+            if data["op"] not in FOLDED or kind not in FOLD_TYPES:
                 what = f"{data['op']} of {data['dtype']}"
                 raise EmitError(f"[zmlx.emit] {what} is not folded in rows.")
-            if sink and region.users(node):
+            if part and region.users(node):
                 raise EmitError("[zmlx.emit] a fold over rows is read by the same kernel.")
-            if not sink and operand not in self.full:
+            inner = [d for d in range(self.outer, self.column) if self.space[d] != 1]
+            if node in self.sinks and not set(data["axes"]).issuperset(inner):
+                raise EmitError("[zmlx.emit] a fold over some of a block's rows.")
+            if node not in self.sinks and operand not in self.full:
                 raise EmitError("[zmlx.emit] a fold over columns of what does not differ in them.")
+            if self.cut and (operand not in self.full or region.users(node)):
+                raise EmitError("[zmlx.emit] what is one value a row is not cut into columns.")
         if not any(n in self.full for n in region if region.kind(n) == "input"):
             raise EmitError("[zmlx.emit] no input has columns.")
         for node in region.outputs:
             shape = region[node]["shape"]
-            if node not in self.sinks and shape[:-1] != self.space[:-1]:
+            if self.cut and region.kind(node) == "op" and node not in self.full:
+                raise EmitError("[zmlx.emit] what is one value a row is not cut into columns.")
+            if not is_sink(region, node) and shape[:-1] != self.space[:-1]:
                 raise EmitError(f"[zmlx.emit] an output of shape {shape} does not fill the rows.")
 
     # -- walks --------------------------------------------------------------------------------

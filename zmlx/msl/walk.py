@@ -4,8 +4,9 @@ Comes in: a region over shapes (rows…, columns), each dimension full or one, w
 cuts into walks. Goes out: a MetalKernelSpec; zmlx.msl.walk_text says what its template means, and
 zmlx.fuse.walked launches it. Inputs in0, … have any strides, numbers s0, … one element.
 
-Outputs: those of the region that are no sinks, in their order, then for each sink partial sums in
-float32: (blocks, columns) of one that keeps columns, else (blocks,).
+Outputs: those of the region that are given whole, in their order, then parts of folds, in the type
+in which they run (`Parts.fold_kind`): of a sink, (outer…, blocks, columns) where it keeps columns,
+else (outer…, blocks, cuts); of a fold over columns that are cut, (rows…, cuts).
 
 A GPU's kernel has two ways. Where all rows begin where packs may, and columns are neighbours,
 threads move packs, and hold a row in registers if PACKS is not 0. Else they take column by column.
@@ -33,7 +34,7 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
     `registers`: a thread holds its share of a row (PACKS is not 0).
     """
     first = _Quick(quick, "zmlx_", registers)
-    second = _Slow(slow, "zmlx_slow_", False)
+    second = _Slow(slow, "zmlx_slow_", registers)
     ways = text.BOTH_WAYS.format(
         quick=first.condition(), first=indent(first.body()), second=indent(second.body())
     )
@@ -93,6 +94,8 @@ def _shared(meetings: Sequence[Sequence[Fold]]) -> list[str]:
 class _Way(Parts):
     """One of the two ways."""
 
+    slot = sink_end = ""  # of a sink's value for a column: where it is held, and goes
+
     def __init__(self, plan: Schedule, prefix: str, registers: bool) -> None:
         super().__init__(plan, prefix)
         self.registers = registers
@@ -103,20 +106,23 @@ class _Way(Parts):
         for k, walk in enumerate(self.plan.walks):
             lines += [*self.row_part(k), *self._walk(k, walk)]
         lines += [*self.row_part(len(self.plan.walks)), *self.row_ends()]
-        rows = text.ROWS.format(body=indent(lines)).splitlines()
-        return [*self._sink_starts(), *rows, *self._sink_ends()]
+        rows = text.ROWS.format(body=indent(lines), before=self.before).splitlines()
+        body = [*self._sink_starts(), *self.steady(), *rows, *self._sink_ends()]
+        return text.OUTER.format(body=indent(body)).splitlines() if self.layers else body
 
     def meetings(self) -> list[list[Fold]]:
         """What the threads of a row join at one time: after each walk, and at the end."""
         found = [self._folds(walk) for walk in self.plan.walks]
-        found.append([("sum", "float", f"kk_sink{n}") for n in self._joined_sinks()])
+        found.append(self._joined_sinks())
         return [meeting for meeting in found if meeting]
 
     def _folds(self, walk: Walk) -> list[Fold]:
         return [(self.region[n]["op"], self.fold_kind(n), f"kk_fold{n}") for n in walk.folds]
 
-    def _joined_sinks(self) -> list[int]:
-        return [n for n in self.sums if self.is_full(n) and not self.plan.keeps_columns(n)]
+    def _joined_sinks(self) -> list[Fold]:
+        plan, region = self.plan, self.region
+        joined = [n for n in plan.sinks if self.is_full(n) and not plan.keeps_columns(n)]
+        return [(region[n]["op"], self.fold_kind(n), f"kk_sink{n}") for n in joined]
 
     def _in_memory(self, sink: int) -> bool:
         """Whether a sink's sums, one for each column, grow where they are to be."""
@@ -126,23 +132,31 @@ class _Way(Parts):
         """What a thread holds of a row."""
         return []
 
+    def steady(self) -> list[str]:
+        """What a thread reads once for all rows."""
+        return []
+
     def _sink_starts(self) -> list[str]:
         lines = []
-        for node in self.sums:
+        for node in self.plan.sinks:
+            kind, neutral = self.fold_kind(node), self.neutral(node)
             if not self.plan.keeps_columns(node):
-                lines.append(f"float kk_sink{node} = 0.0f;")
+                lines.append(f"{kind} kk_sink{node} = {neutral};")
             elif self.registers:
-                lines += text.SINK_START.format(node=node).splitlines()
+                start = text.SINK_START.format(node=node, kind=kind, neutral=neutral)
+                lines += start.splitlines()
         return lines
 
     def _sink_ends(self) -> list[str]:
-        meeting = [("sum", "float", f"kk_sink{n}") for n in self._joined_sinks()]
+        meeting = self._joined_sinks()
         lines = self._meeting(meeting) if meeting else []
-        for node, out in self.sums.items():
+        for node in self.plan.sinks:
+            out, place = self.sums[node], self.part_at(node)
             if not self.plan.keeps_columns(node):
-                lines.append(f"if (kk_thread == 0) {{ {out}[kk_block] = kk_sink{node}; }}")
+                lines.append(f"if (kk_thread == 0) {{ {out}[{place}] = kk_sink{node}; }}")
             elif self.registers:
-                lines += text.SINK_END.format(node=node, out=out).splitlines()
+                end = self.sink_end.format(node=node, out=out, place=place)
+                lines += end.splitlines()
         return lines
 
     def _walk(self, k: int, walk: Walk) -> list[str]:
@@ -173,32 +187,35 @@ class _Way(Parts):
         return [*lines, *meet.splitlines()]
 
     def folded(self, walk: Walk, y: dict[int, str], place: str) -> list[str]:
-        """What folds and sinks make of one element; `place` is that of its sum over rows."""
+        """What folds and sinks make of one element; `place` is its column."""
         lines = []
         for node in walk.folds:
-            operand, kind = self.region.operands(node)[0], self.fold_kind(node)
-            total = f"kk_fold{node}"
-            value = y[operand] if self.kind(operand) == kind else f"{kind}({y[operand]})"
-            join = join_of(self.region[node]["op"])
-            lines += [f"{{ const {kind} a = {total}, b = {value};", f"  {total} = {join}; }}"]
+            value = y[self.region.operands(node)[0]]
+            lines += self.joined(node, f"kk_fold{node}", value, live=False)
         for node in walk.sunk:
-            value = f"kk_live ? {y[self.region.operands(node)[0]]} : 0.0f"
+            value, total = y[self.region.operands(node)[0]], f"kk_sink{node}"
             if self._in_memory(node):
-                sum_ = f"{self.sums[node]}[kk_block * kk_columns + {place}]"
-                begun = "kk_base < kk_blocks"
-                lines.append(f"{sum_} = ({begun} ? 0.0f : {sum_}) + ({value});")
+                grown = f"{self.sums[node]}[{self.part_at(node)} + {place}]"
+                begun = f"kk_base < kk_blocks ? {self.neutral(node)} : {grown}"
+                lines.append(f"{{ {self.fold_kind(node)} kk_sum = {begun};")
+                lines += [*self.joined(node, "kk_sum", value), f"{grown} = kk_sum; }}"]
             else:
-                where = "[kk_p * LANES + kk_v]" if self.plan.keeps_columns(node) else ""
-                lines.append(f"kk_sink{node}{where} += {value};")
+                where = f"[{self.slot}]" if self.plan.keeps_columns(node) else ""
+                lines += self.joined(node, total + where, value)
         return lines
 
 
 class _Quick(_Way):
     """Threads move packs."""
 
+    slot, sink_end = "kk_p * LANES + kk_v", text.SINK_END
+
     def __init__(self, plan: Schedule, prefix: str, registers: bool) -> None:
         super().__init__(plan, prefix, registers)
         self.held = {n for n, walks in plan.read.items() if registers and len(walks) > 1}
+        moves = {n: self.space.moves[self.place[n]] for n in plan.read}
+        once = registers and plan.cut  # a thread's columns are the same in all rows
+        self.alike = [n for n, dims in moves.items() if once and dims == (self.column,)]
 
     def condition(self) -> str:
         """Whether every pack of every input lies as one: columns side by side, rows in step."""
@@ -218,13 +235,21 @@ class _Quick(_Way):
         held = sorted(self.held)
         return kept + [f"kk_part<{self.memory(n)}, LANES> kk_held{n}[PACKS];" for n in held]
 
+    def steady(self) -> list[str]:
+        lines = [f"{self._pack(n)} w{self.place[n]}[PACKS];" for n in self.alike]
+        begins = [f"const long kk_row{self.place[n]} = {self.begin(n)};" for n in self.alike]
+        loads = [f"w{self.place[n]}[kk_p] = {self._taken(n)};" for n in self.alike]
+        load = text.PACK_LOOP.format(lines=indent([*begins, *loads], 4)).splitlines()
+        return [*lines, *load] if loads else []
+
     def loops(self, k: int, walk: Walk) -> list[str]:
         if not self.registers:
             lines = [f"const {self._pack(n)} w{self.place[n]} = {self._taken(n)};"
                      for n in self.full_inputs(walk)]  # fmt: skip
             lines += self._lanes(k, walk)
             return text.STREAM_LOOP.format(lines=indent(lines)).splitlines()
-        fresh = [n for n in self.full_inputs(walk) if n not in self.held]
+        there = {*self.held, *self.alike}
+        fresh = [n for n in self.full_inputs(walk) if n not in there]
         declared = [f"{self._pack(n)} w{self.place[n]}[PACKS];" for n in fresh]
         loads = [f"w{self.place[n]}[kk_p] = {self._taken(n)};" for n in fresh]
         loads += [
@@ -253,7 +278,7 @@ class _Quick(_Way):
         lines += [f"r{p}[kk_v] = {y[n]};" for p, n in written]
         gives = [
             f"  kk_give<{self.memory(n)}, LANES>({self.outs[p]} + "
-            f"(kk_row * kk_columns + kk_at), r{p});"
+            f"({self.first} + kk_at), r{p});"
             for p, n in written
         ]
         return [
@@ -278,6 +303,8 @@ class _Quick(_Way):
 class _Slow(_Way):
     """Threads take column by column, from any strides; each walk reads again."""
 
+    slot, sink_end = "kk_k", text.SLOW_SINK_END
+
     def loops(self, k: int, walk: Walk) -> list[str]:
         lines = []
         for node in self.full_inputs(walk):
@@ -289,7 +316,10 @@ class _Slow(_Way):
         gives = []
         for p in walk.written:
             node = self.region.outputs[p]
-            out = f"{self.outs[p]}[kk_row * kk_columns + kk_at]"
+            out = f"{self.outs[p]}[{self.first} + kk_at]"
             gives.append(f"  {out} = {self.memory(node)}({y[node]});")
         lines += ["if (kk_live) {", *gives, "}"] if gives else []
+        held = self.registers and any(self.plan.keeps_columns(n) for n in walk.sunk)
+        if held:
+            return text.HELD_LOOP.format(lines=indent(lines, 4)).splitlines()
         return text.SINGLE_LOOP.format(lines=indent(lines)).splitlines()

@@ -19,52 +19,67 @@ class Alone(Parts):
         for k, walk in enumerate(self.plan.walks):
             lines += [*self.row_part(k), *self._walk(k, walk)]
         lines += [*self.row_part(len(self.plan.walks)), *self.row_ends()]
-        single = [n for n in self.sums if not self.plan.keeps_columns(n)]
-        starts = [f"{self.kind(n)} kk_keep{n}[ROOM];" for n in self.plan.kept]
-        starts += [f"float kk_sink{n} = 0.0f;" for n in single]
-        ends = [f"{self.sums[n]}[kk_block] = kk_sink{n};" for n in single]
-        whole = text.ALONE_ROWS.format(
-            starts="\n".join(starts), body=indent(lines), ends="\n".join(ends)
-        )
-        return [line for line in whole.splitlines() if line.strip()]
+        rows = text.ALONE_ROWS.format(before=self.before, body=indent(lines)).splitlines()
+        whole = [*self._sink_starts(), *rows, *self._sink_ends()]
+        whole = text.OUTER.format(body=indent(whole)).splitlines() if self.layers else whole
+        kept = [f"{self.kind(n)} kk_keep{n}[ROOM];" for n in self.plan.kept]
+        lines = [*text.ALONE_PLACE.splitlines(), *kept, *whole]
+        return [line for line in lines if line.strip()]
+
+    def _sink_starts(self) -> list[str]:
+        lines = []
+        for node in self.plan.sinks:
+            if not self.is_full(node):
+                lines.append(f"{self.fold_kind(node)} kk_sink{node} = {self.neutral(node)};")
+            elif not self.plan.keeps_columns(node):
+                lines += self._started(node, f"kk_terms{node}", "LANES", "kk_lead")
+            elif self.plan.cut:
+                lines += self._started(node, f"kk_sink{node}", "CUT", "kk_columns")
+        return lines
+
+    def _started(self, node: int, name: str, size: str, count: str) -> list[str]:
+        """An array in which a fold goes on, column by column."""
+        return text.ALONE_START.format(
+            name=name, kind=self.fold_kind(node), size=size, count=count, neutral=self.neutral(node)
+        ).splitlines()
+
+    def _sink_ends(self) -> list[str]:
+        lines = []
+        for node in self.plan.sinks:
+            out, place = self.sums[node], self.part_at(node)
+            if self.is_full(node) and not self.plan.keeps_columns(node):
+                lines += self._folded(node, f"kk_sink{node}")
+            if not self.plan.keeps_columns(node):
+                lines.append(f"{out}[{place}] = kk_sink{node};")
+            elif self.plan.cut:
+                lines += text.ALONE_END.format(node=node, out=out, place=place).splitlines()
+        return lines
 
     def _walk(self, k: int, walk: Walk) -> list[str]:
-        lines = [f"{self.fold_kind(n)} kk_fold{n} = {self.neutral(n)};" for n in walk.folds]
+        lines = []
+        for node in walk.folds:
+            lines += self._started(node, f"kk_terms{node}", "LANES", "kk_lead")
         lines += text.ALONE_WALK.format(
-            terms=indent(self._terms(walk)),
             unit=self._unit(walk),
             unit_lane=indent(self._lane(k, walk, ""), 6),
             lane=indent(self._lane(k, walk, " * kk_step{0}_{1}"), 6),
-            folds=indent(self._folds(walk)),
         ).splitlines()
+        for node in walk.folds:
+            lines += self._folded(node, f"kk_fold{node}")
         kinds = [(n, self.kind(n)) for n in walk.folds]
         return [*lines, *[f"const {kind} n{n} = {kind}(kk_fold{n});" for n, kind in kinds]]
+
+    def _folded(self, node: int, total: str) -> list[str]:
+        """`total`, of the values of a fold for each of the first columns."""
+        kind = self.fold_kind(node)
+        template, words = text.ALONE_FOLD[self.region[node]["op"]]
+        odd = "NAN" if kind == "float" else total
+        lines = template.format(node=node, kind=kind, total=total, odd=odd, **words).splitlines()
+        return [f"{kind} {total} = {self.neutral(node)};", *lines]
 
     def _unit(self, walk: Walk) -> str:
         steps = [f"kk_step{self.place[n]}_{self.column} == 1" for n in self.full_inputs(walk)]
         return " && ".join(steps) or "true"
-
-    def _single(self, walk: Walk) -> list[int]:
-        """Sinks that need one sum, not one for each column."""
-        return [n for n in walk.sunk if not self.plan.keeps_columns(n)]
-
-    def _terms(self, walk: Walk) -> list[str]:
-        kinds = [(n, self.fold_kind(n)) for n in walk.folds]
-        kinds += [(n, "float") for n in self._single(walk)]
-        return [f"{kind} kk_terms{n}[LANES];" for n, kind in kinds]
-
-    def _folds(self, walk: Walk) -> list[str]:
-        lines = []
-        for node in (*walk.folds, *self._single(walk)):
-            sink = node in self.sums
-            kind = "float" if sink else self.fold_kind(node)
-            total = f"kk_sink{node}" if sink else f"kk_fold{node}"
-            template, words = text.ALONE_FOLD[self.region[node]["op"]]
-            odd = "NAN" if kind == "float" else total
-            lines += template.format(
-                node=node, kind=kind, total=total, odd=odd, **words
-            ).splitlines()
-        return lines
 
     def _lane(self, k: int, walk: Walk, step: str) -> list[str]:
         """One element; `step` is how an input's place grows from column to column."""
@@ -79,14 +94,19 @@ class Alone(Parts):
         lines += call
         for node in (*walk.folds, *walk.sunk):
             value = y[self.region.operands(node)[0]]
-            if self.plan.keeps_columns(node) and node in self.sums:
-                place = f"{self.sums[node]}[kk_block * kk_columns + kk_from + kk_v]"
-                lines.append(f"{place} = (kk_row == kk_first) ? {value} : {place} + {value};")
+            if node in walk.folds or not self.plan.keeps_columns(node):
+                lines += self.joined(node, f"kk_terms{node}[kk_v]", value, live=False)
+            elif self.plan.cut:
+                lines += self.joined(node, f"kk_sink{node}[kk_from + kk_v]", value, live=False)
             else:
-                lines.append(f"kk_terms{node}[kk_v] = {value};")
+                grown = f"{self.sums[node]}[{self.part_at(node)} + kk_from + kk_v]"
+                begun = f"kk_inner == kk_first ? {self.neutral(node)} : {grown}"
+                lines.append(f"{{ {self.fold_kind(node)} kk_sum = {begun};")
+                lines += self.joined(node, "kk_sum", value, live=False)
+                lines.append(f"{grown} = kk_sum; }}")
         lines += [f"kk_keep{n}[kk_from + kk_v] = {y[n]};" for n in self.kept_here(walk)]
         for p in walk.written:
             node = self.region.outputs[p]
-            place = f"{self.outs[p]}[kk_row * kk_columns + kk_from + kk_v]"
+            place = f"{self.outs[p]}[{self.first} + kk_from + kk_v]"
             lines.append(f"{place} = {self.memory(node)}({y[node]});")
         return lines

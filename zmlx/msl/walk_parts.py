@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from zmlx import dtypes
+from zmlx.msl import walk_text as text
 from zmlx.msl.element import Element
 from zmlx.msl.literal import literal
 from zmlx.msl.schedule import Part, Schedule, Walk, columns_of
@@ -30,7 +31,7 @@ class Parts:
         self.column = columns_of(plan.region)
         self.place = {node: i for i, node in enumerate(self.space.arrays)}
         self.number = {node: i for i, node in enumerate(self.space.scalars)}
-        self.sums = {node: f"sum{j}" for j, node in enumerate(plan.sinks)}
+        self.sums = {node: f"sum{j}" for j, node in enumerate(plan.partial)}
         plain = [i for i, n in enumerate(self.region.outputs) if n not in self.sums]
         self.outs = {position: f"out{j}" for j, position in enumerate(plain)}
         pairs = [(f"walk{k}", walk.part) for k, walk in enumerate(plan.walks)]
@@ -54,15 +55,52 @@ class Parts:
         return dtypes.msl_type(self.region[node]["dtype"])
 
     def is_full(self, sink: int) -> bool:
-        """Whether what a sink adds up differs from column to column."""
+        """Whether what a sink folds differs from column to column."""
         return self.region.operands(sink)[0] in self.plan.full
+
+    @property
+    def layers(self) -> bool:
+        """Whether blocks of rows are counted anew for each index of the outer dimensions."""
+        return self.plan.outer > 0 and bool(self.plan.sinks)
+
+    # -- places -------------------------------------------------------------------------------
+    @property
+    def before(self) -> str:
+        """What comes before a row's number in its block."""
+        return "kk_before + " if self.layers else ""
+
+    @property
+    def first(self) -> str:
+        """Where a row, or the part of it that is the group's, begins in an output."""
+        return f"kk_row * {self._wide}"
+
+    @property
+    def _wide(self) -> str:
+        return "kk_wide + kk_left" if self.plan.cut else "kk_columns"
+
+    @property
+    def _part(self) -> str:
+        return "kk_nth" if self.layers else "kk_block"
+
+    def part_at(self, sink: int) -> str:
+        """The place of what a sink folds for a block of rows; the first of several."""
+        if self.plan.keeps_columns(sink):
+            return f"{self._part} * {self._wide}"
+        cut = self.plan.cut and self.is_full(sink)
+        return f"{self._part} * kk_cuts + kk_cut" if cut else self._part
 
     # -- once a thread ------------------------------------------------------------------------
     def sizes(self) -> list[str]:
+        outer = self.plan.outer if self.layers else 0
         lines = [f"const long kk_n{d} = {self._size(d)};" for d in range(self.column)]
-        product = " * ".join(f"kk_n{d}" for d in range(self.column)) or "1"
-        lines.append(f"const long kk_rows = {product};")
-        lines.append(f"const int kk_columns = {self._size(self.column)};")
+        lines.append(f"const long kk_rows = {_product(range(outer, self.column))};")
+        if self.layers:
+            lines.append(f"const long kk_outer = {_product(range(outer))};")
+        if self.plan.cut:
+            lines.append(f"const long kk_wide = {self._size(self.column)};")
+            lines += text.CUT.splitlines()
+        else:
+            lines.append(f"const int kk_columns = {self._size(self.column)};")
         for i in self.place.values():
             for d in self.space.moves[i]:
                 lines.append(f"const long kk_step{i}_{d} = in{i}_strides[{d}];")
@@ -91,13 +129,20 @@ class Parts:
         """Where a row begins in each input, and what does not differ from column to column."""
         lines = self._coordinates()
         for node, i in self.place.items():
-            moves = [d for d in self.space.moves[i] if d != self.column]
-            terms = " + ".join(f"{self._coordinate(d)} * kk_step{i}_{d}" for d in moves) or "0"
             if node in self.plan.full:
-                lines.append(f"const long kk_row{i} = {terms};")
+                lines.append(f"const long kk_row{i} = {self.begin(node)};")
             elif self.space.moves[i]:
-                lines.append(self._read(node, terms))
+                lines.append(self._read(node, self.begin(node)))
         return lines
+
+    def begin(self, node: int) -> str:
+        """Where a row, or the part of it that is the group's, begins in an input."""
+        i = self.place[node]
+        moves = [d for d in self.space.moves[i] if d != self.column]
+        terms = [f"{self._coordinate(d)} * kk_step{i}_{d}" for d in moves]
+        if self.plan.cut and node in self.plan.full:
+            terms.append(f"kk_left * kk_step{i}_{self.column}")
+        return " + ".join(terms) or "0"
 
     def _coordinates(self) -> list[str]:
         if self.column < 2:
@@ -125,17 +170,35 @@ class Parts:
         return [*declared, self.call(f"row{k}", part, results)]
 
     def row_ends(self) -> list[str]:
-        """Outputs and sinks of one value a row."""
+        """Outputs, parts and sinks of one value a row."""
         lines = []
         for position in self.plan.per_row:
             node, out = self.region.outputs[position], self.outs[position]
             value = f"{self.memory(node)}(n{node})"
             lines.append(f"if (kk_live && kk_thread == 0) {{ {out}[kk_row] = {value}; }}")
-        for node in self.sums:
-            if not self.is_full(node):
-                operand = self.region.operands(node)[0]
-                lines.append(f"kk_sink{node} += kk_live ? n{operand} : 0.0f;")
+        for node, out in self.sums.items():
+            if node not in self.plan.sinks:
+                place = "kk_row * kk_cuts + kk_cut" if self.plan.cut else "kk_row"
+                value = f"kk_fold{node}"
+                lines.append(f"if (kk_live && kk_thread == 0) {{ {out}[{place}] = {value}; }}")
+            elif not self.is_full(node):
+                value = f"n{self.region.operands(node)[0]}"
+                lines += self.joined(node, f"kk_sink{node}", value)
         return lines
+
+    def joined(self, node: int, total: str, value: str, live: bool = True) -> list[str]:
+        """`total` of a fold or sink, joined with `value`, where `live` that of a row that counts.
+
+        A row beyond the last counts as what changes nothing.
+        """
+        kind, data = self.fold_kind(node), self.region[node]
+        operand = self.kind(self.region.operands(node)[0])
+        value = value if operand == kind else f"{kind}({value})"
+        value = f"kk_live ? {value} : {self.neutral(node)}" if live else value
+        if data["op"] == "sum" and total.startswith("kk_sink"):
+            return [f"{total} += {value};"]
+        join = join_of(data["op"])
+        return [f"{{ const {kind} a = {total}, b = {value};", f"  {total} = {join}; }}"]
 
     # -- a walk -------------------------------------------------------------------------------
     def full_inputs(self, walk: Walk) -> list[int]:
@@ -163,6 +226,10 @@ class Parts:
         data = self.region[node]
         first = REDUCTIONS[data["op"]].neutral(data["dtype"])
         return f"{self.fold_kind(node)}({literal(first, data['dtype'])})"
+
+
+def _product(dims: Iterable[int]) -> str:
+    return " * ".join(f"kk_n{d}" for d in dims) or "1"
 
 
 def indent(lines: Sequence[str], by: int = 2) -> str:

@@ -3,7 +3,9 @@
 Names: kk_row is a row, kk_line its place in the group, kk_thread a thread of the row, kk_at the
 first column of a pack. Template: TX threads share a row (a power of two), RY rows a group, which
 takes only one row a line where ONCE; a thread takes LANES neighbouring columns at once, PACKS times
-(0: as often as it needs); EXACT says that no thread is left without columns.
+(0: as often as it needs); EXACT says that no thread is left without columns. Where columns are cut,
+a group takes CUT of them, kk_columns in all, from kk_left on; a row has kk_wide. Where rows have
+outer dimensions, kk_o counts what lies in these, kk_before the rows before it, and kk_nth parts.
 """
 
 from __future__ import annotations
@@ -77,6 +79,20 @@ const int kk_line = int(thread_position_in_threadgroup.y);
 const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
 const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
 """
+CUT = """\
+const long kk_cut = long(threadgroup_position_in_grid.x);
+const long kk_cuts = long(threadgroups_per_grid.x);
+const long kk_left = kk_cut * long(CUT);
+const int kk_columns = int((kk_wide - kk_left < long(CUT)) ? kk_wide - kk_left : long(CUT));
+"""
+OUTER = """\
+for (long kk_o = long(threadgroup_position_in_grid.z); kk_o < kk_outer;
+     kk_o += long(threadgroups_per_grid.z)) {{
+  const long kk_before = kk_o * kk_rows;
+  const long kk_nth = kk_o * kk_blocks + kk_block;
+{body}
+}}
+"""
 SHARED = "threadgroup {kind} kk_partials_{kind}[2][{count}][32];"
 MEETING = """\
 const int kk_place = kk_line * TX + kk_thread;
@@ -93,7 +109,7 @@ if ({quick}) {{
 ROWS = """\
 for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {{
   const bool kk_live = kk_base + long(kk_line) < kk_rows;
-  const long kk_row = kk_live ? kk_base + long(kk_line) : kk_rows - 1;
+  const long kk_row = {before}(kk_live ? kk_base + long(kk_line) : kk_rows - 1);
 {body}
   if (ONCE) {{
     break;
@@ -117,6 +133,15 @@ SINGLE_LOOP = """\
 for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {{
 {lines}
 }}"""
+# Column by column, with a place for each in registers.
+HELD_LOOP = """\
+ZMLX_UNROLL
+for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
+  const int kk_at = kk_k * TX + kk_thread;
+  if (EXACT || kk_at < kk_columns) {{
+{lines}
+  }}
+}}"""
 LANE_LOOP = """\
 ZMLX_UNROLL
 for (int kk_v = 0; kk_v < LANES; ++kk_v) {{
@@ -135,10 +160,10 @@ if (TX > 32) {{
   kk_turn ^= 1;
 }}"""
 SINK_START = """\
-float kk_sink{node}[PACKS * LANES];
+{kind} kk_sink{node}[PACKS * LANES];
 ZMLX_UNROLL
 for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
-  kk_sink{node}[kk_k] = 0.0f;
+  kk_sink{node}[kk_k] = {neutral};
 }}"""
 SINK_END = """\
 ZMLX_UNROLL
@@ -147,32 +172,50 @@ for (int kk_p = 0; kk_p < PACKS; ++kk_p) {{
   if (EXACT || kk_at < kk_columns) {{
     ZMLX_UNROLL
     for (int kk_v = 0; kk_v < LANES; ++kk_v) {{
-      {out}[kk_block * kk_columns + kk_at + kk_v] = kk_sink{node}[kk_p * LANES + kk_v];
+      {out}[{place} + kk_at + kk_v] = kk_sink{node}[kk_p * LANES + kk_v];
     }}
+  }}
+}}"""
+SLOW_SINK_END = """\
+ZMLX_UNROLL
+for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
+  const int kk_at = kk_k * TX + kk_thread;
+  if (EXACT || kk_at < kk_columns) {{
+    {out}[{place} + kk_at] = kk_sink{node}[kk_k];
   }}
 }}"""
 
 # -- a thread alone ------------------------------------------------------------------------------
 # It takes whole rows, LANES columns at a time, in loops that a compiler for CPUs makes vectors of;
-# what it keeps has ROOM elements, at least a row's.
-ALONE_ROWS = """\
+# a fold has a value for each of LANES columns until the end. What it keeps has ROOM elements.
+ALONE_PLACE = """\
 const long kk_block = long(threadgroup_position_in_grid.y);
-const long kk_span = (kk_rows + long(threadgroups_per_grid.y) - 1) / long(threadgroups_per_grid.y);
+const long kk_blocks = long(threadgroups_per_grid.y);
+const long kk_span = (kk_rows + kk_blocks - 1) / kk_blocks;
 const long kk_first = kk_block * kk_span;
 const long kk_end = (kk_first + kk_span < kk_rows) ? kk_first + kk_span : kk_rows;
 const bool kk_live = true;
 const int kk_thread = 0;
-{starts}
-for (long kk_row = kk_first; kk_row < kk_end; ++kk_row) {{
-{body}
-}}
-{ends}
+const int kk_lead = (kk_columns < LANES) ? kk_columns : LANES;
 """
+ALONE_ROWS = """\
+for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {{
+  const long kk_row = {before}kk_inner;
+{body}
+}}"""
+ALONE_START = """\
+{kind} {name}[{size}];
+for (int kk_v = 0; kk_v < {count}; ++kk_v) {{
+  {name}[kk_v] = {neutral};
+}}"""
+ALONE_END = """\
+for (int kk_v = 0; kk_v < kk_columns; ++kk_v) {{
+  {out}[{place} + kk_v] = kk_sink{node}[kk_v];
+}}"""
 ALONE_WALK = """\
 for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
   const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
   const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
-{terms}
   if ({unit}) {{
     ZMLX_LOOP
     for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
@@ -184,14 +227,13 @@ for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
 {lane}
     }}
   }}
-{folds}
 }}"""
-# By fold: apart from the loop over elements, as GCC makes no vectors of half types beside a sum.
-# A whole step is folded half upon half, so that no addition waits for the one before.
+# By fold: what it makes of one value for each of the first columns. Those of a whole step are folded
+# half upon half, so that no addition waits for the one before.
 _SUM = """\
 {kind} kk_all{node} = {unit};
-int kk_left{node} = kk_run;
-for (; kk_run == LANES && kk_left{node} > 16; kk_left{node} /= 2) {{
+int kk_left{node} = kk_lead;
+for (; kk_lead == LANES && kk_left{node} > 16; kk_left{node} /= 2) {{
   const int kk_half = kk_left{node} / 2;
   ZMLX_LOOP
   for (int kk_v = 0; kk_v < kk_half; ++kk_v) {{
@@ -207,14 +249,14 @@ _EXTREME = """\
 {kind} kk_all{node} = {total};
 int kk_odd{node} = 0;
 #pragma omp simd reduction({name} : kk_all{node}) reduction(+ : kk_odd{node})
-for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {{
   const {kind} kk_b = kk_terms{node}[kk_v];
   kk_all{node} = (kk_b {sign} kk_all{node}) ? kk_b : kk_all{node};
   kk_odd{node} += (kk_b != kk_b) ? 1 : 0;
 }}
 {total} = (kk_odd{node} != 0 || {total} != {total}) ? {odd} : kk_all{node};"""
 _TRUTH = """\
-for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
+for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {{
   {total} = {total} {sign} int(kk_terms{node}[kk_v]);
 }}"""
 ALONE_FOLD = {

@@ -1,85 +1,6 @@
-
-#ifdef ZMLX_WIDE
-template <typename T, int N>
-using kk_pack = zm_pack<N, T>;
-template <typename T, int N>
-inline kk_pack<T, N> kk_load(const T* from) {
-  return zmlx_fetch<N>(from, 1);
-}
-template <typename T, int N>
-inline kk_pack<T, N> kk_fetch(const T* from, long step) {
-  return zmlx_fetch<N>(from, step);
-}
-template <typename T, int N>
-inline void kk_store(T* to, const kk_pack<T, N>& pack) {
-  zmlx_put<N>(to, pack);
-}
-#else
-template <typename T, int N>
-struct kk_pack {
-  T item[N];
-};
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_load(P from) {
-  kk_pack<T, N> pack;
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = from[k];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_fetch(P from, long step) {
-  if (step == 1) {
-    return kk_load<T, N>(from);
-  }
-  kk_pack<T, N> pack;
-  const T first = from[0];
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = first;
-  }
-  for (int k = 1; k < N && step != 0; ++k) {
-    pack.item[k] = from[k * step];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline void kk_store(P to, thread const kk_pack<T, N>& pack) {
-  for (int k = 0; k < N; ++k) {
-    to[k] = pack.item[k];
-  }
-}
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
 #endif
-#ifndef ZMLX_UNROLL
-#define ZMLX_UNROLL
-#endif
-
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_fetch_some(P from, long step, int count) {
-  kk_pack<T, N> pack;
-  ZMLX_UNROLL
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = T(0.0f);
-    if (k < count) {
-      pack.item[k] = from[k * step];
-    }
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline void kk_store_some(P to, thread const kk_pack<T, N>& pack, int count) {
-  ZMLX_UNROLL
-  for (int k = 0; k < N; ++k) {
-    if (k < count) {
-      to[k] = pack.item[k];
-    }
-  }
-}
-inline float kk_near_sum(float value, int near) {
-  for (int far = near / 2; far > 0; far >>= 1) {
-    value += metal::simd_shuffle_xor(value, ushort(far));
-  }
-  return value;
-}
 #ifndef ZMLX_NATIVE_SIGMOID
 inline float zmlx_sigmoid(float x) {
   const float e = metal::precise::exp(-metal::abs(x));
@@ -88,66 +9,78 @@ inline float zmlx_sigmoid(float x) {
 }
 #endif
 // One element: 2 ops: sigmoid, multiply.
-inline void zmlx_region(float x0, float x1, thread float& y0) {
+inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t0 = zmlx_sigmoid(x0);
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_sums_sigmoid_multiply_a1a6891e492675e7(in0, in1, sum0); its signature is added on launch.
-const long kk_outer = 1;
-const long kk_rows = in0_shape[1];
-const long kk_columns = in0_shape[2];
+// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_71c1f55ee78e0ac7(in0, in1, sum0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const long kk_wide = in0_shape[1];
+const long kk_cut = long(threadgroup_position_in_grid.x);
+const long kk_cuts = long(threadgroups_per_grid.x);
+const long kk_left = kk_cut * long(CUT);
+const int kk_columns = int((kk_wide - kk_left < long(CUT)) ? kk_wide - kk_left : long(CUT));
+const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
-const long kk_step0_2 = in0_strides[2];
-const long kk_step1_2 = in1_strides[2];
-const long kk_blocks = long(threadgroups_per_grid.y) * long(TY);
-const long kk_block = long(thread_position_in_grid.y);
+const long kk_step1_1 = in1_strides[1];
+const long kk_block = long(threadgroup_position_in_grid.y);
+const long kk_blocks = long(threadgroups_per_grid.y);
 const long kk_span = (kk_rows + kk_blocks - 1) / kk_blocks;
-const long kk_left = long(thread_position_in_grid.x) * long(LANES);
-const long kk_room = kk_columns - kk_left;
-const long kk_layers = long(threadgroups_per_grid.z);
-const long kk_parts = long(threadgroups_per_grid.x) * long(TX / NEAR);
-const long kk_part = long(thread_position_in_grid.x) / long(NEAR);
-const bool kk_speaks = int(thread_position_in_grid.x) % NEAR == 0;
-
-const int kk_run = (kk_room < long(LANES)) ? int(kk_room) : LANES;
-for (long kk_o = long(thread_position_in_grid.z); kk_o < kk_outer; kk_o += kk_layers) {
-  for (long kk_i = 0; kk_i < kk_span; ++kk_i) {
-    const long kk_row = kk_block * kk_span + kk_i;
-    const bool kk_live = kk_row < kk_rows;
-    if (!kk_live) {
-      break;
-    }
-    float kk_terms0[LANES];
-    const long kk_row0 = kk_row * kk_step0_1;
-    const long kk_row1 = 0;
-    if (kk_step0_2 == 1 && kk_step1_2 == 1) {
+const long kk_first = kk_block * kk_span;
+const long kk_end = (kk_first + kk_span < kk_rows) ? kk_first + kk_span : kk_rows;
+const bool kk_live = true;
+const int kk_thread = 0;
+const int kk_lead = (kk_columns < LANES) ? kk_columns : LANES;
+for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
+  const long kk_row = kk_inner;
+  const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
+  const long kk_row1 = kk_left * kk_step1_1;
+  float kk_terms4[LANES];
+  for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {
+    kk_terms4[kk_v] = float(0.0f);
+  }
+  for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
+    const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
+    const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
+    if (kk_step0_1 == 1 && kk_step1_1 == 1) {
       ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-        const float x0 = float(in0[kk_row0 + (kk_left + kk_v)]);
-        const float x1 = float(in1[kk_row1 + (kk_left + kk_v)]);
+        const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
+        const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
         float y0;
-        zmlx_region(x0, x1, y0);
-        kk_terms0[kk_v] = y0;
+        zmlx_walk0(x0, x1, y0);
+        { const float a = kk_terms4[kk_v], b = y0;
+          kk_terms4[kk_v] = a + b; }
       }
     } else {
       ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-        const float x0 = float(in0[kk_row0 + (kk_left + kk_v) * kk_step0_2]);
-        const float x1 = float(in1[kk_row1 + (kk_left + kk_v) * kk_step1_2]);
+        const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
+        const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
         float y0;
-        zmlx_region(x0, x1, y0);
-        kk_terms0[kk_v] = y0;
+        zmlx_walk0(x0, x1, y0);
+        { const float a = kk_terms4[kk_v], b = y0;
+          kk_terms4[kk_v] = a + b; }
       }
     }
-    float kk_total0 = 0.0f;
-    #pragma omp simd reduction(+ : kk_total0)
-    for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-      kk_total0 += kk_terms0[kk_v];
-    }
-    kk_total0 = kk_near_sum(kk_total0, NEAR);
-    if (kk_speaks && kk_live) {
-      sum0[(kk_o * kk_rows + kk_row) * kk_parts + kk_part] = kk_total0;
+  }
+  float kk_fold4 = float(0.0f);
+  float kk_all4 = 0;
+  int kk_left4 = kk_lead;
+  for (; kk_lead == LANES && kk_left4 > 16; kk_left4 /= 2) {
+    const int kk_half = kk_left4 / 2;
+    ZMLX_LOOP
+    for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
+      kk_terms4[kk_v] += kk_terms4[kk_v + kk_half];
     }
   }
+  #pragma omp simd reduction(+ : kk_all4)
+  for (int kk_v = 0; kk_v < kk_left4; ++kk_v) {
+    kk_all4 += kk_terms4[kk_v];
+  }
+  kk_fold4 += kk_all4;
+  const float n4 = float(kk_fold4);
+  if (kk_live && kk_thread == 0) { sum0[kk_row * kk_cuts + kk_cut] = kk_fold4; }
 }

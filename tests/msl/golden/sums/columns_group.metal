@@ -1,84 +1,60 @@
-
-#ifdef ZMLX_WIDE
-template <typename T, int N>
-using kk_pack = zm_pack<N, T>;
-template <typename T, int N>
-inline kk_pack<T, N> kk_load(const T* from) {
-  return zmlx_fetch<N>(from, 1);
-}
-template <typename T, int N>
-inline kk_pack<T, N> kk_fetch(const T* from, long step) {
-  return zmlx_fetch<N>(from, step);
-}
-template <typename T, int N>
-inline void kk_store(T* to, const kk_pack<T, N>& pack) {
-  zmlx_put<N>(to, pack);
-}
-#else
-template <typename T, int N>
-struct kk_pack {
-  T item[N];
-};
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_load(P from) {
-  kk_pack<T, N> pack;
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = from[k];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_fetch(P from, long step) {
-  if (step == 1) {
-    return kk_load<T, N>(from);
-  }
-  kk_pack<T, N> pack;
-  const T first = from[0];
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = first;
-  }
-  for (int k = 1; k < N && step != 0; ++k) {
-    pack.item[k] = from[k * step];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline void kk_store(P to, thread const kk_pack<T, N>& pack) {
-  for (int k = 0; k < N; ++k) {
-    to[k] = pack.item[k];
-  }
-}
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
 #endif
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
-
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
 template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_fetch_some(P from, long step, int count) {
-  kk_pack<T, N> pack;
-  ZMLX_UNROLL
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = T(0.0f);
-    if (k < count) {
-      pack.item[k] = from[k * step];
-    }
-  }
-  return pack;
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
 template <typename T, int N, typename P>
-inline void kk_store_some(P to, thread const kk_pack<T, N>& pack, int count) {
-  ZMLX_UNROLL
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
   for (int k = 0; k < N; ++k) {
-    if (k < count) {
-      to[k] = pack.item[k];
-    }
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
   }
 }
-inline float kk_near_sum(float value, int near) {
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    value += metal::simd_shuffle_xor(value, ushort(far));
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
   }
-  return value;
+  return a;
 }
 #ifndef ZMLX_NATIVE_SIGMOID
 inline float zmlx_sigmoid(float x) {
@@ -88,77 +64,121 @@ inline float zmlx_sigmoid(float x) {
 }
 #endif
 // One element: 2 ops: sigmoid, multiply.
-inline void zmlx_region(float x0, float x1, thread float& y0) {
+inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t0 = zmlx_sigmoid(x0);
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_sums_sigmoid_multiply_84a5a25a19a84a15(in0, in1, sum0); its signature is added on launch.
-const long kk_outer = 1;
-const long kk_rows = in0_shape[1];
-const long kk_columns = in0_shape[2];
+// One element: 2 ops: sigmoid, multiply.
+inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
+  const float t0 = zmlx_sigmoid(x0);
+  const float t1 = t0 * x1;
+  y0 = t1;
+}
+// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_496b9d7399c0821e(in0, in1, sum0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const long kk_wide = in0_shape[1];
+const long kk_cut = long(threadgroup_position_in_grid.x);
+const long kk_cuts = long(threadgroups_per_grid.x);
+const long kk_left = kk_cut * long(CUT);
+const int kk_columns = int((kk_wide - kk_left < long(CUT)) ? kk_wide - kk_left : long(CUT));
+const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
-const long kk_step0_2 = in0_strides[2];
-const long kk_step1_2 = in1_strides[2];
-const long kk_blocks = long(threadgroups_per_grid.y) * long(TY);
-const long kk_block = long(thread_position_in_grid.y);
-const long kk_span = (kk_rows + kk_blocks - 1) / kk_blocks;
-const long kk_left = long(thread_position_in_grid.x) * long(LANES);
-const long kk_room = kk_columns - kk_left;
-const long kk_layers = long(threadgroups_per_grid.z);
-const long kk_parts = long(threadgroups_per_grid.x) * long(TX / NEAR);
-const long kk_part = long(thread_position_in_grid.x) / long(NEAR);
-const bool kk_speaks = int(thread_position_in_grid.x) % NEAR == 0;
-
-for (long kk_o = long(thread_position_in_grid.z); kk_o < kk_outer; kk_o += kk_layers) {
-  const long kk_row1 = 0;
-  kk_pack<float, LANES> w1;
-  if (kk_room >= long(LANES)) {
-    w1 = kk_fetch<float, LANES>(in1 + (kk_row1 + kk_left * kk_step1_2), kk_step1_2);
-  } else if (kk_room > 0) {
-    w1 = kk_fetch_some<float, LANES>(in1 + (kk_row1 + kk_left * kk_step1_2), kk_step1_2, int(kk_room));
-  }
-  for (long kk_i = 0; kk_i < kk_span; ++kk_i) {
-    const long kk_row = kk_block * kk_span + kk_i;
-    const bool kk_live = kk_row < kk_rows;
-    float kk_lanes0[LANES];
-    ZMLX_UNROLL
-    for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-      kk_lanes0[kk_v] = 0.0f;
+const long kk_step1_1 = in1_strides[1];
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
+const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+threadgroup float kk_partials_float[2][1][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1)) {
+  kk_part<float, LANES> w1[PACKS];
+  ZMLX_UNROLL
+  for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+    const int kk_at = (kk_p * TX + kk_thread) * LANES;
+    if (EXACT || kk_at < kk_columns) {
+      const long kk_row1 = kk_left * kk_step1_1;
+      w1[kk_p] = kk_take<float, LANES>(in1 + (kk_row1 + kk_at));
     }
-    if (kk_live) {
-      const long kk_row0 = kk_row * kk_step0_1;
-      if (kk_room >= long(LANES)) {
-        const kk_pack<float, LANES> w0 = kk_fetch<float, LANES>(in0 + (kk_row0 + kk_left * kk_step0_2), kk_step0_2);
+  }
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
+    const long kk_row1 = kk_left * kk_step1_1;
+    float kk_fold4 = float(0.0f);
+    kk_part<float, LANES> w0[PACKS];
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        w0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const float x0 = float(w0.item[kk_v]);
-          const float x1 = float(w1.item[kk_v]);
+          const float x0 = float(w0[kk_p][kk_v]);
+          const float x1 = float(w1[kk_p][kk_v]);
           float y0;
-          zmlx_region(x0, x1, y0);
-          kk_lanes0[kk_v] += y0;
-        }
-      } else if (kk_room > 0) {
-        const int kk_some = int(kk_room);
-        const kk_pack<float, LANES> w0 = kk_fetch_some<float, LANES>(in0 + (kk_row0 + kk_left * kk_step0_2), kk_step0_2, kk_some);
-        ZMLX_UNROLL
-        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const float x0 = float(w0.item[kk_v]);
-          const float x1 = float(w1.item[kk_v]);
-          float y0;
-          zmlx_region(x0, x1, y0);
-          kk_lanes0[kk_v] += (kk_v < kk_some) ? y0 : 0.0f;
+          zmlx_walk0(x0, x1, y0);
+          { const float a = kk_fold4, b = y0;
+            kk_fold4 = a + b; }
         }
       }
     }
-    float kk_total0 = kk_lanes0[0];
-    ZMLX_UNROLL
-    for (int kk_v = 1; kk_v < LANES; ++kk_v) {
-      kk_total0 += kk_lanes0[kk_v];
+    kk_fold4 = kk_near_sum_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
     }
-    kk_total0 = kk_near_sum(kk_total0, NEAR);
-    if (kk_speaks && kk_live) {
-      sum0[(kk_o * kk_rows + kk_row) * kk_parts + kk_part] = kk_total0;
+    const float n4 = float(kk_fold4);
+    if (kk_live && kk_thread == 0) { sum0[kk_row * kk_cuts + kk_cut] = kk_fold4; }
+    if (ONCE) {
+      break;
+    }
+  }
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
+    const long kk_row1 = kk_left * kk_step1_1;
+    float kk_fold4 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk0(x0, x1, y0);
+      { const float a = kk_fold4, b = y0;
+        kk_fold4 = a + b; }
+    }
+    kk_fold4 = kk_near_sum_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    if (kk_live && kk_thread == 0) { sum0[kk_row * kk_cuts + kk_cut] = kk_fold4; }
+    if (ONCE) {
+      break;
     }
   }
 }
