@@ -228,8 +228,8 @@ for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
     }}
   }}
 }}"""
-# By fold: what it makes of one value for each of the first columns. Those of a whole step are folded
-# half upon half, so that no addition waits for the one before.
+# By fold: what it makes of one value for each of the first columns. Those of a whole step are
+# folded half upon half, so that no addition waits for the one before.
 _SUM = """\
 {kind} kk_all{node} = {unit};
 int kk_left{node} = kk_lead;
