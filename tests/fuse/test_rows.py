@@ -232,3 +232,22 @@ def test_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_plan_is_one_region() -> None:
     program = program_of(layer_norm, array(0, 4, 50), array(1, 50), array(2, 50))
     assert len(program.plan.regions) == 1 and not program.plan.natives
+
+
+@pytest.mark.parametrize("dtype", (*FLOATS, mx.int32, mx.uint8, mx.bool_), ids=str)
+def test_truth_of_numbers(dtype: mx.Dtype) -> None:
+    """What is not zero is true: a fraction, NaN, and numbers that have no bit in common."""
+
+    def truths(x: mx.array) -> tuple[mx.array, ...]:
+        y = x * x
+        return mx.all(y, axis=-1), mx.any(y, axis=-1), mx.all(y, axis=-1, keepdims=True) | (y > 1)
+
+    halves = mx.concatenate([mx.full((1, 39), 0.5), mx.full((1, 1), float("nan"))], axis=1)
+    mixed = mx.arange(1, 41)[None] % mx.array([[41], [2], [3]])
+    rows = mx.concatenate([halves, halves * 0, mx.zeros((1, 40)), mixed, -0.0 * mixed])
+    x = rows.astype(dtype) if dtype in FLOATS else mx.abs(mx.concatenate([mixed, 0 * mixed]))
+    x = mx.concatenate([x.astype(dtype)] * 2, axis=0)
+    got, want = zmlx.fuse(truths)(x), truths(x)
+    assert len(kernels(*got)) == 1
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype and mx.array_equal(one, other)

@@ -51,6 +51,16 @@ class Parts:
         kind = self.kind(node)
         return "int" if kind == "bool" else kind
 
+    def term(self, fold: int, value: str) -> str:
+        """What `fold` joins of an element `value`, in the type of its running value.
+
+        A number is true where it is not zero: 0.5 and NaN are.
+        """
+        kind, to = self.kind(self.region.operands(fold)[0]), self.fold_kind(fold)
+        if self.kind(fold) == "bool" and kind != "bool":
+            return f"{to}({value} != 0)"
+        return value if kind == to else f"{to}({value})"
+
     def memory(self, node: int) -> str:
         return dtypes.msl_type(self.region[node]["dtype"])
 
@@ -192,8 +202,7 @@ class Parts:
         A row beyond the last counts as what changes nothing.
         """
         kind, data = self.fold_kind(node), self.region[node]
-        operand = self.kind(self.region.operands(node)[0])
-        value = value if operand == kind else f"{kind}({value})"
+        value = self.term(node, value)
         value = f"kk_live ? {value} : {self.neutral(node)}" if live else value
         if data["op"] == "sum" and total.startswith("kk_sink"):
             return [f"{total} += {value};"]
