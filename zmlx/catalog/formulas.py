@@ -218,7 +218,9 @@ def _silu(z: mx.array) -> mx.array:
 
 
 def _gelu(z: mx.array) -> mx.array:
-    return 0.5 * z * (1.0 + mx.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z * z * z)))
+    """Gaussian error linear unit, tanh form (Hendrycks and Gimpel, 2016): tanh by a sigmoid."""
+    near = mx.clip(z, -15.0, 15.0)  # beyond, the sigmoid is 0 or 1, and a cube would overflow
+    return z * mx.sigmoid(math.sqrt(8.0 / math.pi) * (near + 0.044715 * near * near * near))
 
 
 @fused
