@@ -63,12 +63,21 @@ class _Joiner:
         for fold in self.folds if self.ends else ():
             for other in self._beside(fold):
                 self._join(fold, other)
+        for fold in () if self.ends else self.folds:
+            for other in self._readers(fold):
+                self._join(fold, other)
         return [group for nodes in self.members.values() for group in self._settled(nodes)]
 
     def _beside(self, fold: int) -> list[int]:
         """Other folds of the same array."""
         (source,) = self.graph.operands(fold)
         return [n for n in self.graph.users(source) if n > fold and n in self.cluster]
+
+    def _readers(self, fold: int) -> list[int]:
+        """Where `fold` adds up an array that nothing here computes (a cotangent, for a bias), what
+        else reads that array."""
+        (source,) = self.graph.operands(fold)
+        return [] if source in self.cluster else [u for u in self.graph.users(source) if u != fold]
 
     def _grow(self, fold: int) -> None:
         """Join what gives values to the cluster of `fold`, and what takes them, while it can."""

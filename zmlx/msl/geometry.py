@@ -23,7 +23,7 @@ SINK_LENGTHS = (64, 16)  # rows that a thread folds where columns are cut: at mo
 CUT_BYTES = 32  # of a thread, each value of a sink for a column
 ALONE_COLUMNS = 512  # of one step: its values stay in the first cache
 ALONE_BLOCKS, ALONE_ELEMENTS = 64, 1 << 14  # blocks of rows at most; what one is worth at least
-ALONE_CUT, ALONE_ROWS = 1024, (128, 4)  # columns whose sums stay in cache, rows that one block has
+ALONE_CUT, ALONE_ROWS = 1024, (128, 4)  # columns whose sums stay in cache, rows of a block
 FEW_ROWS, LONG = 64, 1 << 16
 MAX_ROOM = 1 << 14  # elements that a thread alone keeps of a row
 CUT_PACKS = 4  # of a thread, where groups share a row
@@ -89,10 +89,10 @@ def alone(plan: Schedule, sizes: Sizes) -> Geometry:
         return Geometry(
             ALONE_COLUMNS, 0, 1, 1, blocks, room=1, cut=ALONE_ELEMENTS, cuts=cuts, layers=layers
         )
+    if plan.sinks:  # long sums of one block would lose digits
+        blocks = min(max(blocks, -(-rows // ALONE_ROWS[0])), MAX_GROUPS)
     room = 1 << max(0, columns - 1).bit_length()
-    return Geometry(
-        ALONE_COLUMNS, 0, 1, 1, blocks, room=min(room, MAX_ROOM), layers=layers
-    )
+    return Geometry(ALONE_COLUMNS, 0, 1, 1, blocks, room=min(room, MAX_ROOM), layers=layers)
 
 
 def starves(rows: int, columns: int) -> bool:
@@ -170,9 +170,7 @@ def _rows_whole(plan: Schedule, sizes: Sizes) -> Geometry:
         groups = max(1, min(groups, enough, -(-rows // (lines * SINK_ROWS))))
     exact = held and share * threads * lanes == columns
     once = groups * lines >= rows
-    return Geometry(
-        lanes, share if held else 0, threads, lines, groups, exact, once, layers=layers
-    )
+    return Geometry(lanes, share if held else 0, threads, lines, groups, exact, once, layers=layers)
 
 
 def _across(wanted: int) -> int:
