@@ -93,9 +93,9 @@ def _why_not(
     label: str, made: Graph, nodes: set[int], homes: dict[int, Collection[int]], worth_alone: int
 ) -> str:
     """Why a call stays with MLX; "" where the reductions of its `nodes` are in one kernel."""
-    if not nodes:  # the parts of another one say the same
-        return ""
     folds = {n for n in nodes if made.kind(n) == "reduce"}
+    if not folds:  # they are another call's, which decides
+        return ""
     home = homes.get(min(folds), ())
     if not folds.issubset(home):
         return APART
