@@ -12,8 +12,8 @@ from derive_cases import arrays, close, mx_dtype, name_of, run, run_float64
 
 from zmlx import dtypes
 from zmlx.derive.accumulate import derive_jvp, derive_vjp
+from zmlx.derive.builder import Builder
 from zmlx.derive.factor import factored
-from zmlx.derive.lower import Builder
 from zmlx.fuse.replay import replay
 from zmlx.fuse.simplify import simplify
 from zmlx.trace.graph import Graph, OpaqueCall, Ref

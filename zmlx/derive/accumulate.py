@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from zmlx import dtypes
+from zmlx.derive.builder import Builder
 from zmlx.derive.folds import Fold, pulled, pushed
-from zmlx.derive.lower import Builder, chain_rule
+from zmlx.derive.lower import chain_rule
 from zmlx.errors import DeriveError
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.spec import OPERANDS

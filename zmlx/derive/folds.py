@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.derive.lower import Builder
+from zmlx.derive.builder import Builder
 from zmlx.ops.reductions import MLX, REDUCTIONS
 from zmlx.trace.graph import OpaqueCall, Ref
 from zmlx.trace.namespace import folding

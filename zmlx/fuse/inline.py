@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.derive.lower import Builder
+from zmlx.derive.builder import Builder
 from zmlx.errors import PlanError
 from zmlx.fuse.places import Places
 from zmlx.fuse.replay import dtype_of
