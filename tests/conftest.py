@@ -19,6 +19,7 @@ import mlx.core as mx
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from zmlx.device import toolchain
 from zmlx.device.base import Device, device_for_current_stream, device_named
 from zmlx.metal_check import unavailable
 from zmlx.trace import passes
@@ -95,6 +96,14 @@ def host_device(on_cpu: None) -> Device:
 def default_device() -> Device:
     """The device of MLX's default stream: the host, or the GPU of this machine."""
     return _required(device_for_current_stream())
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without optimisation the compiler takes a fifth of the time; the text is the same."""
+    flags = toolchain.kernel_flags()
+    quick = tuple("-O0" if flag == "-O3" else flag for flag in flags)
+    monkeypatch.setattr(toolchain, "kernel_flags", lambda: quick)
 
 
 @pytest.fixture(scope="session")

@@ -80,5 +80,5 @@ def test_mixed_functions(seed: int) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("block", range(100))
-def test_many_mixed_functions(block: int) -> None:
+def test_many_mixed_functions(block: int, quick_compiler: None) -> None:
     check(1000 + 10 * block, 10, deep=True)

@@ -69,7 +69,8 @@ def test_programs(program: Program) -> None:
 
 
 @pytest.mark.exhaustive
-@_SETTINGS
-@given(programs(most=20))
-def test_long_programs(program: Program) -> None:
+@pytest.mark.parametrize("block", range(10))
+@settings(_SETTINGS, max_examples=1000)
+@given(program=programs(most=20))
+def test_long_programs(block: int, program: Program) -> None:
     runs(program)

@@ -29,7 +29,6 @@ from hypothesis import strategies as st
 
 import zmlx
 from zmlx import dtypes
-from zmlx.device import toolchain
 
 pytestmark = pytest.mark.usefixtures("default_device")
 
@@ -196,14 +195,6 @@ def test_generated_integers_equal_plain_mlx(seed):
 
 # -- ten thousand graphs --------------------------------------------------------------------------
 BLOCKS, PER_BLOCK, BATCH = 50, 200, 25
-
-
-@pytest.fixture
-def quick_compiler(monkeypatch):
-    """Without optimisation the compiler takes a fifth of the time; the text is the same."""
-    flags = toolchain.kernel_flags()
-    quick = tuple("-O0" if flag == "-O3" else flag for flag in flags)
-    monkeypatch.setattr(toolchain, "kernel_flags", lambda: quick)
 
 
 @pytest.mark.exhaustive
