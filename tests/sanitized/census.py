@@ -219,6 +219,7 @@ LEFT_OUT = {
     "tests/fuse/test_inline.py::test_a_program_runs": "a watched launch keeps its shapes",
     "tests/catalog/test_catalog_services.py": "of what the launcher that is not watched does",
     "tests/fuse/test_again.py::test_kernels_in_a_row": "chains are of launchers that watch nothing",
+    "tests/fuse/test_taped.py": "tapes are of launchers that watch nothing",
     "tests/fuse/test_gradients.py::test_only_the_gradients_asked_for": "counts its compilations",
     "tests/test_autotune.py": "time decides",
     "tests/test_autotune_threadgroups.py": "time decides",
