@@ -162,8 +162,8 @@ def test_bits_are_mlx_s(numerics: str, dtype: str) -> None:
 
 
 def test_a_fold_and_its_squeeze_are_one_call_of_mlx() -> None:
-    fused = zmlx.fuse(lambda x: (x * 2 + 1).sum(0) * 3 + 1)
-    same(fused(X), (X * 2 + 1).sum(0) * 3 + 1)
+    fused = zmlx.fuse(lambda x: x.sum(0) * 3 + 1)  # of an input: no kernel has it
+    same(fused(X), X.sum(0) * 3 + 1)
     assert [step.squeeze is not None for step in fused.entry(X).program.plan.natives] == [True]
 
 
