@@ -138,7 +138,7 @@ VIEWS: dict[str, Callable[[mx.array], mx.array]] = {
 @pytest.mark.parametrize("name", VIEWS)
 def test_axes_that_are_added_again_were_never_taken(name: str) -> None:
     fused = zmlx.fuse(VIEWS[name])
-    same(fused(X), VIEWS[name](X))
+    assert mx.allclose(fused(X), VIEWS[name](X), rtol=1e-6, atol=1e-6).item()  # in another order
     plan = fused.entry(X).program.plan
     assert not [n for n in plan.graph if plan.graph.kind(n) == "opaque"], plan.graph
 
