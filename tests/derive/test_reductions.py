@@ -223,7 +223,7 @@ def test_second_order(name: str) -> None:
     assert not any(np.array(want[i]).any() for i in untouched)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (1, 5), (3, 1), (1, 1), (4, 0), (0, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5), (1, 5), (3, 1), (1, 1), (0, 4)], ids=str)
 @pytest.mark.parametrize("name", ["sum", "mean", "rms norm", "layer norm", "softmax", "prod"])
 def test_sizes_one_and_none(name: str, shape: tuple[int, int]) -> None:
     """A graph holds for its pattern of ones; a mean counts what is there."""
@@ -231,10 +231,6 @@ def test_sizes_one_and_none(name: str, shape: tuple[int, int]) -> None:
     sizes = [shape, *[(1, shape[1])] * (len(shapes) - 1)]
     example = [tuple(9 if n != 1 else 1 for n in s) for s in sizes]
     region = built(function, [(s, "float32") for s in example])
-    if name == "softmax" and shape[1] == 0:
-        with pytest.raises(ValueError, match="size 0"):
-            replay(region, [mx.zeros(shape)])
-        return
     values = arrays([(s, "float32") for s in sizes])
     (value,) = replay(region, values)
     close(value, plain(*values), 2e-5, 2e-5)

@@ -18,6 +18,7 @@ from zmlx.ops.composite import COMPOSITES
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace import intercept
+from zmlx.trace.graph import folded_shape
 from zmlx.trace.operands import name_of
 
 if TYPE_CHECKING:
@@ -90,12 +91,27 @@ def function(op: str, param: mx.Dtype | None = None) -> Callable[..., Any]:
 
 
 def folding(op: str, axes: tuple[int, ...], keepdims: bool = True) -> Callable[..., Any]:
-    """What a reduce node does to its operand, by MLX's own function."""
-    function = intercept.original(op)
-    if REDUCTIONS[op].index:  # of one axis, or all
+    """What a reduce node does to its operand, by MLX's own function.
+
+    Of nothing MLX 0.32 folds by shapes that it reads past their ends, at times without end: the
+    neutral element is filled in.
+    """
+    function, row = intercept.original(op), REDUCTIONS[op]
+    if row.index:  # of one axis, or all
         axis = axes[0] if len(axes) == 1 else None
         return lambda x: function(x, axis, keepdims=keepdims)
-    return lambda x: function(x, axes, keepdims)
+    if not row.empty:  # MLX raises
+        return lambda x: function(x, axes, keepdims)
+
+    def fold(x: mx.array) -> mx.array:
+        if x.size:
+            return function(x, axes, keepdims)
+        shape = folded_shape(x.shape, axes)
+        kept = shape if keepdims else [n for d, n in enumerate(shape) if d not in axes]
+        kind = row.dtype(name_of(x.dtype))
+        return mx.full(kept, row.neutral(kind), getattr(mx, dtypes.attribute(kind)))
+
+    return fold
 
 
 class _Mlx:
