@@ -32,7 +32,12 @@ def inputs(case: DefinitionCase, shape: tuple[int, ...], dtype: mx.Dtype) -> lis
 def worse(case: DefinitionCase, fused: Any, shape: tuple[int, ...], dtype: mx.Dtype) -> float:
     """By how much the fused function is further from float64 than it may be."""
     arrays = inputs(case, shape, dtype)
-    plain, want = case.fn(*arrays), case.reference(*doubles(arrays))
+    mx.disable_compile()  # MLX 0.32's log_softmax of rows of one number corrupts memory, compiled
+    try:
+        plain, want = case.fn(*arrays), case.reference(*doubles(arrays))
+        mx.eval(plain)
+    finally:
+        mx.enable_compile()
     got = fused(*arrays)
     for mine, theirs in zip(flat(got), flat(plain), strict=True):
         assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
