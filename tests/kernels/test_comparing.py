@@ -127,5 +127,5 @@ def test_the_corpus_makes_the_same_kernels_in_every_run(tmp_path: Path) -> None:
         found.append(Record.read(out))
     assert found[0] == found[1] and not found[0].failed
     host, gpu = (found[0].cases[f"users/layer norm by hand ({side})"] for side in command.SIDES)
-    assert len(host) >= 3 and len(gpu) >= 3
+    assert len(host) >= 2 and len(gpu) >= 2  # forward and backward
     assert all(set(t) == {"metal", "cu", "cpp"} for t in found[0].kernels.values())
