@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from definition_cases import CASES, EPS, DefinitionCase, rms_norm
 from fuse_cases import array, close, flat, kernels, natives_of, numpy, program_of
-from row_cases import allowed, distance, doubles
+from row_cases import allowed, distance, doubles, pulled
 from scipy import special
 
 import zmlx
@@ -150,11 +150,6 @@ def test_rows_far_from_zero(dtype: mx.Dtype) -> None:
 
 
 # -- transformations ------------------------------------------------------------------------------
-def pulled(fn: Any, arrays: list[mx.array]) -> list[mx.array]:
-    weights = [array(50 + i, *o.shape, dtype=o.dtype) for i, o in enumerate(flat(fn(*arrays)))]
-    return mx.vjp(lambda *a: tuple(flat(fn(*a))), arrays, weights)[1]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_gradients(name: str) -> None:
     case = CASES[name]

@@ -15,6 +15,7 @@ from row_cases import (
     doubles,
     layer_norm,
     logsumexp,
+    pulled,
     rms_norm,
     softmax,
 )
@@ -144,11 +145,6 @@ def test_runs_give_the_same_bits() -> None:
 
 
 # -- gradients ------------------------------------------------------------------------------------
-def pulled(fn: Any, arrays: list[mx.array]) -> list[mx.array]:
-    weights = [array(50 + i, *o.shape, dtype=o.dtype) for i, o in enumerate(flat(fn(*arrays)))]
-    return mx.vjp(lambda *a: tuple(flat(fn(*a))), arrays, weights)[1]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_gradients(name: str) -> None:
     case = CASES[name]

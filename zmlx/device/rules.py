@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -67,15 +68,8 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     if isinstance(launch, native.Kernel):
         kernel: Any = launch
         return lambda arrays: kernel(arrays, rules)
-    fitted: dict[int, Rules] = {}
-
-    def run(arrays: Arrays) -> list[mx.array]:
-        count = len(arrays)
-        if count not in fitted:
-            fitted[count] = Fitted(rules, [False] * count)
-        return ruled(launch(arrays), fitted[count])
-
-    return run
+    fit = _fitting(rules)
+    return lambda arrays: ruled(launch(arrays), fit(len(arrays)))
 
 
 def repeated(launch: Launcher, rules: Rules) -> Launcher:
@@ -87,18 +81,16 @@ def repeated(launch: Launcher, rules: Rules) -> Launcher:
     if native is None:
         return differentiable_ops(launch, rules)
     repeat, ruled = native.Repeater(), native.ruled
-    fitted: dict[int, Rules] = {}
+    fit = _fitting(rules)
 
     def run(arrays: Arrays) -> list[mx.array]:
-        count = len(arrays)
-        if count not in fitted:
-            fitted[count] = Fitted(rules, [False] * count)
-        again: list[mx.array] | None = repeat(arrays, fitted[count])
+        fitted = fit(len(arrays))
+        again: list[mx.array] | None = repeat(arrays, fitted)
         if again is not None:
             return again
         made = launch(arrays)
         repeat.learn(arrays, made)
-        first: list[mx.array] = ruled(made, fitted[count])
+        first: list[mx.array] = ruled(made, fitted)
         return first
 
     return run
@@ -175,6 +167,11 @@ def or_ops(run: Launcher, ops: Launcher) -> Launcher:
             return instead(error.problem, arrays)
 
     return call
+
+
+def _fitting(rules: Rules) -> Callable[[int], Fitted]:
+    """For a number of arrays, `rules` that take no notice of inputs behind them; made once."""
+    return cache(lambda count: Fitted(rules, [False] * count))
 
 
 class Fitted:
