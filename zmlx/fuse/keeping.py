@@ -9,32 +9,23 @@ zmlx.fuse.written calls it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from zmlx.fuse.ones import taken
 from zmlx.fuse.shapes import Shape, symbolic_shapes
-from zmlx.fuse.simplify import copy_node
+from zmlx.fuse.simplify import Rewritten, copy_node
 from zmlx.trace import intercept
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 from zmlx.trace.passes import verified
 
 
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """A graph, and where in it the nodes of the graph before compute what they do."""
-
-    graph: Graph
-    places: dict[int, int]
-
-
 @verified("keep")
-def keeping(graph: Graph) -> Kept:
+def keeping(graph: Graph) -> Rewritten:
     """`graph` with squeezes of folded axes behind the ops that read them; itself where none are."""
     if any(graph.kind(n) == "reduce" for n in graph):
         found = _Keeper(graph)
         if found.moved:
-            return Kept(found.made, found.new | found.moved)
-    return Kept(graph, {node: node for node in graph})
+            return Rewritten(found.made, found.new | found.moved)
+    return Rewritten(graph, {node: node for node in graph})
 
 
 class _Keeper:

@@ -28,22 +28,22 @@ def simplify(graph: Graph) -> Graph:
 
 
 @dataclass(frozen=True, eq=False)
-class Simplified:
-    """A simplified graph, and where in it the nodes of the graph before are that still count."""
+class Rewritten:
+    """A graph, and where in it the nodes of the graph before are that still count."""
 
     graph: Graph
     places: dict[int, int]
 
 
 @verified("simplify")
-def simplified(graph: Graph) -> Simplified:
+def simplified(graph: Graph) -> Rewritten:
     """As `simplify`, with the places of the nodes."""
     places = {node: node for node in graph}
     while True:
         graph, new = _shorter(graph)
         places = {node: new[place] for node, place in places.items() if place in new}
         if len(graph) == len(live_nodes(graph)):
-            return Simplified(graph, places)
+            return Rewritten(graph, places)
 
 
 def _shorter(graph: Graph) -> tuple[Graph, dict[int, int]]:
