@@ -109,6 +109,47 @@ def test_two_outputs_take_two_donated_inputs() -> None:
     assert first[7].item() == 3.0 and second[7].item() == 7.0
 
 
+def test_several_outputs_take_no_memory_where_inputs_are_given_up() -> None:
+    source = kernel("sums", ["x1 + x0", "x0 - x1"], ["float32"] * 2, ["float32"] * 2)
+    x, y = mx.arange(LARGE).astype(mx.float32) + 0.0, mx.ones(LARGE) * 3.0
+    mx.eval(x, y)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    first, second = run(source, x, y)
+    del x, y
+    mx.eval(first, second)
+    assert mx.get_peak_memory() < held + 4096
+    assert first[7].item() == 10.0 and second[7].item() == 4.0
+
+
+@pytest.mark.parametrize("how", ["kept", "viewed", "twice", "read elsewhere", "differentiated"])
+def test_several_outputs_leave_what_others_need(how: str) -> None:
+    source = kernel("sums", ["x1 + x0", "x0 - x1"], ["float32"] * 2, ["float32"] * 2)
+    x, y = mx.arange(LARGE).astype(mx.float32) + 0.0, mx.ones(LARGE) * 3.0
+    mx.eval(x, y)
+    kept: mx.array | None = None
+    if how == "kept":
+        kept = x
+    elif how == "viewed":
+        kept = x[5:]
+        mx.eval(kept)
+    elif how == "twice":
+        y = x
+    elif how == "read elsewhere":
+        kept = x * 1.0
+    else:
+        gradient = mx.grad(lambda a: (a * mx.stop_gradient(run(source, a, y)[0])).sum())
+        kept = gradient(x) - y
+    first, second = run(source, x, y)
+    del x, y
+    mx.eval(second, first)
+    assert first[7].item() == (14.0 if how == "twice" else 10.0)
+    assert second[7].item() == (0.0 if how == "twice" else 4.0)
+    if kept is not None:
+        assert kept[2].item() == (7.0 if how == "viewed" else 2.0)
+
+
 def test_streams_of_the_context_are_used(host_device: Device) -> None:
     launcher = host_device.build([DOUBLE])[0]
     other = mx.new_stream(mx.cpu)

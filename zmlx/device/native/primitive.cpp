@@ -11,7 +11,6 @@
 #define _DARWIN_C_SOURCE 1
 #endif
 #include <nanobind/nanobind.h>
-#include <sys/mman.h>
 
 #include <cstdlib>
 #include <memory>
@@ -23,6 +22,7 @@
 #include "chain.h"
 #include "compiled.h"
 #include "grid.h"
+#include "hosted.h"
 #include "known.h"
 #include "launch.h"
 #include "library.h"
@@ -43,166 +43,6 @@
 namespace nb = nanobind;
 
 namespace zmlx {
-
-struct Argument {
-  std::string name;
-  std::string dtype_name;
-  mx::Dtype dtype;
-  int rank;
-};
-
-// A loaded kernel.
-struct Compiled {
-  std::string name;
-  Library library;
-  Entry entry;
-  std::vector<Argument> inputs;
-  std::vector<Argument> outputs;
-  int rank;
-  int width;  // threads, at most
-
-  Compiled(
-      const char* name, const char* path, const char* symbol, std::vector<Argument> inputs,
-      std::vector<Argument> outputs, int rank, int width)
-      : name(name), library(path), entry(library.symbol<Entry>(symbol)), inputs(std::move(inputs)),
-        outputs(std::move(outputs)), rank(rank), width(width) {}
-
-  // The broadcast of the inputs' shapes, padded on the left to `rank` dimensions.
-  mx::Shape output_shape(const std::vector<mx::array>& arrays) const {
-    mx::Shape shape(static_cast<size_t>(rank), 1);
-    for (const auto& array : arrays) {
-      const int offset = rank - static_cast<int>(array.ndim());
-      for (int own = 0; own < static_cast<int>(array.ndim()); ++own) {
-        const auto size = array.shape()[own];
-        const int d = own + offset;
-        if (size == 1) {
-          continue;
-        }
-        if (d < 0 || (shape[d] != 1 && shape[d] != size)) {
-          fail("shapes do not broadcast", arrays);
-        }
-        shape[d] = size;
-      }
-    }
-    return shape;
-  }
-
-  void check(const std::vector<mx::array>& arrays) const {
-    if (arrays.size() != inputs.size()) {
-      fail("needs " + std::to_string(inputs.size()) + " arrays", arrays);
-    }
-    for (size_t i = 0; i < arrays.size(); ++i) {
-      if (arrays[i].dtype() != inputs[i].dtype) {
-        fail(inputs[i].name + " must be " + inputs[i].dtype_name, arrays);
-      }
-      if (static_cast<int>(arrays[i].ndim()) != inputs[i].rank) {
-        fail(inputs[i].name + " must have rank " + std::to_string(inputs[i].rank), arrays);
-      }
-    }
-  }
-
-  [[noreturn]] void fail(const std::string& what, const std::vector<mx::array>& arrays) const {
-    std::ostringstream text;
-    text << "[zmlx.device] kernel " << name << ": " << what << "; got";
-    for (const auto& array : arrays) {
-      text << " " << array.dtype() << array.shape();
-    }
-    text << (arrays.empty() ? " none." : ".") << " Pass arrays as the kernel declares them.";
-    throw std::invalid_argument(text.str());
-  }
-};
-
-// Fresh memory is faulted in page by page, half the time of a large kernel; huge pages end that.
-void advise_huge(void* data, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kPage = uintptr_t(1) << 21;
-  const auto begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kPage - 1);
-  if (end > begin) {
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-#endif
-}
-
-// MLX's CPU allocator hands on a null pointer, and counts it as memory in use, where the system
-// refuses; so a large request is tried first. The trial touches no page.
-void require_memory(size_t bytes) {
-  constexpr size_t kLarge = size_t(1) << 30;
-  if (bytes < kLarge) {
-    return;
-  }
-  void* volatile trial = std::malloc(bytes + sizeof(size_t));
-  if (trial == nullptr) {
-    throw std::runtime_error(
-        "[zmlx.device] no memory for an output of " + std::to_string(bytes) + " bytes.");
-  }
-  std::free(trial);
-}
-
-class HostKernel : public mx::Primitive {
- public:
-  HostKernel(mx::Stream stream, std::shared_ptr<const Compiled> kernel)
-      : mx::Primitive(stream), kernel_(std::move(kernel)) {}
-
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    auto launch = std::make_shared<Launch>();
-    launch->entry = kernel_->entry;
-    launch->kernel = kernel_;
-    launch->width = kernel_->width;
-    launch->size = static_cast<int64_t>(outputs[0].size());
-    Merger(inputs, outputs[0].shape()).present(*launch);
-    for (const auto& input : inputs) {
-      launch->data.push_back(const_cast<char*>(input.data<char>()));
-    }
-    std::vector<bool> taken(inputs.size(), false);
-    for (auto& output : outputs) {
-      allocate(output, inputs, taken);
-      launch->data.push_back(output.data<char>());
-    }
-    if (launch->size == 0) {
-      return;
-    }
-    mx::cpu::get_command_encoder(stream()).dispatch([launch] { launch->run(); });
-  }
-
-  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-    throw std::runtime_error("[zmlx.device] kernel " + kernel_->name + " runs on the CPU only.");
-  }
-
-  const char* name() const override {
-    return kernel_->name.c_str();
-  }
-
-  bool is_equivalent(const mx::Primitive& other) const override {
-    const auto* same = dynamic_cast<const HostKernel*>(&other);
-    return same != nullptr && same->kernel_ == kernel_;
-  }
-
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
-    return std::vector<mx::Shape>(kernel_->outputs.size(), kernel_->output_shape(inputs));
-  }
-
- private:
-  // An input whose memory nobody else needs becomes the output: every element is read before it is
-  // written, at the same place.
-  static void allocate(
-      mx::array& output, const std::vector<mx::array>& inputs, std::vector<bool>& taken) {
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      const auto& input = inputs[i];
-      if (!taken[i] && input.flags().row_contiguous && input.shape() == output.shape() &&
-          input.itemsize() == output.itemsize() && input.is_donatable()) {
-        taken[i] = true;
-        output.copy_shared_buffer(input);
-        return;
-      }
-    }
-    require_memory(output.nbytes());
-    output.set_data(mx::allocator::malloc(output.nbytes()));
-    advise_huge(output.data<char>(), output.nbytes());
-  }
-
-  const std::shared_ptr<const Compiled> kernel_;
-};
 
 mx::Stream current_stream() {
   const mx::Device& device = mx::default_device();
@@ -227,7 +67,7 @@ class Kernel {
     mx::Shape shape = compiled_->output_shape(inputs);
     settle_traced(inputs);
     std::shared_ptr<mx::Primitive> primitive =
-        std::make_shared<HostKernel>(current_stream(), compiled_);
+        std::make_shared<HostKernel>(current_stream(), HostKernel::Kernels{compiled_});
     if (!rules.is_none()) {
       Held::bury();
       primitive = std::make_shared<Ruled>(std::move(primitive), rules);
@@ -237,11 +77,7 @@ class Kernel {
           std::move(shape), compiled_->outputs[0].dtype, std::move(primitive), std::move(inputs))};
     }
     std::vector<mx::Shape> shapes(compiled_->outputs.size(), shape);
-    std::vector<mx::Dtype> dtypes;
-    for (const auto& output : compiled_->outputs) {
-      dtypes.push_back(output.dtype);
-    }
-    return mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
+    return mx::array::make_arrays(std::move(shapes), compiled_->dtypes(), primitive, inputs);
   }
 
   const std::string& name() const {
@@ -264,6 +100,10 @@ class Kernel {
     chain.add(with(std::move(rules)), numbers_of(reads));
   }
 
+  const std::shared_ptr<const Compiled>& compiled() const {
+    return compiled_;
+  }
+
  private:
   Pulls::Pull with(nb::object rules) const {
     return [kernel = *this, rules](const std::vector<mx::array>& inputs) {
@@ -272,6 +112,42 @@ class Kernel {
   }
 
   std::shared_ptr<const Compiled> compiled_;
+};
+
+// Kernels that wait for nothing of each other, launched as one.
+class Group {
+ public:
+  explicit Group(nb::handle kernels) {
+    for (nb::handle kernel : kernels) {
+      kernels_.push_back(nb::cast<const Kernel&>(kernel).compiled());
+    }
+  }
+
+  // Lazy results for the arrays of all, one kernel after another.
+  nb::list call(nb::handle sequence) const {
+    const std::vector<mx::array> inputs = arrays_of(sequence);
+    std::vector<mx::Shape> shapes;
+    std::vector<mx::Dtype> dtypes;
+    size_t reads = 0;
+    for (const auto& kernel : kernels_) {
+      const size_t end = reads + kernel->inputs.size();
+      if (end > inputs.size()) {
+        kernel->fail("needs more arrays", inputs);
+      }
+      const std::vector<mx::array> own(inputs.begin() + reads, inputs.begin() + end);
+      kernel->check(own);
+      shapes.insert(shapes.end(), kernel->outputs.size(), kernel->output_shape(own));
+      for (const auto dtype : kernel->dtypes()) {
+        dtypes.push_back(dtype);
+      }
+      reads = end;
+    }
+    const auto primitive = std::make_shared<HostKernel>(current_stream(), kernels_);
+    return list_of(mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs));
+  }
+
+ private:
+  HostKernel::Kernels kernels_;
 };
 
 mx::Dtype dtype_named(const std::string& name) {
@@ -363,6 +239,9 @@ NB_MODULE(zmlx_native, m) {
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
   nb::class_<zmlx::Pulls>(m, "Pulls").def(nb::init<>());
+  nb::class_<zmlx::Group>(m, "Group")
+      .def(nb::init<nb::handle>(), nb::arg("kernels"))
+      .def("__call__", &zmlx::Group::call, nb::arg("arrays"));
   nb::class_<zmlx::Kernel>(m, "Kernel", nb::is_weak_referenceable())
       .def("__call__", &zmlx::Kernel::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def(
