@@ -187,7 +187,7 @@ def test_two_steps_that_wait_for_each_other_are_a_defect():
     graph, (a, b, call, d) = diamond()
     steps = [extract(graph, [a, d]), extract(graph, [b]), Native(call, "")]
     with pytest.raises(PlanError, match=r"\[zmlx.plan\] two regions wait for each other"):
-        _ordered(graph, steps)
+        _ordered(graph, {i: [step] for i, step in enumerate(steps)})
 
 
 def test_unfusable_names_the_type():

@@ -10,8 +10,9 @@ import mlx.core as mx
 import numpy as np
 
 from zmlx.fuse.plan import Native
-from zmlx.fuse.program import _initial, _native_step
+from zmlx.fuse.program import _initial
 from zmlx.fuse.regions import STEPS
+from zmlx.fuse.steps import native_step
 from zmlx.trace.graph import Graph
 
 View = Callable[[mx.array], mx.array]
@@ -31,7 +32,7 @@ def evaluated(graph: Graph, arrays: Sequence[mx.array]) -> list[mx.array]:
         values[node] = value
     for node in graph:
         if graph.kind(node) in STEPS:
-            _native_step(graph, Native(node, ""))(values)
+            native_step(graph, Native(node, ""))(values)
     return [values[node] for node in graph.outputs]
 
 

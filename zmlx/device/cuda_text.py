@@ -51,12 +51,14 @@ def cuda_text(spec: MetalKernelSpec) -> CudaText:
         outputs = tuple(f"zm_raw_{name}" for name in outputs)
         pairs = zip(spec.output_names, outputs, strict=True)
         atomics = "".join(f"auto* {name} = metal::zm_atomics({raw});\n" for name, raw in pairs)
-    quick = HALVES if spec.halves else ""
+    facts = HALVES if spec.halves else ""
+    if spec.widest:
+        facts += f"#define ZM_WIDEST {spec.widest}\n"
     return CudaText(
         (*spec.input_names, GRID),
         outputs,
         f'{_BEYOND}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
-        f'{quick}{names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
+        f'{facts}{names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
     )
 
 

@@ -23,7 +23,7 @@ from zmlx.device.operands import output_shape
 from zmlx.device.rules import Fitted, native_or_none
 from zmlx.errors import DeviceError
 from zmlx.msl.kernel import KernelSource
-from zmlx.msl.spec import Extent, MetalKernelSpec
+from zmlx.msl.spec import MAX_BUFFERS, Extent, MetalKernelSpec
 
 INT32_MAX = 2**31 - 1
 LARGEST_GROUP = 1024  # threads
@@ -36,6 +36,7 @@ class GpuDevice(ABC):
     threadgroup: int  # threads
     takes_turns = False
     worth_alone = NEVER_ALONE
+    slots = MAX_BUFFERS  # arguments that a kernel may take
 
     def __init__(self) -> None:
         self._launchers: dict[str, Launcher] = {}  # by the kernels' content

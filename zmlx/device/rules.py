@@ -102,6 +102,15 @@ def is_native(launch: Launcher) -> bool:
     return native is not None and isinstance(launch, native.Kernel)
 
 
+def grouped(launches: Sequence[Launcher]) -> Launcher:
+    """Kernels of the native module, none of which waits for another, as one primitive.
+
+    It takes and gives the arrays of one after those of another, and has no rules.
+    """
+    made: Launcher = native_or_none().Group(list(launches))
+    return made
+
+
 def new_pulls() -> Any:
     """What rules keep as their attribute `pulls`, see `put_down`; None without a native module."""
     native = native_or_none()

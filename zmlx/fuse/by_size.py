@@ -41,13 +41,13 @@ class BySize:
     def __call__(self, arrays: Arrays) -> list[mx.array]:
         if traces_shapeless():  # a launch has its own sizes
             return self.plain(arrays)
-        key = (current_name(), *[a.shape for a in arrays])  # switches stand as in `runtime`
+        key = self._key(arrays)
         run = self._runs.get(key)
         if run is None:
             if len(self._runs) >= MOST:
                 self._runs.clear()
             with self.runtime.making():
-                run = self._runs[key] = self._run([a.shape for a in arrays])
+                run = self._runs[key] = self._made(arrays)
         try:
             return run(arrays)
         except DeviceError as error:  # the kernel cannot be built: the first launch finds out
@@ -58,6 +58,14 @@ class BySize:
     def plain(self, arrays: Arrays) -> list[mx.array]:
         """The same without a kernel of its own."""
         raise NotImplementedError
+
+    def _key(self, arrays: Arrays) -> Any:
+        """What decides how `arrays` are computed with; switches stand as in `runtime`."""
+        return (current_name(), *[a.shape for a in arrays])
+
+    def _made(self, arrays: Arrays) -> Run:
+        """The function for such arrays."""
+        return self._run([a.shape for a in arrays])
 
     def _run(self, shapes: Sequence[Shape]) -> Run:
         """The function for inputs of these shapes."""

@@ -90,6 +90,29 @@ def launching(runtime: Runtime, name: str, made: KernelSource, launch: Launcher)
     return run
 
 
+def launching_grouped(
+    runtime: Runtime, name: str, made: Sequence[KernelSource], launch: Launcher
+) -> Launcher:
+    """The same for several kernels of a CPU that one primitive launches."""
+    folder = runtime.folder
+    if folder is None:
+        return launch
+
+    def run(arrays: Sequence[mx.array]) -> list[mx.array]:
+        outputs = launch(arrays)
+        lines = [f"{_last(name)} {len(made)} launches by one primitive on {current_name()}:"]
+        reads = gives = 0
+        for one in made:
+            read, given = reads + len(one.inputs), gives + len(one.outputs)
+            into = _values(one.outputs, outputs[gives:given])
+            lines.append(f"  {one.name}: {_values(one.inputs, arrays[reads:read])} -> {into}")
+            reads, gives = read, given
+        folder.add(LAUNCHES, "\n".join(lines))
+        return outputs
+
+    return run
+
+
 def launching_written(
     runtime: Runtime,
     name: str,

@@ -6,11 +6,12 @@ is what it is. zmlx.fuse.program turns a plan into a callable, zmlx.fuse.explain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zmlx.errors import PlanError
+from zmlx.fuse.alike import alike
 from zmlx.fuse.ends import with_ends
 from zmlx.fuse.extract import Region, extract
 from zmlx.fuse.folded import with_folds
@@ -19,6 +20,9 @@ from zmlx.fuse.ones import squeezed
 from zmlx.fuse.regions import STEPS, regions, unfusable
 from zmlx.fuse.simplify import cost
 from zmlx.trace.graph import Graph
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Plan:
     graph: Graph
     steps: tuple[Step, ...]
     joined: tuple[Joined, ...] = ()  # each of steps that stand beside one another
+    alike: tuple[tuple[Region, ...], ...] = ()  # of one body, beside one another
 
     @property
     def regions(self) -> list[Region]:
@@ -84,7 +89,12 @@ def plan(
             step = Native(node, reason, squeezed(graph, node))
             steps.append(step)
             fused.update(nodes_of(step))
-    return Plan(graph, _ordered(graph, steps, together), tuple(together))
+    units = _units(steps, together)
+    kinds = alike(_waits(graph, units), units)
+    for number, group in enumerate(kinds):
+        units["alike", number] = [step for unit in group for step in units.pop(unit)]
+    same = [tuple(cast("list[Region]", units["alike", k])) for k in range(len(kinds))]
+    return Plan(graph, _ordered(graph, units), tuple(together), tuple(same))
 
 
 def _region(graph: Graph, nodes: Sequence[int]) -> Region:
@@ -107,16 +117,21 @@ def _reason(graph: Graph, node: int) -> str:
     return unfusable(graph, node) or "a single op: MLX's own kernel is as good"
 
 
-def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined] = ()) -> tuple[Step, ...]:
-    """`steps` so that each comes after what it reads; earlier nodes first, joined ones together."""
-    import networkx as nx
-
+def _units(steps: list[Step], together: Sequence[Joined]) -> dict[Any, list[Step]]:
+    """`steps`, by a key; those that share a kernel in one list."""
     home = {n: k for k, t in enumerate(together) for r in t.regions for n in r.nodes}
     home |= {join.node: k for k, t in enumerate(together) for join in t.joins}
     units: dict[Any, list[Step]] = {}
     for i, step in enumerate(steps):
         first = nodes_of(step)[0]
         units.setdefault(("joined", home[first]) if first in home else i, []).append(step)
+    return units
+
+
+def _waits(graph: Graph, units: Mapping[Any, Sequence[Step]]) -> nx.DiGraph:
+    """An edge from each unit to those that read what it makes, or have effects after its own."""
+    import networkx as nx
+
     owner = {n: unit for unit, inside in units.items() for step in inside for n in nodes_of(step)}
     order = nx.DiGraph()
     order.add_nodes_from(units)
@@ -126,14 +141,18 @@ def _ordered(graph: Graph, steps: list[Step], together: Sequence[Joined] = ()) -
                 order.add_edge(owner[operand], index)
     effects = [owner[n] for n in sorted(owner) if not graph[n].get("pure", True)]
     order.add_edges_from(zip(effects, effects[1:], strict=False))
-    try:
-        sequence = list(
-            nx.lexicographical_topological_sort(
-                order, key=lambda unit: max(n for step in units[unit] for n in nodes_of(step))
-            )
-        )
-    except nx.NetworkXUnfeasible as error:
-        raise PlanError("[zmlx.plan] two regions wait for each other.") from error
+    if not nx.is_directed_acyclic_graph(order):
+        raise PlanError("[zmlx.plan] two regions wait for each other.")
+    return order
+
+
+def _ordered(graph: Graph, units: Mapping[Any, Sequence[Step]]) -> tuple[Step, ...]:
+    """All steps so that each comes after what it reads; earlier nodes first, units together."""
+    import networkx as nx
+
+    pairs = [(unit, n) for unit, inside in units.items() for step in inside for n in nodes_of(step)]
+    last = dict(sorted(pairs, key=lambda pair: pair[1]))  # of each unit, its last node
+    sequence = nx.lexicographical_topological_sort(_waits(graph, units), key=last.__getitem__)
     return tuple(step for unit in sequence for step in units[unit])
 
 

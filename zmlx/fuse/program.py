@@ -6,42 +6,36 @@ for each node. zmlx.fuse.api runs the programs of traces, zmlx.fuse.region those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx import dtypes, dump
+from zmlx import dump
 from zmlx.device.base import Launcher, device_for_current_stream
 from zmlx.device.rules import Link, chain, is_native
 from zmlx.fuse import dumped
-from zmlx.fuse.extract import Ends, Region
-from zmlx.fuse.filled import filler, is_fixed
+from zmlx.fuse.extract import Region
 from zmlx.fuse.joined import JoinedFunction
 from zmlx.fuse.joins import Joined
 from zmlx.fuse.lift import lift
 from zmlx.fuse.passing import passes, passing
 from zmlx.fuse.plan import Native, Plan, plan
-from zmlx.fuse.pulled import Sliced
 from zmlx.fuse.region import Picked, RegionFunction, launchers
-from zmlx.fuse.replay import constant, count, dtype_of, op_function
+from zmlx.fuse.replay import constant
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.sliced import SlicedFunction, sliced
 from zmlx.fuse.slicing import several, slicing
 from zmlx.fuse.squeezed import Squeezed, then_squeezed
+from zmlx.fuse.steps import Step, kernel_step, native_step, sliced_step, together_step
 from zmlx.fuse.taped import taped
+from zmlx.fuse.together import Together
 from zmlx.fuse.written import Written, written_out
 from zmlx.log import logger
-from zmlx.msl.emit import scalar_type
-from zmlx.trace.exprs import Expr, computed
-from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
-from zmlx.trace.namespace import folding
+from zmlx.trace.graph import NUMBERS, Graph
 from zmlx.trace.operands import arrays_in
 
-Values = list[Any]  # by node: arrays, Python numbers of scalars, lists of a call's several results
-Step = Callable[[Values], None]
 _log = logger("zmlx.fuse")
 
 
@@ -88,9 +82,9 @@ class Program:
         """A function for each step of the plan."""
         graph, runs = self.plan.graph, iter(self._runs)
         return [
-            _kernel_step(graph, step.ends, step.results, next(runs))
+            kernel_step(graph, step.ends, step.results, next(runs))
             if isinstance(step, Region)
-            else _native_step(graph, step)
+            else native_step(graph, step)
             for step in self.plan.steps
         ]
 
@@ -105,18 +99,30 @@ class Program:
         single = dict(zip([_step_key(s) for s in plan.steps], self._single, strict=True))
         shared: dict[Any, Step] = {}
         for joined, function in zip(plan.joined, self.joined, strict=True):
-            run = self._kernel_step(joined, function, runtime)
+            run = self._kernel(joined, function, runtime)
             keys = (*joined.regions, *[join.node for join in joined.joins])
             shared |= dict.fromkeys(keys, run)
         for region in plan.regions:
             if region not in shared:
-                shared[region] = self._kernel_step(region, runs[region], runtime)
+                shared[region] = self._kernel(region, runs[region], runtime)
+        self.together = self._together(runtime, name)
+        for members, alike in zip(plan.alike, self.together, strict=True):
+            run = together_step(graph, alike, [shared[region] for region in members])
+            shared |= dict.fromkeys(members, run)
         for nodes in several(graph):
             run = slicing(graph, nodes, [single[n] for n in nodes])
             shared |= dict.fromkeys(nodes, run)
         return list(dict.fromkeys((single | shared).values()))
 
-    def _kernel_step(self, step: Region | Joined, function: Any, runtime: Runtime) -> Step:
+    def _together(self, runtime: Runtime, name: str) -> list[Together]:
+        """A function for each group of regions that may be launched together."""
+        own = dict(zip(self.plan.regions, self.functions, strict=True))
+        return [
+            Together(regions, [own[r] for r in regions], runtime, f"{name}.alike{i}")
+            for i, regions in enumerate(self.plan.alike)
+        ]
+
+    def _kernel(self, step: Region | Joined, function: Any, runtime: Runtime) -> Step:
         """What runs the kernel of `step`, by the arrays behind slices where there are several."""
         graph, ends = self.plan.graph, step.ends
         if isinstance(step, Region):
@@ -125,10 +131,10 @@ class Program:
             found = sliced(graph, step.regions, step.joins, step.kept, ends.inputs, ends.scalars)
         if found is None:
             results, run = passing(step, self._passes, function, runtime)
-            return _kernel_step(graph, ends, results, run)
+            return kernel_step(graph, ends, results, run)
         function = function.function if isinstance(function, Squeezed) else function
         small = function.plain if isinstance(function, JoinedFunction) else function
-        made = _sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
+        made = sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
         return then_squeezed(made, step) if isinstance(step, Region) else made
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
@@ -176,6 +182,8 @@ class Program:
         """The program for arrays of this signature alone: where it is nothing but launches of
         kernels, they are one call.
         """
+        if self.plan.alike:
+            return self
         links: list[Link] = []
         values, places = list(arrays), {node: i for i, node in enumerate(self._inputs)}
         for step, run in zip(self.plan.steps, self._runs, strict=False):
@@ -251,147 +259,5 @@ def _initial(data: dict[str, Any]) -> Any:
     return constant(data) if data["kind"] == "const" else None
 
 
-# -- steps ----------------------------------------------------------------------------------------
-def _kernel_step(graph: Graph, ends: Ends, outputs: Sequence[int], function: Run) -> Step:
-    inputs = ends.inputs
-    scalars = [(node, number_maker(graph[node]["dtype"])) for node in ends.scalars]
-
-    def run(values: Values) -> None:
-        arrays = [values[node] for node in inputs]
-        for node, array_of in scalars:
-            arrays.append(array_of(values[node]))
-        for node, result in zip(outputs, function(arrays), strict=True):
-            values[node] = result
-
-    return run
-
-
-def _sliced_step(step: Sliced, function: SlicedFunction) -> Step:
-    inputs, sources, outputs = step.inputs, step.sources, step.results
-    scalars = [(node, number_maker(step.graph[node]["dtype"])) for node in step.scalars]
-    numbers = step.numbers
-
-    def run(values: Values) -> None:
-        arrays = [values[node] for node in inputs]
-        arrays += [array_of(values[node]) for node, array_of in scalars]
-        behind = [values[node] for node in sources]
-        steering = [values[node] for node in numbers]
-        for node, result in zip(outputs, function(arrays, behind, steering), strict=True):
-            values[node] = result
-
-    return run
-
-
 def _step_key(step: Region | Native) -> Any:
     return step if isinstance(step, Region) else step.node
-
-
-def _native_step(graph: Graph, step: Native) -> Step:
-    node, data = step.node, graph[step.node]
-    if data["kind"] == "item":
-        source, index = graph.operands(node)[0], data["index"]
-
-        def pick(values: Values) -> None:
-            values[node] = values[source][index]
-
-        return pick
-    if data["kind"] == "size":
-        return _size_step(node, graph.operands(node), data["expr"])
-    if data["kind"] == "reduce":
-        fold = folding(data["op"], data["axes"], keepdims=step.squeeze is None)
-        return _fold_step(step.result, graph.operands(node)[0], fold)
-    if data["kind"] == "count":
-        return _fold_step(node, graph.operands(node)[0], partial(count, axes=data["axes"]))
-    if data["kind"] == "opaque":
-        return _call_step(node, graph.operands(node), data["call"])
-    return _op_step(graph, node)
-
-
-def _size_step(node: int, operands: tuple[int, ...], expr: Expr) -> Step:
-    compute = computed((expr,))
-
-    def run(values: Values) -> None:
-        given = [values[o] for o in operands]
-        (values[node],) = compute(given, given)
-
-    return run
-
-
-def _fold_step(node: int, source: int, fold: Callable[[mx.array], Any]) -> Step:
-    def run(values: Values) -> None:
-        values[node] = fold(values[source])
-
-    return run
-
-
-def _op_step(graph: Graph, node: int) -> Step:
-    function = op_function(graph, node)
-    operands = graph.operands(node)
-    scalars = [(o, graph[o]["dtype"]) for o in operands if graph.kind(o) in NUMBERS]
-    makers = {o: (number_maker(dtype), dtype_of(dtype)) for o, dtype in scalars}
-
-    def value(values: Values, operand: int) -> mx.array:
-        if operand not in makers:
-            return values[operand]
-        array_of, dtype = makers[operand]
-        return array_of(values[operand]).reshape(()).astype(dtype)
-
-    def run(values: Values) -> None:
-        values[node] = function(*[value(values, o) for o in operands])
-
-    return run
-
-
-def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
-    fn, several = call.fn, call.outputs > 0
-    fixed = [*call.kwargs.values(), *[a for a in call.args if type(a) is not Ref]]
-    if not all(map(is_fixed, fixed)):
-        return _nested_call_step(node, operands, call)
-    places = [operands[a.position] if type(a) is Ref else None for a in call.args]
-    pairs, kwargs = list(zip(places, call.args, strict=True)), call.kwargs
-    first, rest = places[0] if places else None, call.args[1:]
-    if first is None or any(place is not None for place in places[1:]):
-
-        def run(values: Values) -> None:
-            given = [a if place is None else values[place] for place, a in pairs]
-            result = fn(*given, **kwargs)
-            values[node] = list(arrays_in(result)) if several else result
-
-        return run
-
-    def run_on_one(values: Values) -> None:
-        result = fn(values[first], *rest, **kwargs)
-        values[node] = list(arrays_in(result)) if several else result
-
-    return run_on_one
-
-
-def _nested_call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
-    fn, several = call.fn, call.outputs > 0
-    args, kwargs = filler(call.args), filler(call.kwargs) if call.kwargs else None
-
-    def run(values: Values) -> None:
-        given = [values[o] for o in operands]
-        result = fn(*args(given)) if kwargs is None else fn(*args(given), **kwargs(given))
-        values[node] = list(arrays_in(result)) if several else result
-
-    return run
-
-
-def number_maker(dtype: str) -> Callable[[Any], mx.array]:
-    """What makes a Python number the array of one element in which kernels take it."""
-    kind = dtype_of(scalar_type(dtype) if dtypes.has_msl(dtype) else dtype)
-
-    def make(value: Any) -> mx.array:
-        if isinstance(value, mx.array):
-            return value
-        if not dtypes.fits(value, dtype, ()):
-            raise ValueError(
-                f"[zmlx.fuse] the Python number {value} does not fit {dtype}, the type of the "
-                "arrays beside it. Cast the arrays, or pass a smaller number."
-            )
-        if dtype == "uint64" and value < 0:  # wraps, but not in a list
-            return mx.array(value, kind).reshape(1)
-        return mx.array([dtypes.adopted(value, dtype)], kind)
-
-    return make

@@ -22,25 +22,41 @@ def body(
     output_types: Sequence[tuple[str, str]],
 ) -> str:
     """The text. Types are those of values; of outputs as values and in memory."""
+    scalars = [f"const {kind} p{i} = {kind}(s{i}[0]);" for i, kind in enumerate(scalar_types)]
+    lines = [*_sizes(space), *_steps(space), *scalars]
+    lines += walk(space, array_types, len(scalar_types), output_types, [_PLACE])
+    return "\n".join(lines) + "\n"
+
+
+_PLACE = "const INDEX t = INDEX(thread_position_in_grid.x);"
+
+
+def walk(
+    space: Space,
+    array_types: Sequence[str],
+    scalars: int,
+    output_types: Sequence[tuple[str, str]],
+    place: Sequence[str] = (),
+) -> list[str]:
+    """The lines behind sizes, steps and scalars; `place` tells which thread `t` this is."""
     inner = space.dims[-1] if space.dims else None
     loads = _Loads(space, array_types, inner)
-    arguments = [f"x{i}" for i in loads.read] + [f"p{i}" for i in range(len(scalar_types))]
-    lines = [*_sizes(space), *_steps(space)]
-    lines += [f"const {kind} p{i} = {kind}(s{i}[0]);" for i, kind in enumerate(scalar_types)]
-    lines += [*loads.once(), "const INDEX t = INDEX(thread_position_in_grid.x);"]
+    arguments = [f"x{i}" for i in loads.read] + [f"p{i}" for i in range(scalars)]
     begin = ["const INDEX begin = t * INDEX(ELEMS);"]
     if len(space.dims) > 1:
         begin += [_coordinates(space), *_divided(space)]
     if loads.moving:
         wide = [*_dealt(space), *_wide(space, loads, arguments, output_types)]
         begin = ["#ifdef ZMLX_WIDE", *wide, "#else", *begin, "#endif"]
-    lines += [
+    return [
+        *loads.once(),
+        *place,
         *begin,
         "const INDEX stop = (total - begin < INDEX(ELEMS)) ? total : begin + INDEX(ELEMS);",
         "for (INDEX i = begin; i < stop;) {",
         *indent(_row(space, loads, arguments, output_types)),
+        "}",
     ]
-    return "\n".join([*lines, "}"]) + "\n"
 
 
 class _Loads:

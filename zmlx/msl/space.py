@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from zmlx.errors import EmitError
+from zmlx.msl.spec import MAX_BUFFERS
 from zmlx.trace.graph import Graph
 
-MAX_BUFFERS = 31  # Metal's limit for one kernel
+__all__ = ["MAX_BUFFERS", "Space", "buffer_slots"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 Extent = tuple[int, int, int]
+MAX_BUFFERS = 31  # Metal's limit for one kernel
 MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
 _NO_WORD = r"\W"
 
@@ -25,7 +26,8 @@ class MetalKernelSpec:
     `<input>_ndim`, the template's names and Metal's thread attributes. An input of rank 0 arrives
     as an array of one element, on every device. `halves` says that every result will be rounded to
     a type of 16 bits: a device may take functions that are exact enough for that; `exact` that the
-    device must use the very functions MLX uses there.
+    device must use the very functions MLX uses there. `widest` are the bytes of an element of the
+    widest array, where threads are dealt elements by zmlx_deal.
     """
 
     name: str
@@ -37,6 +39,7 @@ class MetalKernelSpec:
     atomic_outputs: bool = False
     halves: bool = False
     exact: bool = False
+    widest: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -44,7 +47,7 @@ class MetalKernelSpec:
         parts = (
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
             str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
-            *(["exact"] if self.exact else []),
+            *(["exact"] if self.exact else []), *([str(self.widest)] if self.widest else []),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
