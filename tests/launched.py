@@ -77,6 +77,20 @@ def launch_joined(kind: str, numerics: str) -> None:
     _pulled(lambda x: f(x, arrays[1]), arrays[:1])
 
 
+def launch_alike(kind: str, numerics: str) -> None:
+    """An optimizer's step over a tree, with numbers, and arrays that all read."""
+
+    def step(params, grads, means, rate, decay):
+        means = {k: decay * means[k] + (1 - decay) * g for k, g in grads.items()}
+        return {k: p - rate * mx.tanh(means[k]) for k, p in params.items()}, means
+
+    f = zmlx.fuse(step, numerics=numerics)
+    for sizes in ((7, 300, 5), (4,) * 12):
+        trees = [{str(i): mx.zeros((n, 3), mx_dtype(kind)) for i, n in enumerate(sizes)}] * 3
+        f(*trees, mx.array(0.5, mx_dtype(kind)), 0.9)
+    f({str(i): mx.zeros((4, 3)) for i in range(9)}, trees[1], trees[2], 0.1, 0.5)
+
+
 def launch_rows(kind: str) -> None:
     """Functions that fold rows, of lengths that registers hold and that they do not, gradients."""
 

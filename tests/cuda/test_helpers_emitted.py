@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from on_cuda import AMPERE, HOPPER, Gpu, gpu
 
 from tests.launched import (
+    launch_alike,
     launch_case,
     launch_ends,
     launch_expression,
@@ -74,6 +75,14 @@ def test_parts_written_in_place(kind: str, numerics: str) -> None:
     with gpu(machine=False) as device:
         launch_joined(kind, numerics)
         assert sum("_joined_" in text for text in device.compiler.texts) >= 2
+
+
+@pytest.mark.parametrize("numerics", ["fp32", "mlx"])
+@pytest.mark.parametrize("kind", FLOATS)
+def test_launches_that_are_shared(kind: str, numerics: str) -> None:
+    with gpu(machine=False) as device:
+        launch_alike(kind, numerics)
+        assert sum("zmlx_launch" in text for text in device.compiler.texts) >= 3
 
 
 @pytest.mark.parametrize("kind", FLOATS)

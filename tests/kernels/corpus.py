@@ -40,6 +40,7 @@ def cases(device: RecordingDevice) -> Iterator[tuple[str, Case]]:
         yield from _table(device)
         yield from _derived(device)
     yield from _fused()
+    yield from _shared()
     yield from _users()
     yield from _called()
 
@@ -77,6 +78,14 @@ def _fused() -> Iterator[tuple[str, Case]]:
         yield f"generated/seed {seed}, {kind}, {numerics}", call
     for kind in ("int8", "uint32"):
         yield f"generated/{kind}", partial(launched.launch_fused, 1, kind, "fp32")
+
+
+def _shared() -> Iterator[tuple[str, Case]]:
+    for kind in FLOATS:
+        yield f"several/parts, {kind}", partial(launched.launch_joined, kind, "fp32")
+        yield f"several/alike, {kind}", partial(launched.launch_alike, kind, "fp32")
+        yield f"folds/rows, {kind}", partial(launched.launch_rows, kind)
+        yield f"folds/ends, {kind}", partial(launched.launch_ends, kind)
 
 
 def _users() -> Iterator[tuple[str, Case]]:

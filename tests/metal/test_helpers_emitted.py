@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from on_metal import Mac, mac
 
 from tests.launched import (
+    launch_alike,
     launch_case,
     launch_ends,
     launch_expression,
@@ -66,6 +67,15 @@ def test_parts_written_in_place(kind: str, numerics: str) -> None:
         launch_joined(kind, numerics)
         clean(device)
         assert sum("_joined_" in text for text in device.texts()) >= 2
+
+
+@pytest.mark.parametrize("numerics", ["fp32", "mlx"])
+@pytest.mark.parametrize("kind", FLOATS)
+def test_launches_that_are_shared(kind: str, numerics: str) -> None:
+    with mac() as device:
+        launch_alike(kind, numerics)
+        clean(device)
+        assert sum("zmlx_launch" in text for text in device.texts()) >= 3
 
 
 @pytest.mark.parametrize("kind", FLOATS)
