@@ -118,6 +118,23 @@ def test_several_outputs_are_done_again(host_device: HostDevice) -> None:
     assert quotient.tolist() == [2.0, 1.0] and rest.tolist() == [1.0, 3.0]
 
 
+def test_what_a_launch_adds_behind_its_inputs_is_read_again(host_device: HostDevice) -> None:
+    """As CUDA's launches add the grid."""
+    repeat, rules = host_device.native.Repeater(), Tripled()
+    x, y = mx.array([1.0, 2.0]), mx.array([3.0, 5.0])
+    repeat.learn([x], [mx.subtract(x, y)])
+    assert repeat([y])[0].tolist() == [0.0, 0.0]
+    assert repeat([x], rules)[0].tolist() == [-2.0, -3.0]
+    assert repeat([mx.array([4.0, 5.0])])[0].tolist() == [1.0, 0.0]
+
+
+def test_a_launch_that_computes_its_inputs_is_not_learnt(host_device: HostDevice) -> None:
+    repeat, x = host_device.native.Repeater(), mx.array([1.0, 2.0])
+    repeat.learn([x], [mx.subtract(x, x * 2)])
+    repeat.learn([x, x], [mx.exp(x)])
+    assert repeat([x]) is None and repeat([x, x]) is None
+
+
 def test_a_repeated_launch_carries_rules(host_device: HostDevice) -> None:
     """At once, without bare results first, and for inputs of rank 0 as for those of rank 1."""
     repeat, rules = host_device.native.Repeater(), Tripled()

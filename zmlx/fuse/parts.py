@@ -31,7 +31,7 @@ class Join:
 
     op: str
     kind: str  # of the parts
-    given: Shape  # of the parts: dimensions of rows, blocks in place of inner ones, columns or cuts
+    given: Shape  # of the parts: dimensions of rows, groups in place of inner ones, columns or cuts
     axes: tuple[int, ...]  # along which parts are joined
     shape: Shape
     dtype: str
@@ -41,7 +41,7 @@ class Join:
         data, column = plan.region[node], columns_of(plan.region)
         space = broadcast([plan.region[n]["shape"] for n in plan.region])
         sink, axes = is_sink(plan.region, node, plan.outer), set(data["axes"])
-        rows = [*space[: plan.outer], made.blocks] if sink else space[:column]
+        rows = [*space[: plan.outer], made.groups] if sink else space[:column]
         last = len(rows)
         cuts = made.cuts if plan.cut else 1
         given = (*rows, space[column] if plan.keeps_columns(node) else cuts)

@@ -38,19 +38,14 @@ class Geometry:
     lanes: int
     packs: int
     threads: int  # of a row
-    lines: int  # rows side by side in a group
-    groups: int
+    lines: int  # rows side by side in a group, a power of two
+    groups: int  # each gives one part of a fold over rows
     exact: bool = False
     once: bool = False
     room: int = 0
     cut: int = 0  # columns of a group, where they are cut
     cuts: int = 1
     layers: int = 1  # groups that share the outer dimensions
-
-    @property
-    def blocks(self) -> int:
-        """Parts of a fold over rows."""
-        return self.groups * self.lines
 
     def launch(self, shapes: Sequence[tuple[int, ...]], kinds: Sequence[str]) -> Launch:
         """With outputs of these shapes and types."""
@@ -158,11 +153,10 @@ def _rows_whole(plan: Schedule, sizes: Sizes) -> Geometry:
     packs = -(-columns // lanes)
     threads = _threads(packs)
     share = -(-packs // threads)
-    if share * lanes * _bytes(plan) > HELD_BYTES and threads < LARGEST:
-        wanted = -(-packs * lanes * _bytes(plan) // HELD_BYTES)
-        threads = min(LARGEST, 1 << (wanted - 1).bit_length())
+    while share * lanes * _bytes(plan) > HELD_BYTES and threads < LARGEST:
+        threads *= 2
         share = -(-packs // threads)
-    held = share * lanes * _bytes(plan) <= HELD_BYTES
+    held = share * lanes * _bytes(plan) <= HELD_BYTES  # else a row has a group to itself
     lines = max(1, GROUP // threads)
     groups = min(-(-rows // lines), MAX_GROUPS)
     if plan.sinks:

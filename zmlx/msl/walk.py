@@ -5,8 +5,8 @@ cuts into walks. Goes out: a MetalKernelSpec; zmlx.msl.walk_text says what its t
 zmlx.fuse.walked launches it. Inputs in0, … have any strides, numbers s0, … one element.
 
 Outputs: those of the region that are given whole, in their order, then parts of folds, in the type
-in which they run (`Parts.fold_kind`): of a sink, (outer…, blocks, columns) where it keeps columns,
-else (outer…, blocks, cuts); of a fold over columns that are cut, (rows…, cuts).
+in which they run (`Parts.fold_kind`): of a sink, (outer…, groups, columns) where it keeps columns,
+else (outer…, groups, cuts); of a fold over columns that are cut, (rows…, cuts).
 
 A GPU's kernel has two ways. Where all rows begin where packs may, and columns are neighbours,
 threads move packs, and hold a row in registers if PACKS is not 0. Else they take column by column.
@@ -38,7 +38,7 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
     ways = text.BOTH_WAYS.format(
         quick=first.condition(), first=indent(first.body()), second=indent(second.body())
     )
-    shared = _shared([*first.meetings(), *second.meetings()])
+    shared = _shared([*first.meetings(), *second.meetings()], first.across_lines())
     lines = [*first.sizes(), *first.once(), *text.PLACE.splitlines(), *shared]
     ops = {(op, kind) for meeting in first.meetings() for op, kind, _ in meeting}
     near = "".join(
@@ -79,16 +79,36 @@ def _all_halves(plan: Schedule, region: Graph) -> bool:
     return all(region[n]["dtype"] in dtypes.HALVES for n in nodes)
 
 
-def _shared(meetings: Sequence[Sequence[Fold]]) -> list[str]:
-    """Threadgroup memory, and a thread's place in it, where there is any meeting."""
+def _shared(meetings: Sequence[Sequence[Fold]], lines: Sequence[Sequence[Fold]]) -> list[str]:
+    """Threadgroup memory for what a row's threads and a group's lines join, and a thread's place
+    in it, where there is any such meeting.
+    """
+    declared = [
+        form.format(kind=k, count=n)
+        for form, found in ((text.SHARED, meetings), (text.LINES, lines))
+        for k, n in sorted(_most(found).items())
+    ]
+    return [*declared, *text.MEETING.splitlines()] if declared else []
+
+
+def _most(meetings: Sequence[Sequence[Fold]]) -> dict[str, int]:
+    """How many values of each type meet at one time, at most."""
     most: dict[str, int] = {}
     for meeting in meetings:
         kinds = [kind for _, kind, _ in meeting]
         most.update({k: max(most.get(k, 0), kinds.count(k)) for k in kinds})
-    if not most:
-        return []
-    declared = [text.SHARED.format(kind=k, count=n) for k, n in sorted(most.items())]
-    return [*declared, *text.MEETING.splitlines()]
+    return most
+
+
+class _Slots:
+    """Places in threadgroup memory, counted for each type."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def next(self, kind: str) -> int:
+        taken = self._taken[kind] = self._taken.get(kind, -1) + 1
+        return taken
 
 
 class _Way(Parts):
@@ -124,6 +144,18 @@ class _Way(Parts):
         joined = [n for n in plan.sinks if self.is_full(n) and not plan.keeps_columns(n)]
         return [(region[n]["op"], self.fold_kind(n), f"kk_sink{n}") for n in joined]
 
+    def across_lines(self) -> list[list[Fold]]:
+        """What the lines of a group join at one time: column by column, then one value a row.
+
+        Sums of columns that grow in memory are those of a group's only line.
+        """
+        keeps, region = self.plan.keeps_columns, self.region
+        sinks = [n for n in self.plan.sinks if self.registers or not keeps(n)]
+        columns = [n for n in sinks if keeps(n)]
+        ones = [n for n in sinks if n not in columns]
+        named = [[(n, f"kk_sink{n}[kk_k]") for n in columns], [(n, f"kk_sink{n}") for n in ones]]
+        return [[(region[n]["op"], self.fold_kind(n), v) for n, v in pairs] for pairs in named]
+
     def _in_memory(self, sink: int) -> bool:
         """Whether a sink's sums, one for each column, grow where they are to be."""
         return self.plan.keeps_columns(sink) and not self.registers
@@ -150,10 +182,14 @@ class _Way(Parts):
     def _sink_ends(self) -> list[str]:
         meeting = self._joined_sinks()
         lines = self._meeting(meeting) if meeting else []
+        columns, ones = map(self._joined_lines, self.across_lines())
+        if columns:
+            lines += text.LINES_LOOP.format(lines=indent(columns)).splitlines()
+        lines += ones
         for node in self.plan.sinks:
             out, place = self.sums[node], self.part_at(node)
             if not self.plan.keeps_columns(node):
-                lines.append(f"if (kk_thread == 0) {{ {out}[{place}] = kk_sink{node}; }}")
+                lines.append(f"if (kk_place == 0) {{ {out}[{place}] = kk_sink{node}; }}")
             elif self.registers:
                 end = self.sink_end.format(node=node, out=out, place=place)
                 lines += end.splitlines()
@@ -176,15 +212,28 @@ class _Way(Parts):
         """Threads of a row join their values."""
         near = "(TX < 32) ? TX : 32"
         lines = [f"{v} = kk_near_{op}_{kind}({v}, {near});" for op, kind, v in folds]
-        count: dict[str, int] = {}
-        tell, hear = [], []
+        slots, tell, hear = _Slots(), [], []
         for op, kind, value in folds:
-            slot = count[kind] = count.get(kind, -1) + 1
-            place = f"kk_partials_{kind}[kk_turn][{slot}]"
+            place = f"kk_partials_{kind}[kk_turn][{slots.next(kind)}]"
             tell.append(f"{place}[kk_place / 32] = {value};")
             hear.append(f"{value} = kk_near_{op}_{kind}({place}[kk_of], kk_share);")
         meet = text.MEET.format(tell=indent(tell, 4), hear=indent(hear))
         return [*lines, *meet.splitlines()]
+
+    def _joined_lines(self, folds: Sequence[Fold]) -> list[str]:
+        """The lines of a group join their values; what line 0 then has counts."""
+        slots, tell, join, hear = _Slots(), [], [], []
+        for op, kind, value in folds:
+            at = f"kk_lines_{kind}[{slots.next(kind)}]"
+            tell.append(f"{at}[kk_place] = {value};")
+            join.append(f"{{ const {kind} a = {at}[kk_place], b = {at}[kk_other];")
+            join.append(f"  {at}[kk_place] = {join_of(op)}; }}")
+            hear.append(f"{value} = {at}[kk_place];")
+        if not folds:
+            return []
+        return text.LINES_JOIN.format(
+            tell=indent(tell), join=indent(join, 6), hear=indent(hear)
+        ).splitlines()
 
     def folded(self, walk: Walk, y: dict[int, str], place: str) -> list[str]:
         """What folds and sinks make of one element; `place` is its column."""

@@ -90,7 +90,7 @@ class Parts:
 
     @property
     def _part(self) -> str:
-        return "kk_nth" if self.layers else "kk_block"
+        return "kk_nth" if self.layers else "kk_group"
 
     def part_at(self, sink: int) -> str:
         """The place of what a sink folds for a block of rows; the first of several."""

@@ -5,7 +5,8 @@ first column of a pack. Template: TX threads share a row (a power of two), RY ro
 takes only one row a line where ONCE; a thread takes LANES neighbouring columns at once, PACKS times
 (0: as often as it needs); EXACT says that no thread is left without columns. Where columns are cut,
 a group takes CUT of them, kk_columns in all, from kk_left on; a row has kk_wide. Where rows have
-outer dimensions, kk_o counts what lies in these, kk_before the rows before it, and kk_nth parts.
+outer dimensions, kk_o counts what lies in these, kk_before the rows before it, and kk_nth parts,
+of which each group gives one.
 """
 
 from __future__ import annotations
@@ -76,8 +77,10 @@ inline {kind} kk_near_{op}({kind} a, int near) {{
 PLACE = """\
 const int kk_thread = int(thread_position_in_threadgroup.x);
 const int kk_line = int(thread_position_in_threadgroup.y);
-const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
-const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
 """
 CUT = """\
 const long kk_cut = long(threadgroup_position_in_grid.x);
@@ -89,7 +92,7 @@ OUTER = """\
 for (long kk_o = long(threadgroup_position_in_grid.z); kk_o < kk_outer;
      kk_o += long(threadgroups_per_grid.z)) {{
   const long kk_before = kk_o * kk_rows;
-  const long kk_nth = kk_o * kk_blocks + kk_block;
+  const long kk_nth = kk_o * kk_groups + kk_group;
 {body}
 }}
 """
@@ -165,11 +168,32 @@ ZMLX_UNROLL
 for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
   kk_sink{node}[kk_k] = {neutral};
 }}"""
+# The lines of a group join what they have of each column, half upon half; the first one gives it.
+LINES = "threadgroup {kind} kk_lines_{kind}[{count}][(RY > 1) ? RY * TX : 1];"
+LINES_JOIN = """\
+if (RY > 1) {{
+{tell}
+  metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+  for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {{
+    if (kk_line < kk_half) {{
+      const int kk_other = kk_place + kk_half * TX;
+{join}
+    }}
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+  }}
+{hear}
+  metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+}}"""
+LINES_LOOP = """\
+ZMLX_UNROLL
+for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {{
+{lines}
+}}"""
 SINK_END = """\
 ZMLX_UNROLL
 for (int kk_p = 0; kk_p < PACKS; ++kk_p) {{
   const int kk_at = (kk_p * TX + kk_thread) * LANES;
-  if (EXACT || kk_at < kk_columns) {{
+  if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {{
     ZMLX_UNROLL
     for (int kk_v = 0; kk_v < LANES; ++kk_v) {{
       {out}[{place} + kk_at + kk_v] = kk_sink{node}[kk_p * LANES + kk_v];
@@ -180,7 +204,7 @@ SLOW_SINK_END = """\
 ZMLX_UNROLL
 for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
   const int kk_at = kk_k * TX + kk_thread;
-  if (EXACT || kk_at < kk_columns) {{
+  if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {{
     {out}[{place} + kk_at] = kk_sink{node}[kk_k];
   }}
 }}"""
@@ -189,10 +213,10 @@ for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
 # It takes whole rows, LANES columns at a time, in loops that a compiler for CPUs makes vectors of;
 # a fold has a value for each of LANES columns until the end. What it keeps has ROOM elements.
 ALONE_PLACE = """\
-const long kk_block = long(threadgroup_position_in_grid.y);
-const long kk_blocks = long(threadgroups_per_grid.y);
-const long kk_span = (kk_rows + kk_blocks - 1) / kk_blocks;
-const long kk_first = kk_block * kk_span;
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_span = (kk_rows + kk_groups - 1) / kk_groups;
+const long kk_first = kk_group * kk_span;
 const long kk_end = (kk_first + kk_span < kk_rows) ? kk_first + kk_span : kk_rows;
 const bool kk_live = true;
 const int kk_thread = 0;

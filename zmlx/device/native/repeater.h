@@ -2,7 +2,8 @@
 //
 // mx.fast.metal_kernel and cuda_kernel take 20 us to describe a launch from Python. Everything they
 // find out depends on shapes and stream alone, and what is asked of a thread on whether memory runs
-// across rows, so the primitive they made once serves again, as mx.compile uses primitives again.
+// across rows, so the primitive they made once serves again, as mx.compile uses primitives again. So do
+// the inputs that a launch adds behind those given.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -60,6 +61,7 @@ class Repeater {
     }
     const Known& known = found->second;
     std::shared_ptr<mx::Primitive> primitive = known.primitive;
+    inputs.insert(inputs.end(), known.behind.begin(), known.behind.end());
     if (!rules.is_none()) {
       Held::bury();
       primitive = std::make_shared<Ruled>(std::move(primitive), rules);
@@ -84,15 +86,26 @@ class Repeater {
     if (made.empty() || !made[0].has_primitive() || is_zeros(made[0])) {
       return;  // an empty launch gives zeros, which no kernel made
     }
+    const std::vector<mx::array> given = flat(arrays_of(sequence));
+    const std::vector<mx::array>& read = made[0].inputs();
+    if (read.size() < given.size()) {
+      return;
+    }
+    const std::vector<mx::array> behind(read.begin() + given.size(), read.end());
+    for (const auto& array : behind) {
+      if (array.has_primitive()) {
+        return;  // computed from what was given, perhaps
+      }
+    }
     if (known_.size() >= kMost) {
       known_.clear();
     }
-    Known known{made[0].primitive_ptr(), {}, {}};
+    Known known{made[0].primitive_ptr(), behind, {}, {}};
     for (const auto& array : made) {
       known.shapes.push_back(array.shape());
       known.dtypes.push_back(array.dtype());
     }
-    known_.insert_or_assign(key(flat(arrays_of(sequence))), std::move(known));
+    known_.insert_or_assign(key(given), std::move(known));
   }
 
  private:
@@ -100,6 +113,7 @@ class Repeater {
 
   struct Known {
     std::shared_ptr<mx::Primitive> primitive;
+    std::vector<mx::array> behind;  // inputs that the launch adds, such as a grid on CUDA
     std::vector<mx::Shape> shapes;
     std::vector<mx::Dtype> dtypes;
   };

@@ -75,7 +75,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_ae824b4d43fb48db(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_9d14e640872a5225(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -88,9 +88,12 @@ const long kk_step0_1 = in0_strides[1];
 const long kk_step1_1 = in1_strides[1];
 const int kk_thread = int(thread_position_in_threadgroup.x);
 const int kk_line = int(thread_position_in_threadgroup.y);
-const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
-const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
 threadgroup float kk_partials_float[2][1][32];
+threadgroup float kk_lines_float[1][(RY > 1) ? RY * TX : 1];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
 if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1)) {
@@ -146,7 +149,21 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     kk_sink4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
     kk_turn ^= 1;
   }
-  if (kk_thread == 0) { sum0[kk_block * kk_cuts + kk_cut] = kk_sink4; }
+  if (RY > 1) {
+    kk_lines_float[0][kk_place] = kk_sink4;
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+      if (kk_line < kk_half) {
+        const int kk_other = kk_place + kk_half * TX;
+        { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+          kk_lines_float[0][kk_place] = a + b; }
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+    kk_sink4 = kk_lines_float[0][kk_place];
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+  }
+  if (kk_place == 0) { sum0[kk_group * kk_cuts + kk_cut] = kk_sink4; }
 } else {
   float kk_sink4 = float(0.0f);
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
@@ -176,5 +193,19 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     kk_sink4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
     kk_turn ^= 1;
   }
-  if (kk_thread == 0) { sum0[kk_block * kk_cuts + kk_cut] = kk_sink4; }
+  if (RY > 1) {
+    kk_lines_float[0][kk_place] = kk_sink4;
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+      if (kk_line < kk_half) {
+        const int kk_other = kk_place + kk_half * TX;
+        { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+          kk_lines_float[0][kk_place] = a + b; }
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+    kk_sink4 = kk_lines_float[0][kk_place];
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+  }
+  if (kk_place == 0) { sum0[kk_group * kk_cuts + kk_cut] = kk_sink4; }
 }

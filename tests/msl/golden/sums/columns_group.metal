@@ -75,7 +75,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_496b9d7399c0821e(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_0ed65d179f4ac6a0(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -88,8 +88,10 @@ const long kk_step0_1 = in0_strides[1];
 const long kk_step1_1 = in1_strides[1];
 const int kk_thread = int(thread_position_in_threadgroup.x);
 const int kk_line = int(thread_position_in_threadgroup.y);
-const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
-const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
 threadgroup float kk_partials_float[2][1][32];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;

@@ -14,7 +14,7 @@ inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_1612b9f45921f567(in0, in1, out0, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_22caa835dce3e2cd(in0, in1, out0, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -25,10 +25,10 @@ const int kk_columns = int((kk_wide - kk_left < long(CUT)) ? kk_wide - kk_left :
 const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
 const long kk_step1_1 = in1_strides[1];
-const long kk_block = long(threadgroup_position_in_grid.y);
-const long kk_blocks = long(threadgroups_per_grid.y);
-const long kk_span = (kk_rows + kk_blocks - 1) / kk_blocks;
-const long kk_first = kk_block * kk_span;
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_span = (kk_rows + kk_groups - 1) / kk_groups;
+const long kk_first = kk_group * kk_span;
 const long kk_end = (kk_first + kk_span < kk_rows) ? kk_first + kk_span : kk_rows;
 const bool kk_live = true;
 const int kk_thread = 0;
@@ -68,5 +68,5 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   }
 }
 for (int kk_v = 0; kk_v < kk_columns; ++kk_v) {
-  sum0[kk_block * kk_wide + kk_left + kk_v] = kk_sink4[kk_v];
+  sum0[kk_group * kk_wide + kk_left + kk_v] = kk_sink4[kk_v];
 }

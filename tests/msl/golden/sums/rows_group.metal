@@ -67,7 +67,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_5260368c6d81aedb(in0, in1, out0, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_e63e760cce54e127(in0, in1, out0, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -80,8 +80,13 @@ const long kk_step0_1 = in0_strides[1];
 const long kk_step1_1 = in1_strides[1];
 const int kk_thread = int(thread_position_in_threadgroup.x);
 const int kk_line = int(thread_position_in_threadgroup.y);
-const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
-const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_lines_float[1][(RY > 1) ? RY * TX : 1];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
 if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1)) {
   float kk_sink4[PACKS * LANES];
   ZMLX_UNROLL
@@ -134,12 +139,29 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
   }
   ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
+    if (RY > 1) {
+      kk_lines_float[0][kk_place] = kk_sink4[kk_k];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+        if (kk_line < kk_half) {
+          const int kk_other = kk_place + kk_half * TX;
+          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+            kk_lines_float[0][kk_place] = a + b; }
+        }
+        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      }
+      kk_sink4[kk_k] = kk_lines_float[0][kk_place];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+  }
+  ZMLX_UNROLL
   for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
     const int kk_at = (kk_p * TX + kk_thread) * LANES;
-    if (EXACT || kk_at < kk_columns) {
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
       ZMLX_UNROLL
       for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-        sum0[kk_block * kk_wide + kk_left + kk_at + kk_v] = kk_sink4[kk_p * LANES + kk_v];
+        sum0[kk_group * kk_wide + kk_left + kk_at + kk_v] = kk_sink4[kk_p * LANES + kk_v];
       }
     }
   }
@@ -173,10 +195,27 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
   }
   ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
+    if (RY > 1) {
+      kk_lines_float[0][kk_place] = kk_sink4[kk_k];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+        if (kk_line < kk_half) {
+          const int kk_other = kk_place + kk_half * TX;
+          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+            kk_lines_float[0][kk_place] = a + b; }
+        }
+        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      }
+      kk_sink4[kk_k] = kk_lines_float[0][kk_place];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+  }
+  ZMLX_UNROLL
   for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
     const int kk_at = kk_k * TX + kk_thread;
-    if (EXACT || kk_at < kk_columns) {
-      sum0[kk_block * kk_wide + kk_left + kk_at] = kk_sink4[kk_k];
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      sum0[kk_group * kk_wide + kk_left + kk_at] = kk_sink4[kk_k];
     }
   }
 }
