@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -23,6 +23,7 @@ from zmlx.expr.header import uncommented
 from zmlx.fuse.region import RegionFunction, RegionRules, Specialized
 from zmlx.fuse.replay import dtype_of, replay_fp32
 from zmlx.fuse.runtime import Run
+from zmlx.fuse.simplify import simplify
 from zmlx.helpers.complaint import complaining, counted
 from zmlx.helpers.op import runtime
 from zmlx.helpers.rules import Arrays, Refused, mapped_first
@@ -30,6 +31,10 @@ from zmlx.helpers.spec import check_arrays, defined_by, full_header, readable_fu
 from zmlx.trace import intercept
 from zmlx.trace.graph import Graph
 from zmlx.trace.operands import name_of
+from zmlx.trace.spliced import joins, spliced
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
 
 _WAY_OUT = (
     "Give bwd_source, or write the body in what zmlx can read: declarations, assignments and "
@@ -94,6 +99,7 @@ class NaryOp:
         self.spec, self.where = spec, where
         self.__name__ = spec.name
         self._runs: dict[Any, Run] = {}
+        self._simple = cache(lambda kinds: simplify(self.graph(kinds)))  # what a trace takes
         self._forward = self._kernel("fwd", spec.inputs, spec.outputs, spec.forward)
         names = (*spec.inputs, *spec.cotangents)
         if spec.backward is not None:
@@ -108,14 +114,8 @@ class NaryOp:
         check_arrays(arrays, spec.inputs, spec.name, self.where)
         tracer = intercept.current()
         if tracer is not None and tracer.sees(arrays):
-            return tracer.opaque(spec.name, self, arrays, {})
-        shape = arrays[0].shape
-        if any(a.shape != shape for a in arrays):
-            shapes = ", ".join(f"{n}: {a.shape}" for n, a in zip(spec.inputs, arrays, strict=True))
-            raise ValueError(
-                f"[zmlx.{self.where}] {spec.name!r}: shapes differ ({shapes}); its bodies index "
-                "all buffers alike, so make them equal (mx.broadcast_to)."
-            )
+            return self._recorded(tracer, arrays)
+        shape = self._shape(arrays)
         run = self._run(tuple([name_of(a.dtype) for a in arrays]))
         outputs = run([a.reshape(1) for a in arrays] if shape == () else arrays)
         outputs = [o.reshape(()) for o in outputs] if shape == () else outputs
@@ -123,6 +123,30 @@ class NaryOp:
 
     def __repr__(self) -> str:
         return f"<zmlx.{self.where} {self.spec.name}({', '.join(self.spec.inputs)})>"
+
+    def _shape(self, arrays: Arrays) -> tuple[int, ...]:
+        """The one shape of all arrays."""
+        spec, shape = self.spec, arrays[0].shape
+        if any(a.shape != shape for a in arrays):
+            shapes = ", ".join(f"{n}: {a.shape}" for n, a in zip(spec.inputs, arrays, strict=True))
+            raise ValueError(
+                f"[zmlx.{self.where}] {spec.name!r}: shapes differ ({shapes}); its bodies index "
+                "all buffers alike, so make them equal (mx.broadcast_to)."
+            )
+        return shape
+
+    def _recorded(self, tracer: Tracer, arrays: Arrays) -> Any:
+        """The call inside a fused function: nodes of its trace, or one call where it must be one.
+
+        A gradient that was given is not what the nodes would have.
+        """
+        spec = self.spec
+        if self.reason is not None or spec.backward is not None or not joins(tracer, arrays):
+            return tracer.opaque(spec.name, self, arrays, {})
+        bases = [tracer.base(a) for a in arrays]
+        self._shape(bases)
+        found = spliced(tracer, self._simple(tuple([name_of(a.dtype) for a in bases])), arrays)
+        return found[0] if len(found) == 1 else tuple(found)
 
     # -- reading ----------------------------------------------------------------------------------
     def graph(self, kinds: Sequence[str]) -> Graph:

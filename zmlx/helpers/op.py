@@ -7,7 +7,8 @@ is differentiated like a region of `zmlx.fuse`; other text runs as the kernel it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -27,6 +28,10 @@ from zmlx.helpers.written import forward_kernel, pull_kernel
 from zmlx.trace import intercept
 from zmlx.trace.graph import Graph
 from zmlx.trace.operands import name_of
+from zmlx.trace.spliced import joins, spliced
+
+if TYPE_CHECKING:
+    from zmlx.trace.tracer import Tracer
 
 
 class ElementwiseOp:
@@ -37,6 +42,7 @@ class ElementwiseOp:
         self.__name__ = spec.name
         self.reason, self.pull_reason = self._readable(), self._pull_readable()
         self._runs: dict[Any, Run] = {}
+        self._simple = cache(lambda kinds: simplify(self.graph(kinds)))  # what a trace takes
         self._refuse_strided_buffers()
 
     def __call__(self, *arrays: mx.array) -> mx.array:
@@ -44,7 +50,7 @@ class ElementwiseOp:
         check_arrays(arrays, spec.names, spec.name, self.where, self._same_dtype)
         tracer = intercept.current()
         if tracer is not None and tracer.sees(arrays):
-            return tracer.opaque(spec.name, self, arrays, {})
+            return self._recorded(tracer, arrays)
         shape = common_shape(arrays, spec.names, spec.name, self.where)
         kinds = tuple([name_of(a.dtype) for a in arrays])
         key = (kinds, switches.mode())
@@ -60,6 +66,19 @@ class ElementwiseOp:
 
     def __repr__(self) -> str:
         return f"<zmlx.{self.where} {self.spec.name}({', '.join(self.spec.names)})>"
+
+    def _recorded(self, tracer: Tracer, arrays: Arrays) -> Any:
+        """The call inside a fused function: nodes of its trace, or one call where it must be one.
+
+        A gradient that was given is not what the nodes would have.
+        """
+        spec = self.spec
+        if self.reason is not None or spec.pulls or not joins(tracer, arrays):
+            return tracer.opaque(spec.name, self, arrays, {})
+        bases = [tracer.base(a) for a in arrays]
+        common_shape(bases, spec.names, spec.name, self.where)
+        kinds = tuple([name_of(a.dtype) for a in bases])
+        return spliced(tracer, self._simple(kinds), arrays)[0]
 
     def graph(self, kinds: Sequence[str]) -> Graph:
         """The op as a graph, for inputs of these types; Unparsed where it has none.
