@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import zmlx
 from tests.rowwise_cases import (
     KINDS,
     LAYERNORM,
@@ -22,12 +23,12 @@ from tests.rowwise_cases import (
     softmax,
     wide,
 )
-from zmlx import metal, metal_check, registry, rowwise
+from zmlx import metal, rowwise
 from zmlx.device.base import Device
-from zmlx.device.metal import MetalDevice
+from zmlx.errors import CheckError, DeviceError
+from zmlx.fuse import walked
+from zmlx.helpers import rowfold
 from zmlx.msl.spec import Launch
-from zmlx.rows.layout import Setting
-from zmlx.rows.text import MAX_GROUPS_Y
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -146,8 +147,7 @@ def test_infinite_and_missing_numbers(default_device: Device) -> None:
     np.testing.assert_allclose(found, wide(mx.softmax(x, axis=-1))[:4], 2e-7)
 
 
-def test_constants_may_change_without_new_kernels(default_device: Device) -> None:
-    registry.clear_cache()
+def test_constants_may_change_without_new_traces(default_device: Device) -> None:
     x, one, zero = drawn((2, 5)), mx.ones((5,)), mx.zeros((5,))
     f = op(LAYERNORM, 5)
     for eps in (1e-5, 1e-3, 1.0):
@@ -155,86 +155,130 @@ def test_constants_may_change_without_new_kernels(default_device: Device) -> Non
         np.testing.assert_allclose(
             wide(out), layernorm(wide(x), np.ones(5), np.zeros(5), eps), 1e-5, 1e-6
         )
-    assert registry.cache_size() == 1
-    # Row lengths do not stand in the text either.
-    op(LAYERNORM, 6)(drawn((2, 6)), mx.ones((6,)), mx.zeros((6,)), mx.array(1.0))
-    assert registry.cache_size() == 1
+    assert f.explain(x, one, zero, mx.array(1.0)).kernels_after == 1
+    assert len({kernel_texts(op(LAYERNORM, d), d) for d in (5, 6)}) == 1
+
+
+def kernel_texts(f: Any, d: int) -> str:
+    """What one row's kernels say: the lengths of rows do not stand there."""
+    x, row = drawn((2, d)), mx.ones((d,))
+    return "\n".join(region.msl for region in f.explain(x, row, row, mx.array(1.0)).regions)
+
+
+LARGEST: dict[str, Any] = {
+    "pass1_init": "0.0f", "pass1_update": "metal::abs(x) > metal::abs(acc1) ? x : acc1",
+    "pass1_reduce_op": "metal::abs(a) > metal::abs(b) ? a : b",
+    "pass2_init": "0.0f", "pass2_update": "acc2 + (x > s1 * w ? 1.0f : 0.0f)",
+    "pass2_reduce_op": "a + b", "write_expr": ("s1", "s2"),
+    "input_names": ("x", "w"), "output_names": ("far", "count"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 8, 32, 64, 256])
+def test_an_operator_that_runs_as_its_text(
+    default_device: Device, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reduction of the op table: it has a kernel, with as many threads a row as were asked."""
+    seen: list[Launch] = []
+    run = metal.MetalKernel.run
+
+    def watched(self: metal.MetalKernel, arrays: Any, launch: Launch) -> list[mx.array]:
+        seen.append(launch)
+        return run(self, arrays, launch)
+
+    monkeypatch.setattr(metal.MetalKernel, "run", watched)
+    f, x, w = op(LARGEST, 100, threadgroup=threads), drawn((3, 4, 100)), drawn((4, 1), seed=1)
+    far, over = f(x, w)
+    exact = wide(x)
+    picked = np.take_along_axis(exact, np.abs(exact).argmax(-1)[..., None], -1)
+    np.testing.assert_array_equal(wide(far), np.broadcast_to(picked, exact.shape))
+    number = (exact > picked * wide(w)).sum(-1, keepdims=True)
+    np.testing.assert_array_equal(wide(over), np.broadcast_to(number, exact.shape))
+    wanted = min(threads, 128)  # a hundred columns
+    assert {(s.grid, s.threadgroup) for s in seen} == {((wanted, 12, 1), (wanted, 1, 1))}
+
+
+def test_more_rows_of_such_than_a_grid_has_along_y(
+    default_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rowfold, "_MOST_Y", 8)
+    x = drawn((21, 5)).astype(mx.bfloat16)
+    far, _ = op(LARGEST, 5)(x, mx.zeros((1,)))
+    exact = wide(x)
+    picked = exact[np.arange(21), np.abs(exact).argmax(-1)]
+    np.testing.assert_array_equal(wide(far)[:, 0], picked)
+    mapped = mx.vmap(lambda a: op(LARGEST, 5)(a, mx.zeros((1,)))[0], in_axes=1)(x[None])
+    assert mapped.shape == (21, 1, 5)
+    np.testing.assert_array_equal(wide(mapped)[:, 0, 0], picked)
+
+
+def test_an_operator_that_does_not_compile_says_its_line() -> None:
+    wrong = dict(LARGEST, pass1_update="x > w ? ODD : acc1", header="#define ODD strange\n")
+    with pytest.raises(DeviceError, match="does not compile") as caught:
+        mx.eval(op(wrong, 4)(mx.zeros((2, 4)), mx.zeros((1,))))
+    assert "strange" in str(caught.value)
+
+
+def test_what_cannot_be_read_runs_between_kernels(default_device: Device) -> None:
+    """One expression as its text, the others on the one road."""
+    bits = "as_type<float>(as_type<uint>(x) & 0xFFFF0000u)"
+    x = drawn((4, 33))
+    cut = np.array(x).view(np.uint32) & np.uint32(0xFFFF0000)
+    low = cut.view(np.float32).astype(np.float64)
+    (out,) = op(SOFTMAX, 33, write_expr=f"({bits} - s1) / s2")(x)
+    top = wide(x).max(-1, keepdims=True)
+    total = np.exp(wide(x) - top).sum(-1, keepdims=True)
+    np.testing.assert_allclose(wide(out), (low - top) / total, 1e-5, 1e-6)
+    (out,) = op(SOFTMAX, 33, pass1_update=f"max(acc1, {bits})", write_expr="s1")(x)
+    np.testing.assert_array_equal(wide(out)[:, 0], low.max(-1))
+
+
+def test_extrema_begin_at_their_init_and_leave_missing_numbers_out(default_device: Device) -> None:
+    """As C's max and min do."""
+    rows = [[np.nan, -3.0, -2.0], [np.nan] * 3, [5.0, 1.0, np.nan], [-np.inf] * 3]
+    x = mx.array(rows)
+    f = op(
+        SOFTMAX, 3, pass1_init="-2.5f", pass2_init="INFINITY", pass2_update="min(acc2, x)",
+        pass2_reduce_op="min(a, b)", write_expr=("s1", "s2"), output_names=("top", "low"),
+    )  # fmt: skip
+    top, low = f(x)
+    np.testing.assert_array_equal(wide(top)[:, 0], [-2.0, -2.5, 5.0, -2.5])
+    np.testing.assert_array_equal(wide(low)[:, 0], [-3.0, np.inf, 1.0, -np.inf])
 
 
 @pytest.mark.parametrize("what", [SOFTMAX, LAYERNORM], ids=["softmax", "layer"])
-def test_threads_share_rows_and_rows_share_groups(
-    default_device: Device, what: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a search for the best launch tries: the CPU plays a GPU."""
-    monkeypatch.setattr(type(default_device), "takes_turns", False)
-    for rows, d in ((1, 1), (5, 7), (9, 33), (3, 1000)):
-        x = drawn((rows, d), seed=d)
-        others = [drawn((d,), seed=i) for i in range(2)] + [mx.array([1e-3])]
-        arrays = [x, *others[: len(what.get("input_names", ("inp",))) * 3 // 4]]
-        wanted = softmax(wide(x))
-        if len(arrays) > 1:
-            wanted = layernorm(wide(x), wide(others[0]), wide(others[1]), 1e-3)
-        f = op(what, d)
-        for threads, lines in (
-            (1, 32),
-            (4, 8),
-            (8, 2),
-            (16, 4),
-            (32, 1),
-            (32, 4),
-            (64, 4),
-            (256, 1),
-        ):
-            (out,) = f.launch(arrays, Setting(threads, lines))
-            np.testing.assert_allclose(wide(out), wanted, 1e-5, 1e-6, err_msg=f"{threads}x{lines}")
+def test_an_op_is_one_kernel_and_joins_others(what: dict[str, Any]) -> None:
+    f, x = op(what, 64), drawn((8, 64))
+    arrays = [x, x[0], x[1], mx.array(1e-3)] if what is LAYERNORM else [x]
+    assert f.explain(*arrays).kernels_after == 1
+    around = zmlx.explain(lambda *a: mx.tanh(f(mx.exp(a[0]), *a[1:])[0]) * 2, *arrays)
+    assert around.kernels_after == 1
 
 
-def test_a_setting_is_kept_for_rows_like_these(
-    default_device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
-    monkeypatch.setattr(type(default_device), "takes_turns", False)
-    f, x = op(SOFTMAX, 1000), mx.zeros((5, 1000))
-    assert f.setting(x) == Setting(256, 1)
-    f.adopt(x, Setting(64, 4))
-    assert f.setting(x) == f.setting(mx.zeros((7, 1000))) == Setting(64, 4)
-    assert f.setting(mx.zeros((8, 1000))) == Setting(256, 1)
-    assert f.setting(x.astype(mx.float16)) == Setting(128, 2)
+def test_shapeless_compile_and_new_sizes(default_device: Device) -> None:
+    f = op(SOFTMAX, 20)
+    compiled = mx.compile(lambda a: f(a * 2)[0], shapeless=True)
+    fused = zmlx.fuse(lambda a: f(a * 2)[0])
+    for rows in (3, 8):
+        x = drawn((rows, 20), seed=rows)
+        for g in (compiled, fused):
+            np.testing.assert_allclose(wide(g(x)), softmax(2 * wide(x)), 4e-6, 1e-8)
+    with pytest.raises(ValueError, match="its last axis must be d = 20"):
+        fused(drawn((3, 21)))
 
 
-def test_the_launch(host_device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row for each group along y, and on along z beyond what CUDA takes."""
-    seen: list[Launch] = []
-
-    def run(self: metal.MetalKernel, arrays: Any, launch: Launch) -> list[mx.array]:
-        seen.append(launch)
-        return [mx.zeros(s) for s in launch.output_shapes]
-
-    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
-    monkeypatch.setattr(metal.MetalKernel, "run", run)
-    op(SOFTMAX, 1000)(mx.zeros((5, 1000)))
-    assert seen.pop().threadgroup == (1, 1, 1)  # on the CPU threads of a group take turns
-    monkeypatch.setattr(type(host_device), "takes_turns", False)
-    op(SOFTMAX, 1000)(mx.zeros((7, 1000)))
-    op(SOFTMAX, 8, threadgroup=512)(mx.zeros((3, 8)))
-    op(SOFTMAX, 8, threadgroup=4)(mx.zeros((8,)))
-    op(SOFTMAX, 1)(mx.zeros((100_000, 1)))
-    op(SOFTMAX, 1, threadgroup=1)(mx.zeros((100_000, 1)))
-    grids = [(launch.grid, launch.threadgroup) for launch in seen]
-    assert grids == [
-        ((256, 7, 1), (256, 1, 1)),
-        ((2, 256, 1), (2, 256, 1)),
-        ((2, 2, 1), (2, 2, 1)),
-        ((1, 100_096, 1), (1, 256, 1)),
-        ((1, 32768, 4), (1, 1, 1)),
-    ]
-
-
-def test_more_rows_than_the_grid_has_along_y(default_device: Device) -> None:
-    rows = 2 * MAX_GROUPS_Y + 3
-    x = mx.arange(rows, dtype=mx.float32).reshape(rows, 1)
-    (out,) = op(SOFTMAX, 1, write_expr="x + s1", threadgroup=1)(x)
-    np.testing.assert_array_equal(np.array(out), 2 * np.array(x))
+@pytest.mark.usefixtures("host_device")
+def test_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZMLX_CHECK compares the kernel with MLX's ops: a wrong one is an error."""
+    x = drawn((4, 40))
+    real = walked.Made.finished
+    with zmlx.config(check=True):
+        np.testing.assert_allclose(wide(op(SOFTMAX, 40)(x)[0]), softmax(wide(x)), 4e-6, 1e-8)
+        monkeypatch.setattr(
+            walked.Made, "finished", lambda self, raw: [a + 1.0 for a in real(self, raw)]
+        )
+        with pytest.raises(CheckError, match="row_op.*part"):
+            op(SOFTMAX, 40)(x)
 
 
 @pytest.mark.parametrize(
@@ -280,25 +324,3 @@ def test_calls_refused() -> None:
     for shape in [(7,), (2, 1, 8), (3, 8), (2, 2)]:
         with pytest.raises(ValueError, match="does not broadcast"):
             g(mx.zeros((2, 8)), mx.zeros(shape))
-
-
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("what", [SOFTMAX, LAYERNORM, RMSNORM], ids=["softmax", "layer", "rms"])
-@pytest.mark.usefixtures("metal_check")
-def test_metal_takes_the_text(what: dict[str, Any], name: str) -> None:
-    f = op(what, 16)
-    kernel = f.kernel((3, *[1] * (len(f.row.inputs) - 1)))
-    others = f.row.inputs[1:]
-    types = [(kind, name) for kind in ("O", "O0", *(f"{n}_type" for n in f.row.inputs))]
-    for lanes, packs, group in ((4, 2, (4, 8, 1)), (1, 0, (64, 1, 1))):
-        launch = Launch(
-            (group[0], 8, 1), group, ((3, 16),), (name,),
-            (("T", "float32"), *types, ("LANES", lanes), ("PACKS", packs)),
-        )  # fmt: skip
-        assert checked(kernel, launch, KINDS[name], len(others)) == []
-
-
-def checked(kernel: metal.MetalKernel, launch: Launch, kind: mx.Dtype, others: int) -> list[Any]:
-    run = MetalDevice().grid_launcher(kernel.spec)
-    arrays = [mx.zeros((3, 16), kind), *[mx.zeros((16,), kind) for _ in range(others)]]
-    return list(metal_check.check_function(lambda given: run(given, launch), arrays))

@@ -1,25 +1,26 @@
 """Row-wise ops from C expressions: two reductions over each row, then every element written.
 
-Comes in: the expressions. Goes out: a function of arrays, one kernel launch each; `map_reduce` is
-what users call. zmlx.rows writes the kernel and derives the gradient from the expressions.
+Comes in: the expressions. Goes out: a function of arrays; `map_reduce` is what users call. What the
+expressions say is a fused function (zmlx.helpers.rowsteps), planned, derived, checked, tuned and
+drawn as any other.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
-from zmlx.msl import DEFAULT_HEADER
-from zmlx.rows.op import RowOp, check_launch
-from zmlx.rows.rules import check_expressions
-from zmlx.rows.spec import Fold, Output, RowSpec
+from zmlx.fuse.api import FusedFunction, fuse
+from zmlx.helpers.rowspec import WHERE, Fold, RowSpec
+from zmlx.helpers.rowsteps import row_function
+from zmlx.helpers.spec import checked_compute
+from zmlx.msl.spec import MAX_THREADS
 
-__all__ = ["map_reduce"]
+__all__ = ["RowOp", "map_reduce"]
 
-# What expressions may not have as the name of an input: their own names, and the text's.
-TAKEN = frozenset({"x", "a", "b", "d", "acc1", "acc2", "s1", "s2", "T", "O"})
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
 def map_reduce(
@@ -60,39 +61,70 @@ def map_reduce(
     row = RowSpec(
         name=name,
         d=d,
-        passes=(
-            (Fold("s1", "acc1", pass1_init, pass1_update, pass1_reduce_op),),
-            (Fold("s2", "acc2", pass2_init, pass2_update, pass2_reduce_op),),
+        folds=(
+            Fold(1, pass1_init, pass1_update, pass1_reduce_op),
+            Fold(2, pass2_init, pass2_update, pass2_reduce_op),
         ),
         inputs=tuple(input_names),
-        outputs=tuple(map(Output, output_names, writes)),
-        header=header or DEFAULT_HEADER,
-        alias="x",
+        outputs=tuple(output_names),
+        writes=writes,
+        compute=checked_compute(compute_dtype, name, WHERE),
+        header=header,
+        folding=threadgroup,
     )
-    _check(row, tuple(output_names), writes)
-    check_launch(row, threadgroup, compute_dtype)
-    check_expressions(row)
-    return RowOp(row, threadgroup, compute_dtype or mx.float32)
+    row.check()
+    powers = isinstance(threadgroup, int) and 0 < threadgroup <= MAX_THREADS
+    if not powers or threadgroup & (threadgroup - 1):
+        what = f"threadgroup is {threadgroup!r}; give a power of two from 1 to {MAX_THREADS}"
+        raise row.wrong(what)
+    if compute_dtype is not None and compute_dtype not in FLOATS:
+        raise row.wrong(f"compute_dtype is {compute_dtype!r}; give float32, float16 or bfloat16")
+    return RowOp(row)
 
 
-def _check(row: RowSpec, outputs: tuple[str, ...], writes: tuple[str, ...]) -> None:
-    if not isinstance(row.d, int) or row.d < 1:
-        raise row.wrong(f"d is {row.d!r}; give the length of the last axis, from 1 on")
-    if not row.inputs or not outputs:
-        raise row.wrong("it has no input or no output; name one of each")
-    names = [*row.inputs, *outputs]
-    for name in (row.name, *names):
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise row.wrong(f"{name!r} is no identifier")
-    for name in names[1:] if names[0] == "x" else names:
-        if name in TAKEN or name.startswith("kk_"):
-            raise row.wrong(f"the name {name!r} is taken; choose another")
-    if len(set(names)) < len(names):
-        raise row.wrong(f"a name occurs twice in {names}")
-    if len(writes) != len(outputs):
-        raise row.wrong(
-            f"{len(writes)} expressions to write for the outputs {outputs}; give one for each"
-        )
-    texts = [*writes, *(t for fold in row.folds for t in (fold.init, fold.update, fold.join))]
-    if any(not isinstance(text, str) or not text.strip() for text in texts):
-        raise row.wrong(f"an expression is empty among {texts}")
+class RowOp:
+    """A row-wise op; called with its inputs it gives a list of its outputs."""
+
+    def __init__(self, row: RowSpec) -> None:
+        self.row = row
+        self.__name__ = row.name
+        self._fused: FusedFunction = fuse(row_function(row))
+
+    def __call__(self, *inputs: mx.array) -> list[mx.array]:
+        self._check(inputs)
+        found: list[mx.array] = self._fused(*inputs)
+        return found
+
+    def __repr__(self) -> str:
+        return f"<row-wise op {self.row.name}{self.row.inputs} over rows of {self.row.d}>"
+
+    def explain(self, *inputs: mx.array) -> Any:
+        """What the op becomes for these inputs: see zmlx.explain."""
+        self._check(inputs)
+        return self._fused.explain(*inputs)
+
+    def _check(self, inputs: Sequence[mx.array]) -> None:
+        row = self.row
+        if len(inputs) != len(row.inputs):
+            raise row.wrong(f"{len(inputs)} arrays came for the inputs {row.inputs}")
+        for name, value in zip(row.inputs, inputs, strict=True):
+            if not isinstance(value, mx.array):
+                raise TypeError(str(row.wrong(f"{name} is {type(value).__name__}, no mx.array")))
+        first, name = inputs[0], row.inputs[0]
+        if first.dtype not in FLOATS:
+            raise row.wrong(f"{name} is {first.dtype}; give float32, float16, bfloat16")
+        if first.ndim == 0 or first.shape[-1] != row.d:
+            wanted = f"its last axis must be d = {row.d}"
+            raise row.wrong(f"{name} has shape {first.shape}; {wanted}")
+        for other, value in zip(row.inputs[1:], inputs[1:], strict=True):
+            if not _fits(value.shape, first.shape):
+                what = f"{other} has shape {value.shape}, which does not broadcast to {first.shape}"
+                raise row.wrong(what)
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether `shape` broadcasts to `wanted`."""
+    if len(shape) > len(wanted):
+        return False
+    tail = list(wanted)[len(wanted) - len(shape) :]
+    return all(n in (1, m) for n, m in zip(shape, tail, strict=True))

@@ -22,17 +22,13 @@ from zmlx.device.texts import metal_written
 from zmlx.fuse.dumped import plan_text
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import plan
+from zmlx.fuse.rows import layout
 from zmlx.fuse.simplify import simplify
 from zmlx.msl.schedule import schedule
 from zmlx.msl.walk import alone_kernel, walk_kernel
-from zmlx.rows.op import RowOp
-from zmlx.rows.text import BOTH, COLUMNS
 from zmlx.trace.graph import Graph, folded_shape
 
 SUMS = {"rows": (0,), "columns": (1,), "both": (0, 1)}  # axes
-ROWS: dict[str, tuple[Callable[[], RowOp], tuple[int, ...]]] = {
-    "map_reduce": (lambda: op(RMSNORM, 64), (BOTH, COLUMNS)),
-}
 x, row = mx.ones((4, 64)), mx.ones((64,))
 
 
@@ -80,7 +76,9 @@ PLANS: dict[str, Callable[[], Graph]] = {
     "gated": lambda: traced(gated, x, *[mx.ones((64, 64)) for _ in range(3)]),
     "rope": lambda: traced(rope, x, row[:32], row[32:]),
     "gradient": gradient,
+    "map_reduce": lambda: traced(op(RMSNORM, 64), x, row),
 }
+ROWS = ("map_reduce",)
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["group", "alone"])
@@ -100,8 +98,12 @@ def test_kernels_that_cut_columns_are_as_they_were(name: str, alone: bool) -> No
 
 @pytest.mark.parametrize("name", ROWS)
 def test_row_wise_kernels_are_as_they_were(name: str) -> None:
-    make, forms = ROWS[name]
-    as_it_was(f"rows/{name}.metal", metal_written(make().kernel(forms).spec))
+    (region,) = plan(lift(simplify(PLANS[name]())), NEVER_ALONE).regions
+    found = layout(region.graph, [(4, 64), (1, 64)])
+    assert found is not None
+    kept = schedule(found.region)
+    slow = schedule(found.region, keep=False)
+    as_it_was(f"rows/{name}.metal", metal_written(walk_kernel(kept, slow, registers=True)))
 
 
 @pytest.mark.smoke

@@ -23,10 +23,10 @@ from zmlx.expr.header import uncommented
 from zmlx.fuse.region import RegionFunction, RegionRules, Specialized
 from zmlx.fuse.replay import dtype_of, replay_fp32
 from zmlx.fuse.runtime import Run
-from zmlx.fuse.simplify import simplify
 from zmlx.helpers.complaint import complaining, counted
 from zmlx.helpers.op import runtime
 from zmlx.helpers.rules import Arrays, Refused, mapped_first
+from zmlx.helpers.settled import settled
 from zmlx.helpers.spec import check_arrays, defined_by, full_header, readable_functions
 from zmlx.trace import intercept
 from zmlx.trace.graph import Graph
@@ -99,7 +99,7 @@ class NaryOp:
         self.spec, self.where = spec, where
         self.__name__ = spec.name
         self._runs: dict[Any, Run] = {}
-        self._simple = cache(lambda kinds: simplify(self.graph(kinds)))  # what a trace takes
+        self._settled = cache(lambda kinds: settled(self.graph(kinds)))
         self._forward = self._kernel("fwd", spec.inputs, spec.outputs, spec.forward)
         names = (*spec.inputs, *spec.cotangents)
         if spec.backward is not None:
@@ -145,7 +145,7 @@ class NaryOp:
             return tracer.opaque(spec.name, self, arrays, {})
         bases = [tracer.base(a) for a in arrays]
         self._shape(bases)
-        found = spliced(tracer, self._simple(tuple([name_of(a.dtype) for a in bases])), arrays)
+        found = spliced(tracer, self._settled(tuple([name_of(a.dtype) for a in bases])), arrays)
         return found[0] if len(found) == 1 else tuple(found)
 
     # -- reading ----------------------------------------------------------------------------------

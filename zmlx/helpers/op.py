@@ -23,6 +23,7 @@ from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.helpers.rules import Arrays, Given, Pull, Refused
+from zmlx.helpers.settled import settled
 from zmlx.helpers.spec import OpSpec, check_arrays, common_shape
 from zmlx.helpers.written import forward_kernel, pull_kernel
 from zmlx.trace import intercept
@@ -42,7 +43,7 @@ class ElementwiseOp:
         self.__name__ = spec.name
         self.reason, self.pull_reason = self._readable(), self._pull_readable()
         self._runs: dict[Any, Run] = {}
-        self._simple = cache(lambda kinds: simplify(self.graph(kinds)))  # what a trace takes
+        self._settled = cache(lambda kinds: settled(self.graph(kinds)))
         self._refuse_strided_buffers()
 
     def __call__(self, *arrays: mx.array) -> mx.array:
@@ -78,7 +79,7 @@ class ElementwiseOp:
         bases = [tracer.base(a) for a in arrays]
         common_shape(bases, spec.names, spec.name, self.where)
         kinds = tuple([name_of(a.dtype) for a in bases])
-        return spliced(tracer, self._simple(kinds), arrays)[0]
+        return spliced(tracer, self._settled(kinds), arrays)[0]
 
     def graph(self, kinds: Sequence[str]) -> Graph:
         """The op as a graph, for inputs of these types; Unparsed where it has none.
@@ -153,7 +154,7 @@ class ElementwiseOp:
         kernel = forward_kernel(spec, kinds[0])
         if spec.pulls:
             return _ruled(kernel, self._pull(kinds, runtime()))
-        return _refusing(
+        return refusing(
             kernel, f"[zmlx.{self.where}] {spec.name!r} has no gradient: {self.reason}"
             "\nGive its vjp (zmlx.autograd), or write the expression in what zmlx can read."
         )  # fmt: skip
@@ -179,7 +180,7 @@ class ElementwiseOp:
         spec = self.spec
         if self.pull_reason is None:
             return _ParsedPull(self, kinds, runtime)
-        kernel = _refusing(
+        kernel = refusing(
             pull_kernel(spec, kinds[0]),
             f"[zmlx.{self.where}] {spec.name!r} has no second derivative: {self.pull_reason}",
         )
@@ -276,7 +277,7 @@ def _ruled(kernel: Run, pull: Pull) -> Run:
     return run
 
 
-def _refusing(kernel: Run, why: str) -> Run:
+def refusing(kernel: Run, why: str) -> Run:
     def run(arrays: Arrays) -> list[mx.array]:
         return ruled(arrays)
 

@@ -18,10 +18,8 @@ import mlx.core as mx
 from zmlx.device import tuning, watch
 from zmlx.device.base import current_name
 from zmlx.device.gpu import GpuLauncher
-from zmlx.rows.op import watched
 from zmlx.tuning import timing
 from zmlx.tuning.report import ROUNDS, Setting, TunedKernel, TuneReport, best_of, has_values
-from zmlx.tuning.rows import RowLaunches, tune_rows
 
 
 @dataclass(eq=False)
@@ -55,16 +53,14 @@ def tune_fused(fn: Callable[..., Any], /, *args: Any, again: bool = False, **kwa
     """
     if not callable(fn):
         raise TypeError(f"[zmlx.autotune] fn is a {type(fn).__name__}; give a function.")
-    seen, rows = _Launches(), RowLaunches()
+    seen = _Launches()
     watch.start(seen)
     try:
-        with watched(rows.launched):
-            mx.eval(fn(*args, **kwargs))
+        mx.eval(fn(*args, **kwargs))
     finally:
         watch.stop(seen)
     device = current_name()
     kernels = [_tuned(event, device, again) for event in seen.found.values()]
-    kernels += tune_rows(rows, again)
     return TuneReport(device, kernels, "" if kernels else _nothing(device, seen.others))
 
 

@@ -1,305 +1,224 @@
-#include <metal_stdlib>
-using namespace metal;
-#ifndef ZMLX_NATIVE_SIGMOID
-inline float zmlx_sigmoid(float x) {
-  const float e = metal::precise::exp(-metal::abs(x));
-  const float numerator = (x < 0.0f) ? e : 1.0f;
-  return numerator / (1.0f + e);
-}
-#endif
-#ifndef ZMLX_NATIVE_LOG1P
-inline float zmlx_log1p(float x) {
-  const float u = 1.0f + x;
-  const float logarithm = metal::precise::log(u);
-  const float result = logarithm + (x - (u - 1.0f)) / u;
-  const float edge = (u == 1.0f) ? x : logarithm;
-  return (u == 1.0f || u == 0.0f || u > 3.40282347e+38f) ? edge : result;
-}
-#endif
-#ifndef ZMLX_NATIVE_LOGADDEXP
-inline float zmlx_logaddexp(float x, float y) {
-  const float gap = (x == y) ? 0.0f : metal::abs(x - y);
-  const float top = (x > y || x != x) ? x : y;
-  return top + zmlx_log1p(metal::precise::exp(-gap));
-}
-#endif
-#ifndef ZMLX_NATIVE_EXPM1
-inline float zmlx_expm1(float x) {
-  const float a = (x > -80.0f) ? ((x < 89.0f) ? x : 89.0f) : -80.0f;
-  const float j = metal::rint(a * 1.44269502f);
-  const float f = metal::fma(j, -1.42860677e-06f, metal::fma(j, -0.693145752f, a));
-  float r = 1.97350979e-4f;
-  r = metal::fma(r, f, 1.39309070e-3f);
-  r = metal::fma(r, f, 8.33343994e-3f);
-  r = metal::fma(r, f, 4.16668020e-2f);
-  r = metal::fma(r, f, 1.66666716e-1f);
-  r = metal::fma(r, f, 4.99999970e-1f);
-  const float s = f * f;
-  const float v = metal::fma(r, s, f);
-  const float v1 = metal::fma(r, s, f + 0.5f);
-  const float t = as_type<float>((int(j) + 126) << 23);
-  const float y = t - 0.5f;
-  const float lost = (t - y) - 0.5f;
-  const float e = metal::fma(v, t, lost) + y;
-  float result = (j == 0.0f) ? v : ((j == 1.0f) ? v1 + v1 : e + e);
-  result = (x > 88.7228394f) ? INFINITY : result;
-  result = (x == 0.0f) ? x : result;
-  return (x != x) ? x : result;
-}
-#endif
-
-inline float kk_held(float x, float low, float high) {
-  return (x > high) ? high : ((x < low) ? low : x);
-}
-inline float kk_gelu_slope(float x) {
-  return 1.59576912f * x * (1.0f + 0.044715f * x * x);
-}
-template <typename T>
-inline T kk_sigmoid(T x) {
-  return T(zmlx_sigmoid(float(x)));
-}
-template <typename T>
-inline T kk_sigmoid_grad(T x) {
-  return T(zmlx_sigmoid(float(x)) * zmlx_sigmoid(-float(x)));
-}
-template <typename T>
-inline T kk_silu(T x) {
-  return T(float(x) * zmlx_sigmoid(float(x)));
-}
-template <typename T>
-inline T kk_silu_grad(T x) {
-  const float s = zmlx_sigmoid(float(x));
-  const float z = kk_held(float(x), -110.0f, 110.0f);
-  return T(s + z * s * zmlx_sigmoid(-z));
-}
-template <typename T>
-inline T kk_gelu_tanh(T x) {
-  return T(float(x) * zmlx_sigmoid(kk_gelu_slope(float(x))));
-}
-template <typename T>
-inline T kk_gelu_tanh_grad(T x) {
-  const float z = kk_held(float(x), -15.0f, 15.0f);
-  const float s = zmlx_sigmoid(kk_gelu_slope(z));
-  const float slope = 1.59576912f * (1.0f + 0.134145f * z * z);
-  return T(s + z * slope * s * zmlx_sigmoid(-kk_gelu_slope(z)));
-}
-template <typename T>
-inline T kk_softplus(T x) {
-  return T(zmlx_logaddexp(float(x), 0.0f));
-}
-template <typename T>
-inline T kk_softplus_grad(T x) {
-  return kk_sigmoid(x);
-}
-template <typename T>
-inline T kk_expm1(T x) {
-  return T(zmlx_expm1(float(x)));
-}
-template <typename T>
-inline T kk_log1p(T x) {
-  return T(zmlx_log1p(float(x)));
-}
-
-template <typename T>
-inline T kk_mish(T x) {
-  const float e = metal::precise::exp(kk_held(float(x), -110.0f, 20.0f));
-  const float n = e * (e + 2.0f);
-  return T(float(x) * (n / (n + 2.0f)));
-}
-template <typename T>
-inline T kk_mish_grad(T x) {
-  const float z = kk_held(float(x), -110.0f, 20.0f);
-  const float e = metal::precise::exp(z);
-  const float n = e * (e + 2.0f);
-  const float rest = 2.0f * (1.0f + e) / (n + 2.0f);
-  return T(n / (n + 2.0f) + z * zmlx_sigmoid(z) * rest * rest);
-}
-
-inline uint kk_hash_u32(uint seed, ulong index) {
-  uint x = uint(index) * 1664525u + 1013904223u;
-  uint y = uint(index >> 32) * 1664525u + 1013904223u;
-  uint z = seed * 1664525u + 1013904223u;
-  x += y * z;
-  y += z * x;
-  z += x * y;
-  x ^= x >> 16;
-  y ^= y >> 16;
-  z ^= z >> 16;
-  x += y * z;
-  y += z * x;
-  z += x * y;
-  x ^= z;
-  x = ((x >> ((x >> 28) + 4u)) ^ x) * 277803737u;
-  return (x >> 22) ^ x;
-}
-inline float kk_uniform01(uint seed, ulong index) {
-  return float(kk_hash_u32(seed, index) >> 8) * 5.96046448e-8f;
-}
-
-#ifdef ZMLX_WIDE
-template <typename T, int N>
-using kk_pack = zm_pack<N, T>;
-template <typename T, int N>
-inline kk_pack<T, N> kk_load(const T* from) {
-  return zmlx_fetch<N>(from, 1);
-}
-template <typename T, int N>
-inline kk_pack<T, N> kk_fetch(const T* from, long step) {
-  return zmlx_fetch<N>(from, step);
-}
-template <typename T, int N>
-inline void kk_store(T* to, const kk_pack<T, N>& pack) {
-  zmlx_put<N>(to, pack);
-}
-#else
-template <typename T, int N>
-struct kk_pack {
-  T item[N];
-};
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_load(P from) {
-  kk_pack<T, N> pack;
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = from[k];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline kk_pack<T, N> kk_fetch(P from, long step) {
-  if (step == 1) {
-    return kk_load<T, N>(from);
-  }
-  kk_pack<T, N> pack;
-  const T first = from[0];
-  for (int k = 0; k < N; ++k) {
-    pack.item[k] = first;
-  }
-  for (int k = 1; k < N && step != 0; ++k) {
-    pack.item[k] = from[k * step];
-  }
-  return pack;
-}
-template <typename T, int N, typename P>
-inline void kk_store(P to, thread const kk_pack<T, N>& pack) {
-  for (int k = 0; k < N; ++k) {
-    to[k] = pack.item[k];
-  }
-}
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
 #endif
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
-
-inline float kk_join1(
-    float value, threadgroup float* partials, uint index, uint threads, uint row) {
-  if (threads == 1u) {
-    return value;
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
   }
-  metal::simdgroup_barrier(metal::mem_flags::mem_none);
-  const uint place = row * threads + index;
-  const uint near = (threads < 32u) ? threads : 32u;
-  float a = value;
-  for (uint far = near / 2u; far > 0u; far >>= 1) {
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
     const float b = metal::simd_shuffle_xor(a, ushort(far));
-    a = a + b;
-  }
-  a = metal::simd_shuffle(a, ushort(place % 32u / near * near));
-  if (threads <= 32u) {
-    return a;
-  }
-  metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-  if (place % 32u == 0u) {
-    partials[place / 32u] = a;
-  }
-  metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-  const uint first = row * threads / 32u;
-  a = partials[first];
-  for (uint k = 1u; k < threads / 32u; ++k) {
-    const float b = partials[first + k];
     a = a + b;
   }
   return a;
 }
-// Body of kernel zmlx_row_op_5a0ba18e9c731856(inp_values, w_values, out); its signature is added on launch.
-const uint kk_thread = thread_position_in_threadgroup.x;
-const uint kk_threads = threads_per_threadgroup.x;
-const uint kk_line = thread_position_in_threadgroup.y;
-const uint kk_rows = uint(inp_values_shape[0]);
-const uint kk_width = uint(inp_values_shape[1]);
-const uint kk_whole = kk_width / uint(LANES) * uint(LANES);
-const uint kk_span = kk_threads * uint(LANES);
-const uint kk_group = threadgroup_position_in_grid.y + threadgroup_position_in_grid.z * 32768u;
-const uint kk_asked = kk_group * threads_per_threadgroup.y + kk_line;
-// Rows beyond the last are computed as the last one, so that all threads meet, and not written.
-const bool kk_live = kk_asked < kk_rows;
-const uint kk_row = kk_live ? kk_asked : kk_rows - 1u;
-const ulong kk_first = ulong(kk_row) * kk_width;
-const float d = float(kk_width);
-threadgroup float kk_partials[32];
-kk_pack<inp_type, LANES> kk_held_inp[PACKS > 0 ? PACKS : 1];
-if (PACKS > 0) {
-  ZMLX_UNROLL
-  for (uint kk_p = 0; (PACKS > 0) ? kk_p < uint(PACKS) : kk_p * kk_span < kk_whole; ++kk_p) {
-    const uint kk_at = kk_p * kk_span + kk_thread * uint(LANES);
-    if (kk_at < kk_whole) {
-      kk_held_inp[kk_p] = kk_load<inp_type, LANES>(inp_values + (kk_first + kk_at));
-    }
-  }
+// One element: 1 op: multiply.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  const float t0 = x0 * x0;
+  y0 = t0;
 }
-float kk_lanes_acc1[LANES];
-ZMLX_UNROLL
-for (uint kk_v = 0; kk_v < uint(LANES); ++kk_v) {
-  kk_lanes_acc1[kk_v] = 0.0f;
+// One element: 2 ops: multiply, multiply.
+inline void zmlx_walk1(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 * x1;
+  const float t1 = t0 * x2;
+  y0 = t1;
 }
-ZMLX_UNROLL
-for (uint kk_p = 0; (PACKS > 0) ? kk_p < uint(PACKS) : kk_p * kk_span < kk_whole; ++kk_p) {
-  const uint kk_at = kk_p * kk_span + kk_thread * uint(LANES);
-  if (kk_at < kk_whole) {
-    const kk_pack<inp_type, LANES> kk_in_inp = (PACKS > 0) ? kk_held_inp[(PACKS > 0) ? kk_p : 0u] : kk_load<inp_type, LANES>(inp_values + (kk_first + kk_at));
+// One element: 3 ops: divide, add, rsqrt.
+inline void zmlx_row1(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  const float t1 = t0 + 9.99999997e-07f;
+  const float t2 = metal::precise::rsqrt(t1);
+  y0 = t2;
+}
+// One element: 1 op: multiply.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  const float t0 = x0 * x0;
+  y0 = t0;
+}
+// One element: 2 ops: multiply, multiply.
+inline void zmlx_slow_walk1(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 * x1;
+  const float t1 = t0 * x2;
+  y0 = t1;
+}
+// One element: 3 ops: divide, add, rsqrt.
+inline void zmlx_slow_row1(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  const float t1 = t0 + 9.99999997e-07f;
+  const float t2 = metal::precise::rsqrt(t1);
+  y0 = t2;
+}
+// Body of kernel zmlx_zmlx_rows_sum_multiply_7d6ee2a8fc8f0929(in0, in1, out0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in0_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const long kk_step1_1 = in1_strides[1];
+const float n2 = float(in0_shape[1]);
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_block = long(threadgroup_position_in_grid.y) * long(RY) + long(kk_line);
+const long kk_blocks = long(threadgroups_per_grid.y) * long(RY);
+threadgroup float kk_partials_float[2][1][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1)) {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row1 = 0;
+    kk_part<float, LANES> kk_held0[PACKS];
+    float kk_fold4 = float(0.0f);
     ZMLX_UNROLL
-    for (uint kk_v = 0; kk_v < uint(LANES); ++kk_v) {
-      const float inp = float(kk_in_inp.item[kk_v]);
-      const float x = inp;
-      float acc1 = kk_lanes_acc1[kk_v];
-      kk_lanes_acc1[kk_v] = acc1 + x * x;
-    }
-  }
-}
-for (uint kk_at = kk_whole + kk_thread; kk_at < kk_width; kk_at += kk_threads) {
-  const float inp = float(inp_values[kk_first + kk_at]);
-  const float x = inp;
-  float acc1 = kk_lanes_acc1[0];
-  kk_lanes_acc1[0] = acc1 + x * x;
-}
-float kk_all_acc1 = kk_lanes_acc1[0];
-for (uint kk_v = 1; kk_v < uint(LANES); ++kk_v) {
-  const float a = kk_all_acc1, b = kk_lanes_acc1[kk_v];
-  kk_all_acc1 = a + b;
-}
-const float s1 = kk_join1(kk_all_acc1, kk_partials, kk_thread, kk_threads, kk_line);
-const float s2 = 0.0f;
-if (kk_live) {
-  ZMLX_UNROLL
-  for (uint kk_p = 0; (PACKS > 0) ? kk_p < uint(PACKS) : kk_p * kk_span < kk_whole; ++kk_p) {
-    const uint kk_at = kk_p * kk_span + kk_thread * uint(LANES);
-    if (kk_at < kk_whole) {
-      const kk_pack<inp_type, LANES> kk_in_inp = (PACKS > 0) ? kk_held_inp[(PACKS > 0) ? kk_p : 0u] : kk_load<inp_type, LANES>(inp_values + (kk_first + kk_at));
-      const kk_pack<w_type, LANES> kk_in_w = kk_load<w_type, LANES>(w_values + (kk_at));
-      kk_pack<O0, LANES> kk_out0;
-      ZMLX_UNROLL
-      for (uint kk_v = 0; kk_v < uint(LANES); ++kk_v) {
-        const float inp = float(kk_in_inp.item[kk_v]);
-        const float x = inp;
-        const float w = float(kk_in_w.item[kk_v]);
-        kk_out0.item[kk_v] = O0(x * metal::rsqrt(s1 / d + 1e-6f) * w);
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
       }
-      kk_store<O0, LANES>(out + (kk_first + kk_at), kk_out0);
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x0, y0);
+          { const float a = kk_fold4, b = y0;
+            kk_fold4 = a + b; }
+        }
+      }
+    }
+    kk_fold4 = kk_near_sum_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    float n8;
+    zmlx_row1(n4, n2, n8);
+    kk_part<float, LANES> w1[PACKS];
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        w1[kk_p] = kk_take<float, LANES>(in1 + (kk_row1 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        float r0[LANES];
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          const float x1 = float(w1[kk_p][kk_v]);
+          float y0;
+          zmlx_walk1(x0, n8, x1, y0);
+          r0[kk_v] = y0;
+        }
+        if (kk_live) {
+          kk_give<float, LANES>(out0 + (kk_row * kk_columns + kk_at), r0);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
     }
   }
-  for (uint kk_at = kk_whole + kk_thread; kk_at < kk_width; kk_at += kk_threads) {
-    const float inp = float(inp_values[kk_first + kk_at]);
-    const float x = inp;
-    const float w = float(w_values[kk_at]);
-    out[kk_first + kk_at] = O0(x * metal::rsqrt(s1 / d + 1e-6f) * w);
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row1 = 0;
+    float kk_fold4 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk0(x0, y0);
+      { const float a = kk_fold4, b = y0;
+        kk_fold4 = a + b; }
+    }
+    kk_fold4 = kk_near_sum_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    float n8;
+    zmlx_slow_row1(n4, n2, n8);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk1(x0, n8, x1, y0);
+      if (kk_live) {
+        out0[kk_row * kk_columns + kk_at] = float(y0);
+      }
+    }
+    if (ONCE) {
+      break;
+    }
   }
 }
