@@ -92,7 +92,35 @@ def draw(explanation: Explanation) -> Drawing:
         boxes.add_node(("output", i), box=_output(graph, node, i))
         if node in home:
             boxes.add_edge(home[node], ("output", i))
-    return _laid_out(boxes)
+    return laid_out(boxes)
+
+
+def draw_walks(region: RegionReport, hue: int) -> Drawing:
+    """A region's walks, from top to bottom, between what each reads and what it writes."""
+    boxes, told = nx.DiGraph(), region.walks
+    if told is None:
+        return Drawing()
+    ports = {port.name: port for port in (*region.inputs, *region.outputs)}
+
+    def port(name: str, kind: str) -> Key:
+        if name in ports and name not in boxes:
+            value = ports[name].value
+            sizes = "×".join(map(str, value.shape)) or "1"
+            tip = f"{name}: {ports[name].source}\n{value}"
+            detail = f"{value.dtype} {sizes}"
+            label = f"{name} {_cut(ports[name].source)}" if kind == "input" else name
+            boxes.add_node(name, box=Box(label, detail, tip, kind))
+        return name
+
+    for k, walk in enumerate(told.walks):
+        does = ", ".join((*walk.folds, *walk.sinks)) or f"{len(walk.ops)} ops"
+        kept = f"; keeps {', '.join(walk.keeps)}" if walk.keeps else ""
+        boxes.add_node(k, box=Box(f"walk {k + 1}", does + kept, walk.text, "fused", hue))
+        boxes.add_edges_from((port(name, "input"), k) for name in walk.reads if name in ports)
+        boxes.add_edges_from([(k - 1, k)] if k else [])
+        ends = (*walk.writes, *walk.parts, *(told.per_row if walk is told.walks[-1] else ()))
+        boxes.add_edges_from((k, port(name, "output")) for name in dict.fromkeys(ends))
+    return laid_out(boxes)
 
 
 # -- boxes ----------------------------------------------------------------------------------------
@@ -145,7 +173,7 @@ def _output(graph: nx.DiGraph, node: int, index: int) -> Box:
 
 
 # -- layout ---------------------------------------------------------------------------------------
-def _laid_out(boxes: nx.DiGraph) -> Drawing:
+def laid_out(boxes: nx.DiGraph) -> Drawing:
     layers, links = _layers(boxes)
     widths = {
         k: boxes.nodes[k]["box"].width if k in boxes else WAYPOINT for row in layers for k in row

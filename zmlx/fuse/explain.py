@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import networkx as nx
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 
@@ -26,14 +27,17 @@ from zmlx.fuse.inside import Inside, looking, runs_python, why_whole
 from zmlx.fuse.page import html
 from zmlx.fuse.plan import Native
 from zmlx.fuse.program import Program
+from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.reports import (
     Captured,
     Port,
     RegionReport,
+    Saved,
     Unfused,
     Value,
     input_name,
     region_report,
+    saved_of,
     value_of,
 )
 from zmlx.fuse.simplify import cost
@@ -45,7 +49,9 @@ from zmlx.trace.paths import Names
 from zmlx.trace.run import Trace
 from zmlx.trace.through import RUNS_PYTHON
 
-__all__ = ["Captured", "Explanation", "Frozen", "Port", "RegionReport", "Unfused", "Value"]
+__all__ = [
+    "Captured", "Explanation", "Frozen", "Port", "RegionReport", "Saved", "Unfused", "Value",
+]  # fmt: skip
 
 
 class Explanation:
@@ -55,11 +61,15 @@ class Explanation:
     that reads its array operands once, at their own sizes, and writes its result; so is each
     reduction or call that here is part of a region. In
     `kernels_after` and `bytes_after`, which are those of what runs here, each region is one kernel
-    that reads its inputs and writes its outputs; ops that stay with MLX count as before, as do all
-    where no kernel can run: `no_kernels` then says why, else it is "". Calls that are not
+    that reads its inputs and writes its outputs, and those that share a launch are one together;
+    ops that stay with MLX count as before, as do all where no kernel can run: `no_kernels` then
+    says why, else it is "". Calls that are not
     elementwise cost the same either way and are in neither, nor are ops that compute nothing
     (stop_gradient, zeros_like). Kernels inside a call that runs Python (`unfused[i].inside`, a
     gradient, say) count as kernels; their bytes stand there.
+
+    `saved` lists what gradients read of the forward pass, and why it is there; what they compute
+    again stands with each region.
     """
 
     def __init__(
@@ -85,6 +95,8 @@ class Explanation:
                 zip(planned.regions, program.functions, strict=True)
             )
         ]
+        self._share(program)
+        self.saved = saved_of(planned.graph, planned.regions, program.functions, self.names)
         self._calls = set(program.written.calls)
         self.written = [f"{label} at {loc}" for label, loc in program.written.calls]
         notes = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
@@ -109,6 +121,23 @@ class Explanation:
         self.inputs, self.outputs = list(planned.graph.inputs), list(planned.graph.outputs)
         self._count(trace.graph)
 
+    def _share(self, program: Program) -> None:
+        """Tell each region which others are launched with it in the example call."""
+        place = {region: i for i, region in enumerate(program.plan.regions)}
+        names = [r.name for r in self.regions]
+        self._launches = len(self.regions)
+        if self.no_kernels:
+            return
+        for group, function in zip(program.plan.alike, program.together, strict=True):
+            examples = [program.plan.graph[n] for n in function.ends.inputs]
+            arrays = [mx.zeros(d["shape"], dtype_of(d["dtype"])) for d in examples]
+            for part in function.launches(arrays):
+                own = [place[group[i]] for i in part]
+                self._launches -= len(own) - 1
+                for i in own:
+                    others = tuple(names[k] for k in own if k != i)
+                    self.regions[i] = replace(self.regions[i], shares=others)
+
     def _count(self, traced: Graph) -> None:
         """Kernels and bytes of plain MLX, and of what runs here."""
         planned = self._plan_graph
@@ -120,7 +149,8 @@ class Explanation:
         insides = [u.inside for u in self.unfused if u.inside]
         self.kernels_before, self.bytes_before = len(before), sum(before)
         self.kernels_before += sum(i.kernels if i.plain is None else i.plain for i in insides)
-        self.kernels_after = len(after) + len(fused) + sum(i.kernels for i in insides)
+        shared = len(self.regions) - self._launches
+        self.kernels_after = len(after) + len(fused) - shared + sum(i.kernels for i in insides)
         self.bytes_after = sum(after) + sum(r.bytes for r in fused)
 
     def _joined_costs(self, traced: Graph) -> list[int]:

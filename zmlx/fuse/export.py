@@ -74,6 +74,11 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
         "captured": [
             {"name": c.name, "value": str(c.value), "line": c.loc} for c in e.captures
         ],
+        "saved": [
+            {"is": s.source, "value": str(s.value), "why": s.why, "node": s.node,
+             "anyway": s.anyway}
+            for s in e.saved
+        ],
         "frozen": {f.name: f.value for f in e.frozen},
         "exported": e.exported,
         "written": e.written,
@@ -99,6 +104,9 @@ def _region(region: RegionReport) -> dict[str, Any]:
         "temporaries": {str(name): formula(value) for name, value in region.temporaries.items()},
         "kernel": region.kernel,
         "msl": region.msl,
+        "walks": None if region.walks is None else asdict(region.walks),
+        "again": list(region.again),
+        "shares": list(region.shares),
         "vjp_kernels": list(region.vjp_kernels),
         "vjp_msl": region.vjp_msl,
     }
@@ -132,7 +140,7 @@ def _label(data: dict[str, Any]) -> str:
 
 
 def dot(explanation: Explanation) -> str:
-    """The graph for Graphviz; each region is a cluster."""
+    """The graph for Graphviz; each region is a cluster, in which its walks stand in a row."""
     lines = [f"digraph {_quoted(explanation.name)} {{", "  node [shape=box];"]
     homes: dict[str, list[str]] = {}
     for made in _nodes(explanation):
@@ -143,11 +151,22 @@ def dot(explanation: Explanation) -> str:
         if region:
             lines.append(f"  subgraph cluster_{region} {{ label={_quoted(region)};")
         lines += [f"  {'  ' if region else ''}{line}" for line in inside]
+        lines += _walks(explanation, region)
         lines += ["  }"] if region else []
     lines += [f"  {a} -> {b};" for a, b in explanation.graph.edges]
     for i, node in enumerate(explanation.outputs):
         lines += [f"  output{i} [shape=oval];", f"  {node} -> output{i};"]
     return "\n".join([*lines, "}", ""])
+
+
+def _walks(explanation: Explanation, region: str) -> list[str]:
+    found = [r.walks for r in explanation.regions if r.name == region and r.walks is not None]
+    names = [f"{region}_walk{k}" for k in range(1, 1 + sum(len(w.walks) for w in found))]
+    texts = [f"walk {k}: {walk.text}" for w in found for k, walk in enumerate(w.walks, start=1)]
+    pairs = zip(names, texts, strict=True)
+    lines = [f"    {name} [shape=note, label={_quoted(text)}];" for name, text in pairs]
+    steps = zip(names, names[1:], strict=False)
+    return [*lines, *[f"    {a} -> {b} [style=dashed];" for a, b in steps]]
 
 
 def _quoted(text: str) -> str:

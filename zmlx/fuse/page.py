@@ -14,10 +14,21 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import sympy as sp
 
-from zmlx.fuse.drawing import HEIGHT, draw, hues
+from zmlx.fuse.drawing import HEIGHT, draw, draw_walks, hues
 from zmlx.fuse.mathml import mathml, symbol
 from zmlx.fuse.reports import alike, ops_text, short_ops
-from zmlx.fuse.text import bytes_text, formula, inside_facts, insides, ms_text, ratio, static_facts
+from zmlx.fuse.text import (
+    again_text,
+    bytes_text,
+    formula,
+    inside_facts,
+    insides,
+    ms_text,
+    ratio,
+    saved_text,
+    shares_text,
+    static_facts,
+)
 
 if TYPE_CHECKING:
     from zmlx.fuse.explain import Explanation, RegionReport
@@ -39,6 +50,7 @@ def html(explanation: Explanation, whole: bool = True) -> str:
             after=bytes_text(explanation.bytes_after),
             ratio=ratio(explanation),
             static_facts=static_facts(explanation),
+            saved=saved_text(explanation),
             inside_facts=inside_facts,
             short_ops=short_ops,
             bytes_text=bytes_text,
@@ -80,6 +92,9 @@ def _regions(same: Sequence[RegionReport], hue: int) -> dict[str, Any]:
         "moved": bytes_text(region.bytes),
         "formulas": _lines(region.formula_lines, ()),
         "derivatives": _lines(region.vjp_lines, region.vjp),
+        "walks": draw_walks(region, hue),
+        "again": again_text(region) if region.again else "",
+        "shares": shares_text(region) if region.shares else "",
         "seeds": [f"g{i} of {port.name}" for i, port in enumerate(region.outputs)],
     }
 

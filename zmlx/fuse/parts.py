@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import mlx.core as mx
 
@@ -51,6 +52,11 @@ class Join:
         kind = KINDS[dtypes.value_type(data["dtype"])]
         joined = tuple(sorted(d for d in left if given[d] != 1))
         return cls(data["op"], kind, given, joined, data["shape"], data["dtype"])
+
+    @property
+    def count(self) -> int:
+        """How many parts an element of the output has."""
+        return prod([self.given[axis] for axis in self.axes])
 
     def __call__(self, parts: mx.array) -> mx.array:
         if self.axes:

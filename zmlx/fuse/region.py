@@ -29,11 +29,10 @@ from zmlx.fuse.rows import sized
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, reshaped
 from zmlx.fuse.simplify import simplify
-from zmlx.fuse.walked import Walked
+from zmlx.fuse.walked import Made, Walked
 from zmlx.log import logger
 from zmlx.msl.emit import MAX_BUFFERS, buffer_slots, emit
 from zmlx.msl.kernel import KernelSource
-from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.graph import Graph, broadcast
 from zmlx.trace.operands import name_of
 
@@ -99,13 +98,14 @@ class RegionFunction:
             self._special[key] = Specialized(graph, self.runtime, self.name)
         return self._special[key]
 
-    def written(self, shapes: Sequence[Shape]) -> MetalKernelSpec | None:
-        """The kernel of a region that folds rows, for these sizes; None where it takes others."""
+    def walked(self, shapes: Sequence[Shape]) -> Made | None:
+        """What is launched for a region that folds rows, of these sizes; None where it takes
+        other kernels.
+        """
         special = self.specialized(shapes)
         if not special.folds:
             return None
-        made = Walked(special.graph, self.runtime, self.name, self._ruled).made(shapes)
-        return None if made is None else made.spec
+        return Walked(special.graph, self.runtime, self.name, self._ruled).made(shapes)
 
     def _ruled(self, graph: Graph, shapes: Sequence[Shape]) -> tuple[Run, RegionRules]:
         """`graph`, another form of the region, as a function, with rules for these shapes."""

@@ -17,10 +17,13 @@ from zmlx.device.base import device_for_current_stream
 from zmlx.device.texts import metal, metal_written
 from zmlx.fuse.extract import Region
 from zmlx.fuse.formulas import Formulas
+from zmlx.fuse.kept import again_of, read_by, why_kept
 from zmlx.fuse.plan import plan
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import simplify
+from zmlx.fuse.walked import Made
+from zmlx.fuse.walks import Walks, walks_of
 from zmlx.trace.exprs import described
 from zmlx.trace.graph import Graph, title
 from zmlx.trace.paths import Names
@@ -80,6 +83,9 @@ class RegionReport:
     vjp_kernels: tuple[str, ...]
     vjp_msl: str
     line: str = ""  # of its first op
+    walks: Walks | None = None  # of a kernel that folds rows
+    again: tuple[str, ...] = ()  # ops that the derivative computes once more
+    shares: tuple[str, ...] = ()  # regions whose launch is this one's too
     ms: float | None = None  # where `timed` has measured it
 
     def __repr__(self) -> str:
@@ -133,6 +139,33 @@ class Captured:
     name: str = ""  # by which the function reaches it; "" where that is not known
 
 
+@dataclass(frozen=True)
+class Saved:
+    """An array of the forward pass that gradients read."""
+
+    source: str  # what it is in the function
+    value: Value
+    why: str
+    node: int  # in the explanation's graph
+    anyway: bool  # whether it is in memory without a gradient as well
+
+
+def saved_of(
+    graph: Graph, regions: Sequence[Region], functions: Sequence[RegionFunction], called: Names
+) -> list[Saved]:
+    """What the gradients of all regions read, in the order of the graph."""
+    read: set[int] = set()
+    for region, function in zip(regions, functions, strict=True):
+        special = function.specialized(_shapes(region.graph))
+        read.update(read_by(region, simplify(special.vjp.graph)))
+    found = []
+    for node in sorted(read):
+        why, anyway = why_kept(graph, node, regions)
+        where = source(graph, node, called)
+        found.append(Saved(where, value_of(graph, node), why, node, anyway))
+    return found
+
+
 def value_of(graph: Graph, node: int) -> Value:
     return Value(graph[node]["dtype"], graph[node]["shape"])
 
@@ -164,6 +197,7 @@ def region_report(
     seeds = [f"g{i}" for i in range(len(results))]
     gradients = formulas.of(vjp, names + seeds)
     pulls = _kernels(vjp, special, f"{function.name}.vjp")
+    made = function.walked(_shapes(inner))
     return RegionReport(
         name,
         tuple(title(graph[node]) for node in region.nodes),
@@ -173,10 +207,12 @@ def region_report(
         {names[t]: g for t, g in zip(special.vjp.targets, gradients, strict=True)},
         formulas.temporaries,
         region.nodes,
-        *_kernel(function, special, _shapes(inner)),
+        *_kernel(made, special),
         tuple(name for name, _ in pulls),
         "\n".join(msl for _, msl in pulls),
         next((graph[n]["loc"] for n in region.nodes if graph[n]["loc"]), ""),
+        None if made is None else walks_of(made),
+        again_of(special.graph, vjp),
     )
 
 
@@ -189,13 +225,10 @@ def _ports(
     )
 
 
-def _kernel(
-    function: RegionFunction, special: Specialized, shapes: Sequence[tuple[int, ...]]
-) -> tuple[str, str]:
+def _kernel(made: Made | None, special: Specialized) -> tuple[str, str]:
     """Name and text of a region's kernel; empty where it has none of its own."""
-    spec = function.written(shapes)
-    if spec is not None:
-        return spec.unique_name, metal_written(spec)
+    if made is not None:
+        return made.spec.unique_name, metal_written(made.spec)
     return (special.kernel.name, metal(special.kernel)) if special.kernel else ("", "")
 
 
@@ -209,9 +242,9 @@ def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, s
     for region in plan(graph, device_for_current_stream().worth_alone, **folding).regions:
         function = RegionFunction(region.graph, special.runtime, name)
         shapes = _shapes(region.graph)
-        spec = function.written(shapes)
-        if spec is not None:
-            found.append((spec.unique_name, metal_written(spec)))
+        made = function.walked(shapes)
+        if made is not None:
+            found.append((made.spec.unique_name, metal_written(made.spec)))
         elif kernel := function.specialized(shapes).kernel:
             found.append((kernel.name, metal(kernel)))
     return found

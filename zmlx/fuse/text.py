@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MSL_LINES = 40  # of a kernel's text; the whole is in `.msl` and on the page
+MOST_SHARED = 6  # names of regions
 MOST_REGIONS, MOST_SHOWN = 8, 120  # regions, ops of which a report prints all
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 COUNTED = (
@@ -134,6 +135,8 @@ def parts(explanation: Explanation, full: bool = False) -> Iterator[RenderableTy
             yield _inside(item, item.inside)
     if explanation.captures:
         yield _captures(explanation)
+    if explanation.saved:
+        yield Text(saved_text(explanation)) if summed_up else _saved(explanation)
     for sentence in static_facts(explanation):
         yield Text(sentence)
     if not explanation.regions and not any(i.launches or i.unseen for i in insides(explanation)):
@@ -179,9 +182,36 @@ def _region(region: RegionReport) -> Panel:
         cotangents = "g0 is the cotangent of out0" + (", …" if len(region.outputs) > 1 else "")
         head = f"\nderivative ({plural(len(region.vjp_kernels), 'kernel')}; {cotangents})"
         blocks += [Text(head, style="bold"), _equations(lines)]
+    if region.again:
+        blocks.append(Text(again_text(region)))
+    if region.walks is not None:
+        blocks += [Text("\nwalks", style="bold"), *map(Text, region.walks.lines)]
     blocks += [Text("\nkernel", style="bold"), _kernel(region)]
+    if region.shares:
+        blocks.append(Text(shares_text(region)))
     title = region.name if region.ms is None else f"{region.name}, {ms_text(region.ms)}"
     return Panel(Group(*blocks), title=title, title_align="left")
+
+
+def again_text(region: RegionReport) -> str:
+    """What the derivative computes once more."""
+    return f"computed again, not kept: {ops_text(region.again)}"
+
+
+def shares_text(region: RegionReport) -> str:
+    """With which others the region is launched."""
+    shown = ", ".join(region.shares[:MOST_SHARED])
+    more = len(region.shares) - MOST_SHARED
+    return f"launched together with {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def saved_text(explanation: Explanation) -> str:
+    """What gradients keep in memory, in a sentence."""
+    extra = [s for s in explanation.saved if not s.anyway]
+    if not extra:
+        return "Nothing stays in memory for a gradient that is not there without one."
+    size = bytes_text(sum(s.value.bytes for s in extra))
+    return f"{size} stay in memory for a gradient that would go without one."
 
 
 def _equations(values: Mapping[str, sp.Expr]) -> Table:
@@ -271,6 +301,16 @@ def _inside(item: Unfused, inside: Inside) -> RenderableType:
     rows: list[RenderableType] = [Text(f"inside {place}", style="bold")]
     rows += [table] if inside.launches else []
     return Group(*rows, *map(Text, inside_facts(inside)))
+
+
+def _saved(explanation: Explanation) -> RenderableType:
+    table = Table()
+    for column in ("read by gradients", "array", "why it is there"):
+        table.add_column(column, overflow="fold")
+    for saved in explanation.saved:
+        table.add_row(*map(Text, (saved.source, str(saved.value), saved.why)))
+    head = "what gradients read of the forward pass"
+    return Group(Text(head, style="bold"), table, Text(saved_text(explanation)))
 
 
 def _captures(explanation: Explanation) -> RenderableType:
