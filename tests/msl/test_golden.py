@@ -1,4 +1,4 @@
-"""Golden texts of kernels with sums and of row-wise kernels, and golden plans.
+"""Golden texts of kernels with sums, and golden plans.
 
 They show what a change of reductions changes; see test_text.py for how they are rewritten.
 """
@@ -22,7 +22,6 @@ from zmlx.device.texts import metal_written
 from zmlx.fuse.dumped import plan_text
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import plan
-from zmlx.fuse.rows import layout
 from zmlx.fuse.simplify import simplify
 from zmlx.msl.schedule import schedule
 from zmlx.msl.walk import alone_kernel, walk_kernel
@@ -78,7 +77,6 @@ PLANS: dict[str, Callable[[], Graph]] = {
     "gradient": gradient,
     "map_reduce": lambda: traced(op(RMSNORM, 64), x, row),
 }
-ROWS = ("map_reduce",)
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["group", "alone"])
@@ -96,16 +94,6 @@ def test_kernels_that_cut_columns_are_as_they_were(name: str, alone: bool) -> No
     as_it_was(f"sums/{name}_{'alone' if alone else 'group'}.metal", metal_written(spec))
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_row_wise_kernels_are_as_they_were(name: str) -> None:
-    (region,) = plan(lift(simplify(PLANS[name]())), NEVER_ALONE).regions
-    found = layout(region.graph, [(4, 64), (1, 64)])
-    assert found is not None
-    kept = schedule(found.region)
-    slow = schedule(found.region, keep=False)
-    as_it_was(f"rows/{name}.metal", metal_written(walk_kernel(kept, slow, registers=True)))
-
-
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", PLANS)
 def test_plans_are_as_they_were(name: str) -> None:
@@ -117,5 +105,6 @@ def test_plans_are_as_they_were(name: str) -> None:
 
 def test_no_golden_file_is_left_over() -> None:
     wanted = {f"sums/{n}_{how}.metal" for n in SUMS for how in ("group", "alone")}
-    wanted |= {f"rows/{n}.metal" for n in ROWS} | {f"plans/{n}.txt" for n in PLANS}
-    assert {p.relative_to(GOLDEN).as_posix() for p in GOLDEN.glob("*/*")} == wanted
+    wanted |= {f"plans/{n}.txt" for n in PLANS}
+    found = [p for folder in ("sums", "plans") for p in (GOLDEN / folder).iterdir()]
+    assert {p.relative_to(GOLDEN).as_posix() for p in found} == wanted

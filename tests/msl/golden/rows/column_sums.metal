@@ -1,0 +1,199 @@
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+#ifndef ZMLX_NATIVE_SIGMOID
+inline float zmlx_sigmoid(float x) {
+  const float e = metal::precise::exp(-metal::abs(x));
+  const float numerator = (x < 0.0f) ? e : 1.0f;
+  return numerator / (1.0f + e);
+}
+#endif
+// One element: 2 ops: sigmoid, multiply.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  const float t0 = zmlx_sigmoid(x0);
+  const float t1 = x0 * t0;
+  y0 = t1;
+}
+// One element: 2 ops: sigmoid, multiply.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  const float t0 = zmlx_sigmoid(x0);
+  const float t1 = x0 * t0;
+  y0 = t1;
+}
+// Body of kernel zmlx_rows_sigmoid_multiply(in0, sum0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const long kk_wide = in0_shape[1];
+const long kk_cut = long(threadgroup_position_in_grid.x);
+const long kk_cuts = long(threadgroups_per_grid.x);
+const long kk_left = kk_cut * long(CUT);
+const int kk_columns = int((kk_wide - kk_left < long(CUT)) ? kk_wide - kk_left : long(CUT));
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_lines_float[1][(RY > 1) ? RY * TX : 1];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0) {
+  float kk_sink3[PACKS * LANES];
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    kk_sink3[kk_k] = float(0.0f);
+  }
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
+    kk_part<float, LANES> w0[PACKS];
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        w0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(w0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x0, y0);
+          kk_sink3[kk_p * LANES + kk_v] += kk_live ? y0 : float(0.0f);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
+    if (RY > 1) {
+      kk_lines_float[0][kk_place] = kk_sink3[kk_k];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+        if (kk_line < kk_half) {
+          const int kk_other = kk_place + kk_half * TX;
+          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+            kk_lines_float[0][kk_place] = a + b; }
+        }
+        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      }
+      kk_sink3[kk_k] = kk_lines_float[0][kk_place];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+    const int kk_at = (kk_p * TX + kk_thread) * LANES;
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      ZMLX_UNROLL
+      for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+        sum0[kk_group * kk_wide + kk_left + kk_at + kk_v] = kk_sink3[kk_p * LANES + kk_v];
+      }
+    }
+  }
+} else {
+  float kk_sink3[PACKS * LANES];
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    kk_sink3[kk_k] = float(0.0f);
+  }
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
+    ZMLX_UNROLL
+    for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+      const int kk_at = kk_k * TX + kk_thread;
+      if (EXACT || kk_at < kk_columns) {
+        const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+        float y0;
+        zmlx_slow_walk0(x0, y0);
+        kk_sink3[kk_k] += kk_live ? y0 : float(0.0f);
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
+    if (RY > 1) {
+      kk_lines_float[0][kk_place] = kk_sink3[kk_k];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+        if (kk_line < kk_half) {
+          const int kk_other = kk_place + kk_half * TX;
+          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+            kk_lines_float[0][kk_place] = a + b; }
+        }
+        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      }
+      kk_sink3[kk_k] = kk_lines_float[0][kk_place];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    const int kk_at = kk_k * TX + kk_thread;
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      sum0[kk_group * kk_wide + kk_left + kk_at] = kk_sink3[kk_k];
+    }
+  }
+}

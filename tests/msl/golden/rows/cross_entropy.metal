@@ -1,0 +1,804 @@
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_max_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = (b > a || b != b) ? b : a;
+  }
+  return a;
+}
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
+  }
+  return a;
+}
+// One element: a copy.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: subtract, equal, where.
+inline void zmlx_walk1(float x0, float x1, int x2, int x3, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x1;
+  const bool t1 = x2 == x3;
+  const float t2 = t1 ? t0 : 0.0f;
+  y0 = t2;
+  y1 = t0;
+}
+// One element: 3 ops: subtract, subtract, exp.
+inline void zmlx_walk2(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = metal::precise::exp(t1);
+  y0 = t2;
+}
+// One element: 3 ops: add, less, where.
+inline void zmlx_row0(int x0, int p0, thread int& y0) {
+  const int t0 = x0 + p0;
+  const bool t1 = x0 < int(0);
+  const int t2 = t1 ? t0 : x0;
+  y0 = t2;
+}
+// One element: 1 op: stop_gradient.
+inline void zmlx_row1(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 4 ops: stop_gradient, abs, equal, where.
+inline void zmlx_row2(float x0, thread float& y0) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 == INFINITY;
+  const float t2 = t1 ? 0.0f : x0;
+  y0 = t2;
+}
+// One element: 3 ops: log, add, subtract.
+inline void zmlx_row3(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = metal::precise::log(x0);
+  const float t1 = t0 + x1;
+  const float t2 = t1 - x2;
+  y0 = t2;
+}
+// One element: a copy.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: subtract, equal, where.
+inline void zmlx_slow_walk1(float x0, float x1, int x2, int x3, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x1;
+  const bool t1 = x2 == x3;
+  const float t2 = t1 ? t0 : 0.0f;
+  y0 = t2;
+  y1 = t0;
+}
+// One element: 3 ops: subtract, subtract, exp.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = metal::precise::exp(t1);
+  y0 = t2;
+}
+// One element: 3 ops: add, less, where.
+inline void zmlx_slow_row0(int x0, int p0, thread int& y0) {
+  const int t0 = x0 + p0;
+  const bool t1 = x0 < int(0);
+  const int t2 = t1 ? t0 : x0;
+  y0 = t2;
+}
+// One element: 1 op: stop_gradient.
+inline void zmlx_slow_row1(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 4 ops: stop_gradient, abs, equal, where.
+inline void zmlx_slow_row2(float x0, thread float& y0) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 == INFINITY;
+  const float t2 = t1 ? 0.0f : x0;
+  y0 = t2;
+}
+// One element: 3 ops: log, add, subtract.
+inline void zmlx_slow_row3(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = metal::precise::log(x0);
+  const float t1 = t0 + x1;
+  const float t2 = t1 - x2;
+  y0 = t2;
+}
+// Body of kernel zmlx_rows_max_sum_subtract_equal_where_exp(in0, in1, in2, s0, out0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in0_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const long kk_step1_0 = in1_strides[0];
+const long kk_step2_1 = in2_strides[1];
+const int n3 = int(s0[0]);
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_partials_float[2][2][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step2_1 == 1 && kk_whole<int, LANES>(in2)) {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const int n1 = int(in1[kk_row * kk_step1_0]);
+    const long kk_row2 = 0;
+    kk_part<float, LANES> kk_held0[PACKS];
+    int n10;
+    zmlx_row0(n1, n3, n10);
+    float kk_fold4 = float((-INFINITY));
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x0, y0);
+          { const float a = kk_fold4, b = y0;
+            kk_fold4 = (b > a || b != b) ? b : a; }
+        }
+      }
+    }
+    kk_fold4 = kk_near_max_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    float n5;
+    zmlx_row1(n4, n5);
+    float kk_fold14 = float(0.0f);
+    float kk_fold15 = float((-INFINITY));
+    kk_part<int, LANES> w2[PACKS];
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        w2[kk_p] = kk_take<int, LANES>(in2 + (kk_row2 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          const int x2 = int(w2[kk_p][kk_v]);
+          float y0;
+          float y1;
+          zmlx_walk1(x0, n5, x2, n10, y0, y1);
+          { const float a = kk_fold14, b = y0;
+            kk_fold14 = a + b; }
+          { const float a = kk_fold15, b = y1;
+            kk_fold15 = (b > a || b != b) ? b : a; }
+        }
+      }
+    }
+    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
+    kk_fold15 = kk_near_max_float(kk_fold15, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold14;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold15;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold15 = kk_near_max_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n14 = float(kk_fold14);
+    const float n15 = float(kk_fold15);
+    float n20;
+    zmlx_row2(n15, n20);
+    float kk_fold23 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk2(x0, n5, n20, y0);
+          { const float a = kk_fold23, b = y0;
+            kk_fold23 = a + b; }
+        }
+      }
+    }
+    kk_fold23 = kk_near_sum_float(kk_fold23, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold23;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold23 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n23 = float(kk_fold23);
+    float n26;
+    zmlx_row3(n23, n20, n14, n26);
+    if (kk_live && kk_thread == 0) { out0[kk_row] = float(n26); }
+    if (ONCE) {
+      break;
+    }
+  }
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const int n1 = int(in1[kk_row * kk_step1_0]);
+    const long kk_row2 = 0;
+    int n10;
+    zmlx_slow_row0(n1, n3, n10);
+    float kk_fold4 = float((-INFINITY));
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk0(x0, y0);
+      { const float a = kk_fold4, b = y0;
+        kk_fold4 = (b > a || b != b) ? b : a; }
+    }
+    kk_fold4 = kk_near_max_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    float n5;
+    zmlx_slow_row1(n4, n5);
+    float kk_fold14 = float(0.0f);
+    float kk_fold15 = float((-INFINITY));
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const int x2 = int(in2[kk_row2 + kk_at * kk_step2_1]);
+      float y0;
+      float y1;
+      zmlx_slow_walk1(x0, n5, x2, n10, y0, y1);
+      { const float a = kk_fold14, b = y0;
+        kk_fold14 = a + b; }
+      { const float a = kk_fold15, b = y1;
+        kk_fold15 = (b > a || b != b) ? b : a; }
+    }
+    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
+    kk_fold15 = kk_near_max_float(kk_fold15, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold14;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold15;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold15 = kk_near_max_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n14 = float(kk_fold14);
+    const float n15 = float(kk_fold15);
+    float n20;
+    zmlx_slow_row2(n15, n20);
+    float kk_fold23 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk2(x0, n5, n20, y0);
+      { const float a = kk_fold23, b = y0;
+        kk_fold23 = a + b; }
+    }
+    kk_fold23 = kk_near_sum_float(kk_fold23, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold23;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold23 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n23 = float(kk_fold23);
+    float n26;
+    zmlx_slow_row3(n23, n20, n14, n26);
+    if (kk_live && kk_thread == 0) { out0[kk_row] = float(n26); }
+    if (ONCE) {
+      break;
+    }
+  }
+}
+
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_max_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = (b > a || b != b) ? b : a;
+  }
+  return a;
+}
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
+  }
+  return a;
+}
+// One element: a copy.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 1 op: subtract.
+inline void zmlx_walk1(float x0, float x1, thread float& y0) {
+  const float t0 = x0 - x1;
+  y0 = t0;
+}
+// One element: 3 ops: subtract, subtract, exp.
+inline void zmlx_walk2(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = metal::precise::exp(t1);
+  y0 = t2;
+}
+// One element: 4 ops: multiply, equal, where, add.
+inline void zmlx_walk3(float x0, float x1, int x2, int x3, float x4, thread float& y0) {
+  const float t0 = x0 * x1;
+  const bool t1 = x2 == x3;
+  const float t2 = t1 ? x4 : 0.0f;
+  const float t3 = t0 + t2;
+  y0 = t3;
+}
+// One element: 4 ops: negative, add, less, where.
+inline void zmlx_row0(float x0, int x1, int p0, thread float& y0, thread int& y1) {
+  const float t0 = -x0;
+  const int t1 = x1 + p0;
+  const bool t2 = x1 < int(0);
+  const int t3 = t2 ? t1 : x1;
+  y0 = t0;
+  y1 = t3;
+}
+// One element: 1 op: stop_gradient.
+inline void zmlx_row1(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 4 ops: stop_gradient, abs, equal, where.
+inline void zmlx_row2(float x0, thread float& y0) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 == INFINITY;
+  const float t2 = t1 ? 0.0f : x0;
+  y0 = t2;
+}
+// One element: 1 op: divide.
+inline void zmlx_row3(float x0, float x1, thread float& y0) {
+  const float t0 = x0 / x1;
+  y0 = t0;
+}
+// One element: a copy.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 1 op: subtract.
+inline void zmlx_slow_walk1(float x0, float x1, thread float& y0) {
+  const float t0 = x0 - x1;
+  y0 = t0;
+}
+// One element: 3 ops: subtract, subtract, exp.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = metal::precise::exp(t1);
+  y0 = t2;
+}
+// One element: 7 ops: subtract, subtract, exp, multiply, equal, where, add.
+inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, int x4, int x5, float x6, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = metal::precise::exp(t1);
+  const float t3 = x3 * t2;
+  const bool t4 = x4 == x5;
+  const float t5 = t4 ? x6 : 0.0f;
+  const float t6 = t3 + t5;
+  y0 = t6;
+}
+// One element: 4 ops: negative, add, less, where.
+inline void zmlx_slow_row0(float x0, int x1, int p0, thread float& y0, thread int& y1) {
+  const float t0 = -x0;
+  const int t1 = x1 + p0;
+  const bool t2 = x1 < int(0);
+  const int t3 = t2 ? t1 : x1;
+  y0 = t0;
+  y1 = t3;
+}
+// One element: 1 op: stop_gradient.
+inline void zmlx_slow_row1(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 4 ops: stop_gradient, abs, equal, where.
+inline void zmlx_slow_row2(float x0, thread float& y0) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 == INFINITY;
+  const float t2 = t1 ? 0.0f : x0;
+  y0 = t2;
+}
+// One element: 1 op: divide.
+inline void zmlx_slow_row3(float x0, float x1, thread float& y0) {
+  const float t0 = x0 / x1;
+  y0 = t0;
+}
+// Body of kernel zmlx_rows_max_sum_subtract_exp_multiply_equal_where_add(in0, in1, in2, in3, s0, out0); its signature is added on launch.
+const long kk_n0 = in1_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in1_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step1_0 = in1_strides[0];
+const long kk_step1_1 = in1_strides[1];
+const long kk_step2_0 = in2_strides[0];
+const long kk_step3_1 = in3_strides[1];
+const int n4 = int(s0[0]);
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_partials_float[2][1][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 && kk_step3_1 == 1 && kk_whole<int, LANES>(in3)) {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const float n0 = float(in0[kk_row * kk_step0_0]);
+    const long kk_row1 = kk_row * kk_step1_0;
+    const int n2 = int(in2[kk_row * kk_step2_0]);
+    const long kk_row3 = 0;
+    float kk_keep17[PACKS * LANES];
+    kk_part<float, LANES> kk_held1[PACKS];
+    float n5;
+    int n24;
+    zmlx_row0(n0, n2, n4, n5, n24);
+    float kk_fold6 = float((-INFINITY));
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held1[kk_p] = kk_take<float, LANES>(in1 + (kk_row1 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x1, y0);
+          { const float a = kk_fold6, b = y0;
+            kk_fold6 = (b > a || b != b) ? b : a; }
+        }
+      }
+    }
+    kk_fold6 = kk_near_max_float(kk_fold6, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold6;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n6 = float(kk_fold6);
+    float n7;
+    zmlx_row1(n6, n7);
+    float kk_fold9 = float((-INFINITY));
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          float y0;
+          zmlx_walk1(x1, n7, y0);
+          { const float a = kk_fold9, b = y0;
+            kk_fold9 = (b > a || b != b) ? b : a; }
+        }
+      }
+    }
+    kk_fold9 = kk_near_max_float(kk_fold9, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold9 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n9 = float(kk_fold9);
+    float n15;
+    zmlx_row2(n9, n15);
+    float kk_fold18 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          float y0;
+          zmlx_walk2(x1, n7, n15, y0);
+          { const float a = kk_fold18, b = y0;
+            kk_fold18 = a + b; }
+          kk_keep17[kk_p * LANES + kk_v] = y0;
+        }
+      }
+    }
+    kk_fold18 = kk_near_sum_float(kk_fold18, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold18;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n18 = float(kk_fold18);
+    float n19;
+    zmlx_row3(n0, n18, n19);
+    kk_part<int, LANES> w3[PACKS];
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        w3[kk_p] = kk_take<int, LANES>(in3 + (kk_row3 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        float r0[LANES];
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const int x3 = int(w3[kk_p][kk_v]);
+          const float x17 = kk_keep17[kk_p * LANES + kk_v];
+          float y0;
+          zmlx_walk3(n19, x17, x3, n24, n5, y0);
+          r0[kk_v] = y0;
+        }
+        if (kk_live) {
+          kk_give<float, LANES>(out0 + (kk_row * kk_columns + kk_at), r0);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const float n0 = float(in0[kk_row * kk_step0_0]);
+    const long kk_row1 = kk_row * kk_step1_0;
+    const int n2 = int(in2[kk_row * kk_step2_0]);
+    const long kk_row3 = 0;
+    float n5;
+    int n24;
+    zmlx_slow_row0(n0, n2, n4, n5, n24);
+    float kk_fold6 = float((-INFINITY));
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk0(x1, y0);
+      { const float a = kk_fold6, b = y0;
+        kk_fold6 = (b > a || b != b) ? b : a; }
+    }
+    kk_fold6 = kk_near_max_float(kk_fold6, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold6;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n6 = float(kk_fold6);
+    float n7;
+    zmlx_slow_row1(n6, n7);
+    float kk_fold9 = float((-INFINITY));
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk1(x1, n7, y0);
+      { const float a = kk_fold9, b = y0;
+        kk_fold9 = (b > a || b != b) ? b : a; }
+    }
+    kk_fold9 = kk_near_max_float(kk_fold9, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold9 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n9 = float(kk_fold9);
+    float n15;
+    zmlx_slow_row2(n9, n15);
+    float kk_fold18 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk2(x1, n7, n15, y0);
+      { const float a = kk_fold18, b = y0;
+        kk_fold18 = a + b; }
+    }
+    kk_fold18 = kk_near_sum_float(kk_fold18, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold18;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n18 = float(kk_fold18);
+    float n19;
+    zmlx_slow_row3(n0, n18, n19);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      const int x3 = int(in3[kk_row3 + kk_at * kk_step3_1]);
+      float y0;
+      zmlx_slow_walk3(x1, n7, n15, n19, x3, n24, n5, y0);
+      if (kk_live) {
+        out0[kk_row * kk_columns + kk_at] = float(y0);
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+}

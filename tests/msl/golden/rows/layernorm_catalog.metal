@@ -1,0 +1,1007 @@
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
+  }
+  return a;
+}
+// One element: 1 op: astype.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, multiply.
+inline void zmlx_walk1(float x0, float x1, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 * t0;
+  y0 = t0;
+  y1 = t1;
+}
+// One element: 9 ops: astype, subtract, subtract, multiply, astype, multiply, astype, add, astype.
+inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = t1 * x3;
+  const float t3 = t2 * x4;
+  const float t4 = t3 + x5;
+  const float t5 = float(bfloat16_t(t4));
+  y0 = t5;
+}
+// One element: 1 op: divide.
+inline void zmlx_row1(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  y0 = t0;
+}
+// One element: 10 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt.
+inline void zmlx_row2(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1) {
+  const float t0 = x0 / p0;
+  const float t1 = t0 * t0;
+  const float t2 = x1 / p0;
+  const float t3 = t2 - t1;
+  const float t4 = t1 * 9.99999997e-07f;
+  const bool t5 = t3 < t4;
+  const float t6 = t5 ? t4 : t3;
+  const float t7 = t6 + x2;
+  const float t8 = metal::precise::rsqrt(t7);
+  y0 = t0;
+  y1 = t8;
+}
+// One element: 1 op: astype.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, multiply.
+inline void zmlx_slow_walk1(float x0, float x1, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 * t0;
+  y0 = t0;
+  y1 = t1;
+}
+// One element: 9 ops: astype, subtract, subtract, multiply, astype, multiply, astype, add, astype.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 - x2;
+  const float t2 = t1 * x3;
+  const float t3 = t2 * x4;
+  const float t4 = t3 + x5;
+  const float t5 = float(bfloat16_t(t4));
+  y0 = t5;
+}
+// One element: 1 op: divide.
+inline void zmlx_slow_row1(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  y0 = t0;
+}
+// One element: 10 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt.
+inline void zmlx_slow_row2(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1) {
+  const float t0 = x0 / p0;
+  const float t1 = t0 * t0;
+  const float t2 = x1 / p0;
+  const float t3 = t2 - t1;
+  const float t4 = t1 * 9.99999997e-07f;
+  const bool t5 = t3 < t4;
+  const float t6 = t5 ? t4 : t3;
+  const float t7 = t6 + x2;
+  const float t8 = metal::precise::rsqrt(t7);
+  y0 = t0;
+  y1 = t8;
+}
+// Body of kernel zmlx_rows_sum_astype_subtract_multiply_add(in0, in1, in2, in3, out0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in0_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const long kk_step2_1 = in2_strides[1];
+const long kk_step3_1 = in3_strides[1];
+const float n1 = float(in1[0]);
+const float n5 = float(in0_shape[1]);
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_partials_float[2][2][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step3_1 == 1 && kk_whole<bfloat16_t, LANES>(in3)) {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row2 = 0;
+    const long kk_row3 = 0;
+    kk_part<bfloat16_t, LANES> kk_held0[PACKS];
+    float kk_fold6 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held0[kk_p] = kk_take<bfloat16_t, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x0, y0);
+          { const float a = kk_fold6, b = y0;
+            kk_fold6 = a + b; }
+        }
+      }
+    }
+    kk_fold6 = kk_near_sum_float(kk_fold6, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold6;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n6 = float(kk_fold6);
+    float n7;
+    zmlx_row1(n6, n5, n7);
+    float kk_fold9 = float(0.0f);
+    float kk_fold14 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          float y1;
+          zmlx_walk1(x0, n7, y0, y1);
+          { const float a = kk_fold9, b = y0;
+            kk_fold9 = a + b; }
+          { const float a = kk_fold14, b = y1;
+            kk_fold14 = a + b; }
+        }
+      }
+    }
+    kk_fold9 = kk_near_sum_float(kk_fold9, (TX < 32) ? TX : 32);
+    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold14;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n9 = float(kk_fold9);
+    const float n14 = float(kk_fold14);
+    float n11;
+    float n23;
+    zmlx_row2(n9, n14, n1, n5, n11, n23);
+    kk_part<bfloat16_t, LANES> w2[PACKS];
+    kk_part<bfloat16_t, LANES> w3[PACKS];
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        w2[kk_p] = kk_take<bfloat16_t, LANES>(in2 + (kk_row2 + kk_at));
+        w3[kk_p] = kk_take<bfloat16_t, LANES>(in3 + (kk_row3 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        float r0[LANES];
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          const float x2 = float(w2[kk_p][kk_v]);
+          const float x3 = float(w3[kk_p][kk_v]);
+          float y0;
+          zmlx_walk2(x0, n7, n11, n23, x2, x3, y0);
+          r0[kk_v] = y0;
+        }
+        if (kk_live) {
+          kk_give<bfloat16_t, LANES>(out0 + (kk_row * kk_columns + kk_at), r0);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row2 = 0;
+    const long kk_row3 = 0;
+    float kk_fold6 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk0(x0, y0);
+      { const float a = kk_fold6, b = y0;
+        kk_fold6 = a + b; }
+    }
+    kk_fold6 = kk_near_sum_float(kk_fold6, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold6;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n6 = float(kk_fold6);
+    float n7;
+    zmlx_slow_row1(n6, n5, n7);
+    float kk_fold9 = float(0.0f);
+    float kk_fold14 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      float y1;
+      zmlx_slow_walk1(x0, n7, y0, y1);
+      { const float a = kk_fold9, b = y0;
+        kk_fold9 = a + b; }
+      { const float a = kk_fold14, b = y1;
+        kk_fold14 = a + b; }
+    }
+    kk_fold9 = kk_near_sum_float(kk_fold9, (TX < 32) ? TX : 32);
+    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold14;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n9 = float(kk_fold9);
+    const float n14 = float(kk_fold14);
+    float n11;
+    float n23;
+    zmlx_slow_row2(n9, n14, n1, n5, n11, n23);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
+      const float x3 = float(in3[kk_row3 + kk_at * kk_step3_1]);
+      float y0;
+      zmlx_slow_walk2(x0, n7, n11, n23, x2, x3, y0);
+      if (kk_live) {
+        out0[kk_row * kk_columns + kk_at] = bfloat16_t(y0);
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+}
+
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
+  }
+  return a;
+}
+// One element: 1 op: astype.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, multiply.
+inline void zmlx_walk1(float x0, float x1, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 * t0;
+  y0 = t0;
+  y1 = t1;
+}
+// One element: 6 ops: astype, multiply, astype, subtract, subtract, multiply.
+inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+  const float t0 = x1 * x0;
+  const float t1 = x2 - x3;
+  const float t2 = t1 - x4;
+  const float t3 = t0 * t2;
+  y0 = t3;
+}
+// One element: 9 ops: astype, multiply, astype, subtract, multiply, multiply, add, add, negative.
+inline void zmlx_walk3(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
+  const float t0 = x1 * x0;
+  const float t1 = x2 - x3;
+  const float t2 = t0 * x4;
+  const float t3 = x5 * t1;
+  const float t4 = t2 + t3;
+  const float t5 = t4 + t3;
+  const float t6 = -t5;
+  y0 = t6;
+}
+// One element: 14 ops: astype, astype, multiply, astype, subtract, subtract, multiply, multiply, multiply, multiply, add, add, ....
+inline void zmlx_walk4(float x0, float x1, float x2, float x3, float x4, float x5, float x6, float x7, thread float& y0, thread float& y1, thread float& y2) {
+  const float t0 = x0 * x1;
+  const float t1 = x2 - x3;
+  const float t2 = t1 - x4;
+  const float t3 = t2 * x5;
+  const float t4 = x0 * t3;
+  const float t5 = t0 * x5;
+  const float t6 = x6 * t1;
+  const float t7 = t5 + t6;
+  const float t8 = t7 + t6;
+  const float t9 = t8 + x7;
+  const float t10 = float(bfloat16_t(t9));
+  y0 = x0;
+  y1 = t4;
+  y2 = t10;
+}
+// One element: 1 op: divide.
+inline void zmlx_row1(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  y0 = t0;
+}
+// One element: 12 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt, square, multiply.
+inline void zmlx_row2(float x0, float x1, float x2, float p0, thread float& y0, thread bool& y1, thread float& y2, thread float& y3) {
+  const float t0 = x0 / p0;
+  const float t1 = t0 * t0;
+  const float t2 = x1 / p0;
+  const float t3 = t2 - t1;
+  const float t4 = t1 * 9.99999997e-07f;
+  const bool t5 = t3 < t4;
+  const float t6 = t5 ? t4 : t3;
+  const float t7 = t6 + x2;
+  const float t8 = metal::precise::rsqrt(t7);
+  const float t9 = t8 * t8;
+  const float t10 = t8 * t9;
+  y0 = t0;
+  y1 = t5;
+  y2 = t8;
+  y3 = t10;
+}
+// One element: 5 ops: multiply, multiply, negative, where, divide.
+inline void zmlx_row3(float x0, float x1, bool x2, float p0, thread float& y0) {
+  const float t0 = x0 * 0.5f;
+  const float t1 = t0 * x1;
+  const float t2 = -t1;
+  const float t3 = x2 ? 0.0f : t2;
+  const float t4 = t3 / p0;
+  y0 = t4;
+}
+// One element: 1 op: divide.
+inline void zmlx_row4(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  y0 = t0;
+}
+// One element: 1 op: astype.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, multiply.
+inline void zmlx_slow_walk1(float x0, float x1, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x1;
+  const float t1 = t0 * t0;
+  y0 = t0;
+  y1 = t1;
+}
+// One element: 6 ops: astype, multiply, astype, subtract, subtract, multiply.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+  const float t0 = x1 * x0;
+  const float t1 = x2 - x3;
+  const float t2 = t1 - x4;
+  const float t3 = t0 * t2;
+  y0 = t3;
+}
+// One element: 9 ops: astype, multiply, astype, subtract, multiply, multiply, add, add, negative.
+inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
+  const float t0 = x1 * x0;
+  const float t1 = x2 - x3;
+  const float t2 = t0 * x4;
+  const float t3 = x5 * t1;
+  const float t4 = t2 + t3;
+  const float t5 = t4 + t3;
+  const float t6 = -t5;
+  y0 = t6;
+}
+// One element: 14 ops: astype, astype, multiply, astype, subtract, subtract, multiply, multiply, multiply, multiply, add, add, ....
+inline void zmlx_slow_walk4(float x0, float x1, float x2, float x3, float x4, float x5, float x6, float x7, thread float& y0, thread float& y1, thread float& y2) {
+  const float t0 = x0 * x1;
+  const float t1 = x2 - x3;
+  const float t2 = t1 - x4;
+  const float t3 = t2 * x5;
+  const float t4 = x0 * t3;
+  const float t5 = t0 * x5;
+  const float t6 = x6 * t1;
+  const float t7 = t5 + t6;
+  const float t8 = t7 + t6;
+  const float t9 = t8 + x7;
+  const float t10 = float(bfloat16_t(t9));
+  y0 = x0;
+  y1 = t4;
+  y2 = t10;
+}
+// One element: 1 op: divide.
+inline void zmlx_slow_row1(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  y0 = t0;
+}
+// One element: 12 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt, square, multiply.
+inline void zmlx_slow_row2(float x0, float x1, float x2, float p0, thread float& y0, thread bool& y1, thread float& y2, thread float& y3) {
+  const float t0 = x0 / p0;
+  const float t1 = t0 * t0;
+  const float t2 = x1 / p0;
+  const float t3 = t2 - t1;
+  const float t4 = t1 * 9.99999997e-07f;
+  const bool t5 = t3 < t4;
+  const float t6 = t5 ? t4 : t3;
+  const float t7 = t6 + x2;
+  const float t8 = metal::precise::rsqrt(t7);
+  const float t9 = t8 * t8;
+  const float t10 = t8 * t9;
+  y0 = t0;
+  y1 = t5;
+  y2 = t8;
+  y3 = t10;
+}
+// One element: 5 ops: multiply, multiply, negative, where, divide.
+inline void zmlx_slow_row3(float x0, float x1, bool x2, float p0, thread float& y0) {
+  const float t0 = x0 * 0.5f;
+  const float t1 = t0 * x1;
+  const float t2 = -t1;
+  const float t3 = x2 ? 0.0f : t2;
+  const float t4 = t3 / p0;
+  y0 = t4;
+}
+// One element: 1 op: divide.
+inline void zmlx_slow_row4(float x0, float p0, thread float& y0) {
+  const float t0 = x0 / p0;
+  y0 = t0;
+}
+// Body of kernel zmlx_rows_sum_astype_subtract_multiply_add_negative(in0, in1, in2, in3, out0, sum0, sum1); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in0_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const long kk_step1_1 = in1_strides[1];
+const long kk_step2_0 = in2_strides[0];
+const long kk_step2_1 = in2_strides[1];
+const float n3 = float(in3[0]);
+const float n8 = float(in0_shape[1]);
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_partials_float[2][2][32];
+threadgroup float kk_lines_float[2][(RY > 1) ? RY * TX : 1];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<bfloat16_t, LANES>(in1) && kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES == 0) {
+  float kk_sink5[PACKS * LANES];
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    kk_sink5[kk_k] = float(0.0f);
+  }
+  float kk_sink30[PACKS * LANES];
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    kk_sink30[kk_k] = float(0.0f);
+  }
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row1 = 0;
+    const long kk_row2 = kk_row * kk_step2_0;
+    kk_part<bfloat16_t, LANES> kk_held0[PACKS];
+    kk_part<bfloat16_t, LANES> kk_held1[PACKS];
+    kk_part<bfloat16_t, LANES> kk_held2[PACKS];
+    float kk_fold10 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held2[kk_p] = kk_take<bfloat16_t, LANES>(in2 + (kk_row2 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x2 = float(kk_held2[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x2, y0);
+          { const float a = kk_fold10, b = y0;
+            kk_fold10 = a + b; }
+        }
+      }
+    }
+    kk_fold10 = kk_near_sum_float(kk_fold10, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold10;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n10 = float(kk_fold10);
+    float n11;
+    zmlx_row1(n10, n8, n11);
+    float kk_fold13 = float(0.0f);
+    float kk_fold18 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x2 = float(kk_held2[kk_p][kk_v]);
+          float y0;
+          float y1;
+          zmlx_walk1(x2, n11, y0, y1);
+          { const float a = kk_fold13, b = y0;
+            kk_fold13 = a + b; }
+          { const float a = kk_fold18, b = y1;
+            kk_fold18 = a + b; }
+        }
+      }
+    }
+    kk_fold13 = kk_near_sum_float(kk_fold13, (TX < 32) ? TX : 32);
+    kk_fold18 = kk_near_sum_float(kk_fold18, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold13;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold18;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n13 = float(kk_fold13);
+    const float n18 = float(kk_fold18);
+    float n15;
+    bool n23;
+    float n26;
+    float n37;
+    zmlx_row2(n13, n18, n3, n8, n15, n23, n26, n37);
+    float kk_fold33 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held1[kk_p] = kk_take<bfloat16_t, LANES>(in1 + (kk_row1 + kk_at));
+        kk_held0[kk_p] = kk_take<bfloat16_t, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          const float x2 = float(kk_held2[kk_p][kk_v]);
+          float y0;
+          zmlx_walk2(x1, x0, x2, n11, n15, y0);
+          { const float a = kk_fold33, b = y0;
+            kk_fold33 = a + b; }
+        }
+      }
+    }
+    kk_fold33 = kk_near_sum_float(kk_fold33, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold33;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n33 = float(kk_fold33);
+    float n42;
+    zmlx_row3(n33, n37, n23, n8, n42);
+    float kk_fold47 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          const float x2 = float(kk_held2[kk_p][kk_v]);
+          float y0;
+          zmlx_walk3(x1, x0, x2, n11, n26, n42, y0);
+          { const float a = kk_fold47, b = y0;
+            kk_fold47 = a + b; }
+        }
+      }
+    }
+    kk_fold47 = kk_near_sum_float(kk_fold47, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold47;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n47 = float(kk_fold47);
+    float n48;
+    zmlx_row4(n47, n8, n48);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        float r2[LANES];
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          const float x2 = float(kk_held2[kk_p][kk_v]);
+          float y0;
+          float y1;
+          float y2;
+          zmlx_walk4(x0, x1, x2, n11, n15, n26, n42, n48, y0, y1, y2);
+          kk_sink5[kk_p * LANES + kk_v] += kk_live ? y0 : float(0.0f);
+          kk_sink30[kk_p * LANES + kk_v] += kk_live ? y1 : float(0.0f);
+          r2[kk_v] = y2;
+        }
+        if (kk_live) {
+          kk_give<bfloat16_t, LANES>(out0 + (kk_row * kk_columns + kk_at), r2);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
+    if (RY > 1) {
+      kk_lines_float[0][kk_place] = kk_sink5[kk_k];
+      kk_lines_float[1][kk_place] = kk_sink30[kk_k];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+        if (kk_line < kk_half) {
+          const int kk_other = kk_place + kk_half * TX;
+          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+            kk_lines_float[0][kk_place] = a + b; }
+          { const float a = kk_lines_float[1][kk_place], b = kk_lines_float[1][kk_other];
+            kk_lines_float[1][kk_place] = a + b; }
+        }
+        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      }
+      kk_sink5[kk_k] = kk_lines_float[0][kk_place];
+      kk_sink30[kk_k] = kk_lines_float[1][kk_place];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+    const int kk_at = (kk_p * TX + kk_thread) * LANES;
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      ZMLX_UNROLL
+      for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+        sum0[kk_group * kk_columns + kk_at + kk_v] = kk_sink5[kk_p * LANES + kk_v];
+      }
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+    const int kk_at = (kk_p * TX + kk_thread) * LANES;
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      ZMLX_UNROLL
+      for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+        sum1[kk_group * kk_columns + kk_at + kk_v] = kk_sink30[kk_p * LANES + kk_v];
+      }
+    }
+  }
+} else {
+  float kk_sink5[PACKS * LANES];
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    kk_sink5[kk_k] = float(0.0f);
+  }
+  float kk_sink30[PACKS * LANES];
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    kk_sink30[kk_k] = float(0.0f);
+  }
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row1 = 0;
+    const long kk_row2 = kk_row * kk_step2_0;
+    float kk_fold10 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
+      float y0;
+      zmlx_slow_walk0(x2, y0);
+      { const float a = kk_fold10, b = y0;
+        kk_fold10 = a + b; }
+    }
+    kk_fold10 = kk_near_sum_float(kk_fold10, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold10;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n10 = float(kk_fold10);
+    float n11;
+    zmlx_slow_row1(n10, n8, n11);
+    float kk_fold13 = float(0.0f);
+    float kk_fold18 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
+      float y0;
+      float y1;
+      zmlx_slow_walk1(x2, n11, y0, y1);
+      { const float a = kk_fold13, b = y0;
+        kk_fold13 = a + b; }
+      { const float a = kk_fold18, b = y1;
+        kk_fold18 = a + b; }
+    }
+    kk_fold13 = kk_near_sum_float(kk_fold13, (TX < 32) ? TX : 32);
+    kk_fold18 = kk_near_sum_float(kk_fold18, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold13;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold18;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n13 = float(kk_fold13);
+    const float n18 = float(kk_fold18);
+    float n15;
+    bool n23;
+    float n26;
+    float n37;
+    zmlx_slow_row2(n13, n18, n3, n8, n15, n23, n26, n37);
+    float kk_fold33 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
+      float y0;
+      zmlx_slow_walk2(x1, x0, x2, n11, n15, y0);
+      { const float a = kk_fold33, b = y0;
+        kk_fold33 = a + b; }
+    }
+    kk_fold33 = kk_near_sum_float(kk_fold33, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold33;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n33 = float(kk_fold33);
+    float n42;
+    zmlx_slow_row3(n33, n37, n23, n8, n42);
+    float kk_fold47 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
+      float y0;
+      zmlx_slow_walk3(x1, x0, x2, n11, n26, n42, y0);
+      { const float a = kk_fold47, b = y0;
+        kk_fold47 = a + b; }
+    }
+    kk_fold47 = kk_near_sum_float(kk_fold47, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold47;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n47 = float(kk_fold47);
+    float n48;
+    zmlx_slow_row4(n47, n8, n48);
+    ZMLX_UNROLL
+    for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+      const int kk_at = kk_k * TX + kk_thread;
+      if (EXACT || kk_at < kk_columns) {
+        const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+        const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+        const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
+        float y0;
+        float y1;
+        float y2;
+        zmlx_slow_walk4(x0, x1, x2, n11, n15, n26, n42, n48, y0, y1, y2);
+        kk_sink5[kk_k] += kk_live ? y0 : float(0.0f);
+        kk_sink30[kk_k] += kk_live ? y1 : float(0.0f);
+        if (kk_live) {
+          out0[kk_row * kk_columns + kk_at] = bfloat16_t(y2);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
+    if (RY > 1) {
+      kk_lines_float[0][kk_place] = kk_sink5[kk_k];
+      kk_lines_float[1][kk_place] = kk_sink30[kk_k];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+        if (kk_line < kk_half) {
+          const int kk_other = kk_place + kk_half * TX;
+          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
+            kk_lines_float[0][kk_place] = a + b; }
+          { const float a = kk_lines_float[1][kk_place], b = kk_lines_float[1][kk_other];
+            kk_lines_float[1][kk_place] = a + b; }
+        }
+        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      }
+      kk_sink5[kk_k] = kk_lines_float[0][kk_place];
+      kk_sink30[kk_k] = kk_lines_float[1][kk_place];
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    const int kk_at = kk_k * TX + kk_thread;
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      sum0[kk_group * kk_columns + kk_at] = kk_sink5[kk_k];
+    }
+  }
+  ZMLX_UNROLL
+  for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
+    const int kk_at = kk_k * TX + kk_thread;
+    if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
+      sum1[kk_group * kk_columns + kk_at] = kk_sink30[kk_k];
+    }
+  }
+}

@@ -1,0 +1,640 @@
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_max_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = (b > a || b != b) ? b : a;
+  }
+  return a;
+}
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
+  }
+  return a;
+}
+// One element: 2 ops: astype, stop_gradient.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, exp.
+inline void zmlx_walk1(float x0, float x1, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  y0 = t1;
+}
+// One element: 2 ops: multiply, astype.
+inline void zmlx_walk2(float x0, float x1, thread float& y0) {
+  const float t0 = x0 * x1;
+  const float t1 = float(bfloat16_t(t0));
+  y0 = t1;
+}
+// One element: 1 op: reciprocal.
+inline void zmlx_row2(float x0, thread float& y0) {
+  const float t0 = 1.0f / x0;
+  y0 = t0;
+}
+// One element: 2 ops: astype, stop_gradient.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, exp.
+inline void zmlx_slow_walk1(float x0, float x1, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  y0 = t1;
+}
+// One element: 5 ops: astype, subtract, exp, multiply, astype.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  const float t2 = t1 * x2;
+  const float t3 = float(bfloat16_t(t2));
+  y0 = t3;
+}
+// One element: 1 op: reciprocal.
+inline void zmlx_slow_row2(float x0, thread float& y0) {
+  const float t0 = 1.0f / x0;
+  y0 = t0;
+}
+// Body of kernel zmlx_rows_max_sum_astype_stop_gradient_subtract_exp_multiply(in0, out0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in0_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_partials_float[2][1][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES == 0) {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    float kk_keep5[PACKS * LANES];
+    kk_part<bfloat16_t, LANES> kk_held0[PACKS];
+    float kk_fold3 = float((-INFINITY));
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held0[kk_p] = kk_take<bfloat16_t, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x0, y0);
+          { const float a = kk_fold3, b = y0;
+            kk_fold3 = (b > a || b != b) ? b : a; }
+        }
+      }
+    }
+    kk_fold3 = kk_near_max_float(kk_fold3, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold3;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold3 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n3 = float(kk_fold3);
+    float kk_fold6 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk1(x0, n3, y0);
+          { const float a = kk_fold6, b = y0;
+            kk_fold6 = a + b; }
+          kk_keep5[kk_p * LANES + kk_v] = y0;
+        }
+      }
+    }
+    kk_fold6 = kk_near_sum_float(kk_fold6, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold6;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n6 = float(kk_fold6);
+    float n7;
+    zmlx_row2(n6, n7);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        float r0[LANES];
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x5 = kk_keep5[kk_p * LANES + kk_v];
+          float y0;
+          zmlx_walk2(x5, n7, y0);
+          r0[kk_v] = y0;
+        }
+        if (kk_live) {
+          kk_give<bfloat16_t, LANES>(out0 + (kk_row * kk_columns + kk_at), r0);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    float kk_fold3 = float((-INFINITY));
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk0(x0, y0);
+      { const float a = kk_fold3, b = y0;
+        kk_fold3 = (b > a || b != b) ? b : a; }
+    }
+    kk_fold3 = kk_near_max_float(kk_fold3, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold3;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold3 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n3 = float(kk_fold3);
+    float kk_fold6 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk1(x0, n3, y0);
+      { const float a = kk_fold6, b = y0;
+        kk_fold6 = a + b; }
+    }
+    kk_fold6 = kk_near_sum_float(kk_fold6, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold6;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n6 = float(kk_fold6);
+    float n7;
+    zmlx_slow_row2(n6, n7);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk2(x0, n3, n7, y0);
+      if (kk_live) {
+        out0[kk_row * kk_columns + kk_at] = bfloat16_t(y0);
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+}
+
+#ifndef ZMLX_LOOP
+#define ZMLX_LOOP
+#endif
+#ifndef ZMLX_UNROLL
+#define ZMLX_UNROLL
+#endif
+#ifdef ZMLX_WIDE
+template <typename T, int N>
+using kk_part = zm_part<N, T>;
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(const P* from) {
+  return *reinterpret_cast<const kk_part<T, N>*>(from);
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P* to, const V (&values)[N]) {
+  kk_part<T, N> part;
+  part.convert(values);
+  *reinterpret_cast<kk_part<T, N>*>(to) = part;
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(const P* from) {
+  return zm_aligned<N>(from);
+}
+#else
+template <typename T, int N>
+struct kk_part {
+  T item[N];
+  T operator[](int k) const thread {
+    return item[k];
+  }
+};
+template <typename T, int N, typename P>
+inline kk_part<T, N> kk_take(P from) {
+  kk_part<T, N> part;
+  for (int k = 0; k < N; ++k) {
+    part.item[k] = from[k];
+  }
+  return part;
+}
+template <typename T, int N, typename P, typename V>
+inline void kk_give(P to, thread const V (&values)[N]) {
+  for (int k = 0; k < N; ++k) {
+    to[k] = T(values[k]);
+  }
+}
+template <typename T, int N, typename P>
+inline bool kk_whole(P) {
+  return true;
+}
+#endif
+inline float kk_near_max_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = (b > a || b != b) ? b : a;
+  }
+  return a;
+}
+inline float kk_near_sum_float(float a, int near) {
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {
+    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    a = a + b;
+  }
+  return a;
+}
+// One element: 2 ops: astype, stop_gradient.
+inline void zmlx_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, exp.
+inline void zmlx_walk1(float x0, float x1, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  y0 = t1;
+}
+// One element: 4 ops: divide, multiply, multiply, negative.
+inline void zmlx_walk2(float x0, float x1, float x2, float x3, thread float& y0) {
+  const float t0 = x0 / x1;
+  const float t1 = x2 * x3;
+  const float t2 = t0 * t1;
+  const float t3 = -t2;
+  y0 = t3;
+}
+// One element: 4 ops: divide, add, multiply, astype.
+inline void zmlx_walk3(float x0, float x1, float x2, float x3, thread float& y0) {
+  const float t0 = x0 / x1;
+  const float t1 = t0 + x2;
+  const float t2 = t1 * x3;
+  const float t3 = float(bfloat16_t(t2));
+  y0 = t3;
+}
+// One element: 1 op: reciprocal.
+inline void zmlx_row2(float x0, thread float& y0) {
+  const float t0 = 1.0f / x0;
+  y0 = t0;
+}
+// One element: 2 ops: astype, stop_gradient.
+inline void zmlx_slow_walk0(float x0, thread float& y0) {
+  y0 = x0;
+}
+// One element: 3 ops: astype, subtract, exp.
+inline void zmlx_slow_walk1(float x0, float x1, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  y0 = t1;
+}
+// One element: 7 ops: astype, subtract, exp, divide, multiply, multiply, negative.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  const float t2 = x2 / x3;
+  const float t3 = t1 * x4;
+  const float t4 = t2 * t3;
+  const float t5 = -t4;
+  y0 = t5;
+}
+// One element: 7 ops: astype, subtract, exp, divide, add, multiply, astype.
+inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+  const float t0 = x0 - x1;
+  const float t1 = metal::precise::exp(t0);
+  const float t2 = x2 / x3;
+  const float t3 = t2 + x4;
+  const float t4 = t3 * t1;
+  const float t5 = float(bfloat16_t(t4));
+  y0 = t5;
+}
+// One element: 1 op: reciprocal.
+inline void zmlx_slow_row2(float x0, thread float& y0) {
+  const float t0 = 1.0f / x0;
+  y0 = t0;
+}
+// Body of kernel zmlx_rows_max_sum_astype_stop_gradient_subtract_exp_divide_m(in0, in1, out0); its signature is added on launch.
+const long kk_n0 = in0_shape[0];
+const long kk_rows = kk_n0;
+const int kk_columns = in0_shape[1];
+const long kk_step0_0 = in0_strides[0];
+const long kk_step0_1 = in0_strides[1];
+const long kk_step1_0 = in1_strides[0];
+const long kk_step1_1 = in1_strides[1];
+const int kk_thread = int(thread_position_in_threadgroup.x);
+const int kk_line = int(thread_position_in_threadgroup.y);
+const long kk_group = long(threadgroup_position_in_grid.y);
+const long kk_groups = long(threadgroups_per_grid.y);
+const long kk_block = kk_group * long(RY) + long(kk_line);
+const long kk_blocks = kk_groups * long(RY);
+threadgroup float kk_partials_float[2][1][32];
+const int kk_place = kk_line * TX + kk_thread;
+int kk_turn = 0;
+if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<bfloat16_t, LANES>(in1) && kk_step1_0 % LANES == 0) {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row1 = kk_row * kk_step1_0;
+    float kk_keep6[PACKS * LANES];
+    kk_part<bfloat16_t, LANES> kk_held0[PACKS];
+    kk_part<bfloat16_t, LANES> kk_held1[PACKS];
+    float kk_fold4 = float((-INFINITY));
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held0[kk_p] = kk_take<bfloat16_t, LANES>(in0 + (kk_row0 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk0(x0, y0);
+          { const float a = kk_fold4, b = y0;
+            kk_fold4 = (b > a || b != b) ? b : a; }
+        }
+      }
+    }
+    kk_fold4 = kk_near_max_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    float kk_fold7 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
+          float y0;
+          zmlx_walk1(x0, n4, y0);
+          { const float a = kk_fold7, b = y0;
+            kk_fold7 = a + b; }
+          kk_keep6[kk_p * LANES + kk_v] = y0;
+        }
+      }
+    }
+    kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n7 = float(kk_fold7);
+    float n9;
+    zmlx_row2(n7, n9);
+    float kk_fold13 = float(0.0f);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_held1[kk_p] = kk_take<bfloat16_t, LANES>(in1 + (kk_row1 + kk_at));
+      }
+    }
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          const float x6 = kk_keep6[kk_p * LANES + kk_v];
+          float y0;
+          zmlx_walk2(x1, n7, x6, n9, y0);
+          { const float a = kk_fold13, b = y0;
+            kk_fold13 = a + b; }
+        }
+      }
+    }
+    kk_fold13 = kk_near_sum_float(kk_fold13, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold13;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n13 = float(kk_fold13);
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        float r0[LANES];
+        ZMLX_UNROLL
+        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x1 = float(kk_held1[kk_p][kk_v]);
+          const float x6 = kk_keep6[kk_p * LANES + kk_v];
+          float y0;
+          zmlx_walk3(x1, n7, n13, x6, y0);
+          r0[kk_v] = y0;
+        }
+        if (kk_live) {
+          kk_give<bfloat16_t, LANES>(out0 + (kk_row * kk_columns + kk_at), r0);
+        }
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+} else {
+  for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
+    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row1 = kk_row * kk_step1_0;
+    float kk_fold4 = float((-INFINITY));
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk0(x0, y0);
+      { const float a = kk_fold4, b = y0;
+        kk_fold4 = (b > a || b != b) ? b : a; }
+    }
+    kk_fold4 = kk_near_max_float(kk_fold4, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold4;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n4 = float(kk_fold4);
+    float kk_fold7 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      float y0;
+      zmlx_slow_walk1(x0, n4, y0);
+      { const float a = kk_fold7, b = y0;
+        kk_fold7 = a + b; }
+    }
+    kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n7 = float(kk_fold7);
+    float n9;
+    zmlx_slow_row2(n7, n9);
+    float kk_fold13 = float(0.0f);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk2(x0, n4, x1, n7, n9, y0);
+      { const float a = kk_fold13, b = y0;
+        kk_fold13 = a + b; }
+    }
+    kk_fold13 = kk_near_sum_float(kk_fold13, (TX < 32) ? TX : 32);
+    if (TX > 32) {
+      const int kk_share = (TX > 32) ? TX / 32 : 1;
+      if (kk_place % 32 == 0) {
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold13;
+      }
+      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+      const int kk_of = kk_line * kk_share + kk_place % kk_share;
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_turn ^= 1;
+    }
+    const float n13 = float(kk_fold13);
+    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
+      float y0;
+      zmlx_slow_walk3(x0, n4, x1, n7, n13, y0);
+      if (kk_live) {
+        out0[kk_row * kk_columns + kk_at] = bfloat16_t(y0);
+      }
+    }
+    if (ONCE) {
+      break;
+    }
+  }
+}
