@@ -25,7 +25,10 @@ from zmlx.switches import DUMP
 from zmlx.warned import warn
 
 # In the order in which files sort; what is made of a derivative lies in a folder behind them.
-STAGES = ("trace", "simplified", "lifted", "plan", "kernel", "launches", "derived", "factored")
+STAGES = (
+    "trace", "simplified", "lifted", "plan", "schedule", "kernel", "launches", "derived",
+    "factored",
+)  # fmt: skip
 LONGEST = 60  # letters of a function's name
 _broken: set[str] = set()  # folders that could not be written, each told once
 _lock = threading.Lock()
@@ -50,7 +53,7 @@ class Folder:
 
     def inner(self, name: str, content: str) -> Folder:
         """That of a derivative, which sorts behind the stages of this one."""
-        return Folder(self.root, self.path / f"{len(STAGES) + 1}-{_named(name, content)}")
+        return Folder(self.root, self.path / f"{len(STAGES) + 1:02}-{_named(name, content)}")
 
     def write(self, name: str, text: str) -> None:
         """The file `name`, whole."""
@@ -126,7 +129,7 @@ def stage(name: str, text: Callable[[], str], part: str = "", ending: str = "txt
 
 def file_name(stage: str, part: str = "", ending: str = "txt") -> str:
     """Of the file of a stage."""
-    return ".".join(filter(None, (f"{STAGES.index(stage) + 1}-{stage}", _plain(part), ending)))
+    return ".".join(filter(None, (f"{STAGES.index(stage) + 1:02}-{stage}", _plain(part), ending)))
 
 
 def digest(content: str) -> str:

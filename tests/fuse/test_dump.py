@@ -59,43 +59,63 @@ def test_every_stage_leaves_a_file_and_they_sort_in_its_order(found: dict[str, s
     kernel = r"kernel\.region0\.zmlx_\w+_[0-9a-f]{16}\."
     endings = ("cpp", "cu", "metal")
     wanted = [
-        *("1-trace.txt", "2-simplified.txt", "3-lifted.txt", "4-plan.txt"),
-        *(rf"5-{kernel}{ending}" for ending in endings),
-        *("6-launches.txt", r"7-derived\.region0\.vjp-\w{8}.txt"),
-        r"8-factored\.region0\.vjp-\w{8}.txt",
+        *("01-trace.txt", "02-simplified.txt", "03-lifted.txt", "04-plan.txt"),
+        *(rf"06-{kernel}{ending}" for ending in endings),
+        *("07-launches.txt", r"08-derived\.region0\.vjp-\w{8}.txt"),
+        r"09-factored\.region0\.vjp-\w{8}.txt",
     ]
-    folder = r"9-region0\.vjp-\w{8}/"
+    folder = r"10-region0\.vjp-\w{8}/"
     wanted += [folder + name for name in wanted[1:4]]
     names = [name.partition("/")[2] for name in found]
     assert len({name.partition("/")[0] for name in found}) == 1
     for pattern, name in zip(wanted, names, strict=False):
         assert re.fullmatch(pattern, name), (pattern, name)
     rest = [name.rpartition(".")[2] for name in names[len(wanted) :]]
-    assert sorted(rest) == [*endings, "txt"] and names[-1].endswith("6-launches.txt")
+    assert sorted(rest) == [*endings, "txt", "txt"] and names[-1].endswith("07-launches.txt")
 
 
 @pytest.mark.smoke
 def test_what_the_files_say(found: dict[str, str]) -> None:
-    trace = text(found, "1-trace.txt")
+    trace = text(found, "01-trace.txt")
     assert trace.startswith("gated, numerics fp32, planned for host\n%0 = input(0)  float32[8, 4]")
     assert "%3 = matmul(%0, %1)" in trace.partition("calls:")[2]
-    plan = text(found, "4-plan.txt")
+    plan = text(found, "04-plan.txt")
     assert "1. MLX runs %3 (matmul float32[8, 16]): not elementwise" in plan
     assert "6 ops: add, multiply, multiply, add, tanh, multiply" in plan
     assert "reads %3 (matmul float32[8, 16]), 512 bytes" in plan
     assert "in all 576 bytes read and 512 written" in plan
-    summed = text(found, "9-.*/4-plan.txt")
+    summed = text(found, "10-.*/04-plan.txt")
     assert "joined after it" in summed and "sum(%14, axes=(0,))" in summed
-    launch = text(found, "6-launches.txt")
+    launch = text(found, "07-launches.txt")
     assert "in0 float32[8, 16], in1 float32[16], s0 float32[1] -> out0 float32[8, 16]" in launch
     assert "128 elements" in launch and launch.count("\n") == 1
-    sums = text(found, "9-.*/6-launches.txt")
+    sums = text(found, "10-.*/07-launches.txt")
     assert "grid (1, 2, 1), threadgroup (1, 1, 1), LANES=1024" in sums
-    derived, factored = (text(found, rf"{n}\..*") for n in ("7-derived", "8-factored"))
+    derived, factored = (text(found, rf"{n}\..*") for n in ("08-derived", "09-factored"))
     assert "= const(3)" in factored and "= const(3)" not in derived  # g + 3*g*h*h
-    kernels = {name.rpartition(".")[2]: t for name, t in found.items() if "vjp/5-" not in name}
+    kernels = {name.rpartition(".")[2]: t for name, t in found.items() if "vjp/06-" not in name}
     assert "zmlx_walk0(" in kernels["metal"] and '#include "msl_on_cuda.h"' in kernels["cu"]
     assert 'extern "C"' in kernels["cpp"]
+
+
+def test_walks_and_shared_kernels_have_a_schedule(tmp_path: Path, on_cpu: None) -> None:
+    def work(x: mx.array, y: mx.array, u: mx.array, v: mx.array) -> list[mx.array]:
+        shares = mx.exp(x) / mx.exp(x).sum(-1, keepdims=True)
+        parts = mx.concatenate([mx.sin(y) * 2, mx.cos(y) + 1])
+        return [shares, parts, mx.tanh(u) - u, mx.tanh(v) - v]
+
+    fused = zmlx.fuse(work)
+    with zmlx.config(dump=tmp_path, sanitize=False):
+        for n in (3, 5):
+            mx.eval(fused(mx.ones((n, 40)), mx.ones((4, 2)), mx.ones((3,)), mx.ones((7,))))
+    said = {n.split("schedule.")[1]: t for n, t in files(tmp_path).items() if "schedule" in n}
+    walks = [text for name, text in said.items() if name.startswith("region")]
+    assert len(walks) == 2 and all("walk 1: reads in0; computes exp" in text for text in walks)
+    assert any(text.startswith("3 rows of 40 columns, walked over 2 times") for text in walks)
+    (joined,) = [text for name, text in said.items() if name.startswith("joined0")]
+    assert "a part of [4, 2], into out0 from 8 on, steps [2, 1]" in joined
+    (alike,) = [text for name, text in said.items() if name.startswith("alike0")]
+    assert re.search(r"region\d, region\d by one primitive", alike)
 
 
 def test_texts_hold_no_ids_and_no_places_of_this_machine(found: dict[str, str]) -> None:
@@ -172,12 +192,12 @@ def test_off_nothing_is_asked_for(on_cpu: None) -> None:
 
 
 def test_a_new_stage_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dump, "STAGES", (*dump.STAGES[:4], "schedule", *dump.STAGES[4:]))
+    monkeypatch.setattr(dump, "STAGES", (*dump.STAGES[:4], "weighed", *dump.STAGES[4:]))
     with zmlx.config(dump=tmp_path):
         folder = dump.Folder.of("block.__call__<locals>", "a trace")
     with dump.into(folder):
-        dump.stage("schedule", lambda: "one walk", "region3")
-    name = f"block.__call___locals-{dump.digest('a trace')}/5-schedule.region3.txt"
+        dump.stage("weighed", lambda: "one walk", "region3")
+    name = f"block.__call___locals-{dump.digest('a trace')}/05-weighed.region3.txt"
     assert files(tmp_path) == {name: "one walk\n"}
 
 

@@ -53,7 +53,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Sequence[mx.array], int]] = {
     "column_sums": (lambda x: [mx.sum(x * mx.sigmoid(x), axis=0)], (x,), 1),
     "map_reduce": (lambda x, w: op(RMSNORM, 64)(x, w), (x, row), 2),
 }  # fmt: skip
-CATALOG = ("norms.rmsnorm", "norms.layernorm", "softmax.softmax_lastdim", "transformer.fused_add_rmsnorm")
+CATALOG = (
+    "norms.rmsnorm", "norms.layernorm", "softmax.softmax_lastdim", "transformer.fused_add_rmsnorm",
+)  # fmt: skip
 ALONE = ("residual_norm", "softmax_masked", "column_sums")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -23,12 +23,16 @@ from zmlx.fuse.extract import Region
 from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Runtime
+from zmlx.fuse.walks import walks_of
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.schedule import ends_only
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.switches import DUMP
 from zmlx.trace.graph import NUMBERS, Graph, Ref, title
 from zmlx.trace.operands import name_of
+
+if TYPE_CHECKING:
+    from zmlx.fuse.walked import Made
 
 LAUNCHES = dump.file_name("launches")
 
@@ -67,6 +71,24 @@ def kernel(name: str, made: KernelSource) -> None:
     if dump.active():
         for ending, text in texts(made).items():
             dump.stage("kernel", partial(str, text), f"{_last(name)}.{made.name}", ending)
+
+
+def schedule(name: str, made: Made) -> None:
+    """The walks of a kernel that folds rows, in words, and what each computes as a graph."""
+    if not dump.active():
+        return
+    parts = ["\n".join(walks_of(made).lines)]
+    walks = enumerate(made.plan.walks, start=1)
+    parts += [f"walk {k} computes\n{walk.part.graph}" for k, walk in walks if walk.part.ops]
+    said = "\n\n".join(parts)
+    dump.stage("schedule", lambda: said, f"{_last(name)}-{dump.digest(said)}")
+
+
+def shared(name: str, what: str, steps: Sequence[str]) -> None:
+    """Which regions share a kernel or a launch, and how."""
+    if dump.active():
+        said = "\n".join([what, *steps])
+        dump.stage("schedule", lambda: said, f"{_last(name)}-{dump.digest(said)}")
 
 
 # -- launches -------------------------------------------------------------------------------------

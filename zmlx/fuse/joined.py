@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from zmlx.device.base import GridLauncher, device_for_current_stream
 from zmlx.device.rules import differentiable
+from zmlx.fuse import dumped
 from zmlx.fuse.by_size import BySize, alone, fits
 from zmlx.fuse.check import same
 from zmlx.fuse.extract import Region
@@ -78,6 +79,7 @@ class JoinedFunction(BySize):
         if found is None or device.unavailable() is not None:
             return self.plain
         parts, results = found
+        dumped.shared(self.name, "one kernel writes every part in its place", _told(parts))
         spec = self._spec(parts)
         launcher = self._launcher(spec, lambda: spec)
         run: Run = partial(_launched, launcher, *self._launch(parts, results))
@@ -164,6 +166,16 @@ class JoinedFunction(BySize):
         stores = tuple(_store(0, output, place, shape) for output, place in places)
         body = Body(graph, (self._arrays[node],), (), stores)
         return _Part(body, shape, tuple(place for _, place in places))
+
+
+def _told(parts: Sequence[_Part]) -> list[str]:
+    """Each part and its places, in words."""
+    return [
+        f"a part of {list(part.shape)}, into out{store.output} from {place.begin} on, "
+        f"steps {list(place.steps)}"
+        for part in parts
+        for store, place in zip(part.body.stores, part.places, strict=True)
+    ]
 
 
 def _launched(

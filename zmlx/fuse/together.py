@@ -99,10 +99,14 @@ class Together(BySize):
 
     def _made(self, arrays: Arrays) -> Run:
         runs: list[tuple[Sequence[_Member], Run | None]] = []
-        for members in self._dealt(arrays):
+        dealt = self._dealt(arrays)
+        for members in dealt:
             several = len(members) > 1
             runs.append((members, self._joined(members, arrays) if several else None))
-        count = len(self.ends.outputs)
+        count, names = len(self.ends.outputs), [", ".join(_names(m)) for m in dealt]
+        how = "by one primitive" if alone() else "by one kernel"
+        lines = [f"{n} {how if len(m) > 1 else 'alone'}" for n, m in zip(names, dealt, strict=True)]
+        dumped.shared(self.name, "regions of one body, launched", lines)
 
         def run(arrays: Arrays) -> list[mx.array]:
             results: list[Any] = [None] * count
@@ -193,6 +197,10 @@ class Together(BySize):
 def _run(members: Sequence[_Member], arrays: Arrays) -> list[mx.array]:
     """The results of `members`, each by its own launch."""
     return [r for m in members for r in m.function([arrays[i] for i in m.reads])]
+
+
+def _names(members: Sequence[_Member]) -> list[str]:
+    return [m.function.name.rpartition(".")[2] for m in members]
 
 
 def _pattern(arrays: Arrays) -> tuple[bool, ...] | None:

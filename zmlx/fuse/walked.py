@@ -26,6 +26,7 @@ from zmlx.device.rules import (
     repeated,
 )
 from zmlx.errors import EmitError
+from zmlx.fuse import dumped
 from zmlx.fuse.by_size import BySize, alone
 from zmlx.fuse.check import checked_folds
 from zmlx.fuse.parts import Join, PartRules
@@ -142,6 +143,7 @@ class Walked(BySize):
         absent = device_for_current_stream().unavailable() is not None
         if made is None or absent or not _pays(made.plan, made.layout.sizes):
             return self.plain
+        dumped.schedule(self.name, made)
         run = self._ruled(made, shapes)
         return checked_folds(self.graph, run, self.name) if self.runtime.check else run
 
