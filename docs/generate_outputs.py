@@ -13,7 +13,7 @@ import re
 import tempfile
 from pathlib import Path
 
-PAGES = [Path(__file__).with_name(name) for name in ("ARCHITECTURE.md", "seeing.md")]
+PAGES = [Path(__file__).with_name(name) for name in ("ARCHITECTURE.md", "norm.md", "seeing.md")]
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(?:\n^```text\n(?P<shown>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,

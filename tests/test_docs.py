@@ -58,7 +58,7 @@ def test_the_readme_has_code_and_the_two_commands() -> None:
     assert 'pip install -e ".[cpu,dev]" && python -m pytest' in readme
 
 
-@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "seeing.md"])
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "norm.md", "seeing.md"])
 def test_what_a_page_shows_is_what_its_code_prints(page: str, host_device: Device) -> None:
     generator = runpy.run_path(str(ROOT / "docs" / "generate_outputs.py"))
     path = ROOT / "docs" / page
