@@ -19,9 +19,7 @@ from zmlx.fuse.simplify import cost
 from zmlx.trace.graph import Graph
 
 
-def with_folds(
-    graph: Graph, groups: Sequence[Sequence[int]], ends: bool = True
-) -> list[list[int]]:
+def with_folds(graph: Graph, groups: Sequence[Sequence[int]], ends: bool = True) -> list[list[int]]:
     """`groups`, some of them together with the reductions between them.
 
     With `ends` also with those that nothing else in the kernel reads.
@@ -120,11 +118,14 @@ class _Joiner:
     def _goes_on(self, nodes: set[int], folds: Sequence[int]) -> bool:
         """Whether a whole row, or another fold, is computed from what is folded of it."""
         graph, rank = self.graph, max(len(self.shapes[n]) for n in nodes)
+        read = [n for n in folds if any(u in nodes for u in graph.users(n))]
+        columns = {d for n in read for d in graph[n]["axes"]}
         reached = set(folds)
         for node in sorted(nodes - reached):
             if any(o in reached for o in graph.operands(node)):
                 reached.add(node)
-                if len(self.shapes[node]) == rank and self.shapes[node][-1] != 1:
+                shape = self.shapes[node]
+                if len(shape) == rank and any(shape[d] != 1 for d in columns):
                     return True
         return any(o in reached for n in folds for o in graph.operands(n))
 
@@ -197,13 +198,27 @@ class _Joiner:
         return [n for n in nodes if self.graph.kind(n) == "reduce"]
 
     def _has_columns(self, nodes: set[int], space: Shape) -> bool:
-        """Whether trailing dimensions can be the columns of all folds, and rows all the rest."""
-        return any(self._fits(nodes, space, first) for first in range(len(space)))
+        """Whether some dimensions can be the columns of all folds, and rows all the rest."""
+        rank = len(space)
+        last = any(self._fits(nodes, space, set(range(first, rank))) for first in range(rank))
+        return last or self._lie_before_rows(nodes, space)
 
-    def _fits(self, nodes: set[int], space: Shape, first: int) -> bool:
+    def _lie_before_rows(self, nodes: set[int], space: Shape) -> bool:
+        """Whether neighbouring dimensions that are not the last can be the columns, of folds that
+        all fold them and nothing else."""
+        found = {frozenset(self.graph[n]["axes"]) for n in self._folds(nodes)}
+        moving = {d for d in range(len(space)) if space[d] != 1}
+        columns = {frozenset(axes & moving) for axes in found}
+        wanted = next(iter(columns), frozenset())
+        if len(columns) != 1 or not wanted:
+            return False
+        apart = moving.intersection(range(min(wanted), max(wanted) + 1)) - wanted
+        return not apart and self._fits(nodes, space, set(wanted))
+
+    def _fits(self, nodes: set[int], space: Shape, chosen: set[int]) -> bool:
         graph = self.graph
-        rows = {d for d in range(first) if space[d] != 1}
-        columns = {d for d in range(first, len(space)) if space[d] != 1}
+        columns = {d for d in chosen if space[d] != 1}
+        rows = {d for d in range(len(space)) if space[d] != 1} - columns
         if not columns:
             return False
         for fold in self._folds(nodes):

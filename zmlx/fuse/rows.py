@@ -2,7 +2,8 @@
 
 Comes in: a region with reduce nodes, and the shapes of its inputs at a call. Goes out: a Layout,
 the same region over merged dimensions and how arrays are reshaped for it; None where its folds do
-not fit one choice of columns.
+not fit one choice of columns. No array is copied for columns that are not its last dimensions: the
+dimensions keep their order.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import mlx.core as mx
 
 from zmlx.fuse.shapes import Shape
 from zmlx.fuse.simplify import copy_node, live_nodes
-from zmlx.msl.schedule import ends_only
+from zmlx.msl.schedule import columns_of, ends_only
 from zmlx.trace.graph import Graph, broadcast, folded_shape
 
 FEW = 32  # columns that do not fill the threads of a GPU, nor the vectors of a CPU
-Cut = tuple[int, int]
+Cut = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A region over (rows…, columns); the first `outer` dimensions of rows are outer ones."""
+    """A region over (rows…, columns), or (rows…, columns, rows…) where folds that are read need it;
+    the first `outer` dimensions of rows are outer ones."""
 
     region: Graph  # sizes are those of the call
     space: Shape
@@ -34,9 +36,26 @@ class Layout:
     results: tuple[Shape, ...]  # of the outputs, as the caller knows them
 
     @property
+    def column(self) -> int:
+        return columns_of(self.region)
+
+    @property
+    def columns(self) -> int:
+        return self.space[self.column]
+
+    @property
+    def across(self) -> bool:
+        """Whether neighbours in memory are elements of different rows."""
+        return self.column < len(self.space) - 1
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
-        """Outer indices, rows of each and columns."""
-        return prod(self.space[: self.outer]), prod(self.space[self.outer : -1]), self.space[-1]
+        """Outer indices, rows of each and columns; before rows that are neighbours in memory: rows
+        of these, columns, neighbours."""
+        space = self.space
+        if self.across:
+            return prod(space[:-1]) // self.columns, self.columns, space[-1]
+        return prod(space[: self.outer]), prod(space[self.outer : -1]), space[-1]
 
     def laying_out(self, shapes: Sequence[Shape]) -> Callable[[Sequence[mx.array]], list[mx.array]]:
         """What lays out arrays of `shapes`."""
@@ -129,8 +148,9 @@ def _folds(graph: Graph, padded: Sequence[Shape], space: Shape) -> Iterator[_Fol
 
 
 def _cuts(folds: Sequence[_Fold], space: Shape) -> Iterator[Cut]:
-    """(where rows begin that are no outer dimensions, where columns begin), each choice that all
-    folds agree with; fewest dimensions of columns, then of outer ones, first."""
+    """(where rows begin that are no outer dimensions, where columns begin and end), each choice
+    that all folds agree with; columns at the end with fewest dimensions first, then fewest outer.
+    """
     rank = len(space)
     for first in reversed(range(rank)):
         columns = {d for d in range(first, rank) if space[d] != 1}
@@ -138,7 +158,13 @@ def _cuts(folds: Sequence[_Fold], space: Shape) -> Iterator[Cut]:
             above = {d for d in range(outer) if space[d] != 1}
             rows = {d for d in range(outer, first) if space[d] != 1}
             if all(_fits(fold, above, rows, columns) for fold in folds):
-                yield outer, first
+                yield outer, first, rank
+    columns = next((set(f.axes) for f in folds if f.kind == "reduce" and not f.end), set())
+    between = range(min(columns), max(columns) + 1) if columns else range(0)
+    rows = {d for d in range(rank) if space[d] != 1} - columns
+    before = rows.isdisjoint(between) and max(rows, default=-1) >= between.stop
+    if before and all(_fits(f, set(), rows, columns) and not f.axes & rows for f in folds):
+        yield 0, between.start, between.stop
 
 
 def _fits(fold: _Fold, outer: set[int], rows: set[int], columns: set[int]) -> bool:
@@ -161,7 +187,7 @@ def _lies_in(shape: Shape, space: Shape, first: int) -> bool:
 
 def _cost(folds: Sequence[_Fold], space: Shape, cut: Cut) -> tuple[int, Cut]:
     """Roughly how many elements are left after the kernel, and what narrow rows cost."""
-    first, second = cut
+    first, second, _ = cut
     outer, rows, columns = prod(space[:first]), prod(space[first:second]), prod(space[second:])
     cost = outer * rows * columns if columns < FEW else 0
     for fold in folds:
@@ -176,17 +202,18 @@ def _merged(
     graph: Graph, padded: Sequence[Shape], full: Sequence[Shape], space: Shape, cut: Cut,
     folds: Sequence[_Fold],
 ) -> Layout:  # fmt: skip
-    rank, (outer, first) = len(space), cut
+    rank, (outer, first, last) = len(space), cut
     spread: dict[int, Shape] = {}
     shapes = list(padded)
     for node in graph.inputs:
-        tail = shapes[node][first:]
-        if graph.kind(node) == "input" and tail != space[first:] and prod(tail) != 1:
-            shapes[node] = spread[node] = (*shapes[node][:first], *space[first:])
-    arrays = [n for n in graph.inputs if graph.kind(n) == "input"]
-    marks = [tuple(d in fold.axes for fold in folds) + (d < outer,) for d in range(first)]
-    groups = _row_groups([shapes[n] for n in arrays], space, marks)
-    groups.append(range(first, rank))
+        inner = shapes[node][first:last]
+        if graph.kind(node) == "input" and inner != space[first:last] and prod(inner) != 1:
+            whole = (*shapes[node][:first], *space[first:last], *shapes[node][last:])
+            shapes[node] = spread[node] = whole
+    arrays = [shapes[n] for n in graph.inputs if graph.kind(n) == "input"]
+    marks = [tuple(d in fold.axes for fold in folds) + (d < outer,) for d in range(rank)]
+    groups = _row_groups(arrays, space, marks, range(first)) or [range(0)]
+    groups += [range(first, last), *_row_groups(arrays, space, marks, range(last, rank))]
 
     def merged(shape: Shape) -> Shape:
         return tuple(prod(shape[d] for d in group) for group in groups)
@@ -212,25 +239,26 @@ def _merged(
     made.outputs = list(graph.outputs)
     given = [made[n]["shape"] if graph.kind(n) == "input" else (1,) for n in graph.inputs]
     return Layout(
-        made, merged(space), sum(group.start < outer for group in groups[:-1]),
+        made, merged(space), sum(group.start < outer for group in groups),
         tuple(spread.get(n) for n in graph.inputs), tuple(given),
         tuple(full[n] for n in graph.outputs),
     )  # fmt: skip
 
 
 def _row_groups(
-    shapes: Sequence[Shape], space: Shape, marks: Sequence[tuple[bool, ...]]
+    shapes: Sequence[Shape], space: Shape, marks: Sequence[tuple[bool, ...]], dims: range
 ) -> list[range]:
-    """Neighbouring dimensions of one mark in which every input moves, or stands, alike are one."""
+    """Neighbouring ones of `dims`, of one mark, in which every input moves, or stands, alike are
+    one."""
     groups: list[range] = []
-    for d, mark in enumerate(marks):
+    for d in dims:
         last = groups[-1] if groups else range(0)
         moving = [e for e in last if space[e] != 1 and space[d] != 1][-1:]
         alike = all(
-            mark == marks[e] and all((s[d] != 1) == (s[e] != 1) for s in shapes) for e in moving
+            marks[d] == marks[e] and all((s[d] != 1) == (s[e] != 1) for s in shapes) for e in moving
         )
-        if last and alike and mark[-1] == marks[last.start][-1]:
+        if last and alike and marks[d][-1] == marks[last.start][-1]:
             groups[-1] = range(last.start, d + 1)
         else:
             groups.append(range(d, d + 1))
-    return groups or [range(0)]
+    return groups

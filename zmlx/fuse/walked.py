@@ -36,9 +36,10 @@ from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape
 from zmlx.msl import geometry
 from zmlx.msl.geometry import Geometry
-from zmlx.msl.schedule import Schedule, ends_only, schedule
+from zmlx.msl.schedule import KEPT_COST, Schedule, ends_only, schedule
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.msl.walk import alone_kernel, walk_kernel
+from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
 
 Arrays = Sequence[mx.array]
@@ -46,6 +47,7 @@ Arrays = Sequence[mx.array]
 Ruled = Callable[[Graph, Sequence[Shape]], tuple[Run, Rules]]
 # Columns of a row that takes a CPU longer to begin than to fold; the latter where no fold is read.
 NARROW, NARROW_ENDS = 4, 8
+FEW_LANES = 8  # neighbours that are too few to be read together
 INT32_MAX = 2**31 - 1
 
 
@@ -174,14 +176,34 @@ class Walked(BySize):
 def _pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
     """Whether a kernel over so many rows is faster than MLX's folds."""
     outer, rows, columns = sizes
+    if plan.across:
+        return _across_pays(plan, sizes)
     if not alone():
         return plan.ends_only or not geometry.starves(outer * rows, columns)
     return columns >= (NARROW_ENDS if plan.ends_only else NARROW)
 
 
+def _across_pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
+    """The same where neighbours in memory are elements of different rows."""
+    leads, columns, lanes = sizes
+    dear = any(OPS[op].cost >= KEPT_COST for walk in plan.walks for op in walk.part.ops)
+    if not alone():
+        return lanes >= FEW_LANES and leads * lanes >= geometry.FEW_ROWS * geometry.SIMDGROUP
+    if lanes < (FEW_LANES // 2 if dear else FEW_LANES):
+        return False
+    again = dear or len(plan.walks) > 2 or sum(len(walk.folds) for walk in plan.walks) > 1
+    return again or geometry.finds_again(2 * columns)
+
+
 def _planned(found: Layout, lone: bool) -> tuple[Schedule, Geometry, MetalKernelSpec]:
-    columns, outer = found.space[-1], found.outer
-    plan = schedule(found.region, not lone or columns <= geometry.MAX_ROOM, outer)
+    columns, outer = found.columns, found.outer
+    keep = not lone or columns <= geometry.MAX_ROOM
+    plan = schedule(found.region, keep and not found.across, outer)
+    if plan.across:
+        if columns > INT32_MAX:
+            raise EmitError("[zmlx.emit] rows of so many columns are not walked over.")
+        made = geometry.across(found.sizes, lone)
+        return plan, made, (alone_kernel(plan) if lone else walk_kernel(plan, plan, False))
     made = (geometry.alone if lone else geometry.on_gpu)(plan, found.sizes)
     if made.cut:
         plan = schedule(found.region, keep=False, outer=outer, cut=True)

@@ -25,6 +25,10 @@ ALONE_COLUMNS = 512  # of one step: its values stay in the first cache
 ALONE_BLOCKS, ALONE_ELEMENTS = 64, 1 << 14  # blocks of rows at most; what one is worth at least
 ALONE_CUT, ALONE_ROWS = 1024, (128, 4)  # columns whose sums stay in cache, rows of a block
 FEW_ROWS, LONG = 64, 1 << 16
+# Neighbours that a thread alone takes at once: such that it finds them in its cache again, where
+# they are not too few for that; else as many as there are, for it reads them in order.
+ACROSS_LANES, ACROSS_CACHE = (64, 256, 1024), 1 << 20
+ACROSS_SHARE = 4  # columns of a thread, at least
 MAX_ROOM = 1 << 14  # elements that a thread alone keeps of a row
 CUT_PACKS = 4  # of a thread, where groups share a row
 MOST_CUTS = 8192  # groups that share rows
@@ -88,6 +92,29 @@ def alone(plan: Schedule, sizes: Sizes) -> Geometry:
         blocks = min(max(blocks, -(-rows // ALONE_ROWS[0])), MAX_GROUPS)
     room = 1 << max(0, columns - 1).bit_length()
     return Geometry(ALONE_COLUMNS, 0, 1, 1, blocks, room=min(room, MAX_ROOM), layers=layers)
+
+
+def across(sizes: Sizes, lone: bool) -> Geometry:
+    """Where rows are neighbours in memory: `sizes` are rows of these, columns, neighbours."""
+    leads, columns, lanes = sizes
+    if not lone:
+        threads = min(SIMDGROUP, 1 << (lanes - 1).bit_length())
+        cuts = -(-lanes // threads)
+        most = (LARGEST if leads * cuts < SINK_GROUPS else GROUP) // threads
+        lines = min(most, 1 << max(0, -(-columns // ACROSS_SHARE) - 1).bit_length())
+        return Geometry(1, 0, threads, lines, min(leads, MAX_GROUPS), cuts=cuts)
+    _, usual, most = ACROSS_LANES
+    room = ACROSS_CACHE // (4 * columns)
+    width = min(usual, 1 << (room.bit_length() - 1)) if finds_again(columns) else most
+    span = 1 << (columns.bit_length() + 1) // 2  # as many in a part as there are parts
+    units = leads * -(-lanes // width)
+    few = max(1, leads * columns * lanes // ALONE_ELEMENTS)
+    return Geometry(width, 0, 1, 1, min(units, few, ALONE_BLOCKS), room=span)
+
+
+def finds_again(columns: int) -> bool:
+    """Whether a thread alone still has in its cache what it read of its rows, one after another."""
+    return 4 * columns * ACROSS_LANES[0] <= ACROSS_CACHE
 
 
 def starves(rows: int, columns: int) -> bool:

@@ -1,7 +1,8 @@
 """Schedules: the order in which one kernel computes a region that folds its rows.
 
-Comes in: a region whose shapes all have the rank of its space: dimensions of rows, then one of
-columns. Goes out: a Schedule. zmlx.msl.walk writes the kernel's text from it.
+Comes in: a region whose shapes all have the rank of its space: dimensions of rows, and one of
+columns (`columns_of`), which is the last, or lies before rows that are neighbours in memory. Goes
+out: a Schedule. zmlx.msl.walk and walk_across write the kernel's text from it.
 
 The level of a node is the number of row folds that its value waits for: 0 for an input, the most of
 its operands for an op, one more for a fold over columns. Walk k goes over the columns and computes
@@ -104,17 +105,30 @@ class Schedule:
         """Whether no fold is read by what follows, so that columns may be cut."""
         return ends_only(self.region)
 
+    @property
+    def across(self) -> bool:
+        """Whether neighbours in memory are elements of different rows."""
+        return columns_of(self.region) < rank_of(self.region) - 1
+
+
+def rank_of(region: Graph) -> int:
+    return max(len(region[n]["shape"]) for n in region)
+
 
 def columns_of(region: Graph) -> int:
-    """The number of the dimension of columns."""
-    return max(len(region[n]["shape"]) for n in region) - 1
+    """The number of the dimension of columns: what folds that are read fold, else the last."""
+    read = (n for n in region if region.kind(n) == "reduce" and region.users(n))
+    axes = next((region[n]["axes"] for n in read), ())
+    return axes[-1] if axes else rank_of(region) - 1
 
 
 def is_sink(region: Graph, node: int, outer: int = 0) -> bool:
     """Whether `node` folds rows, beyond the first `outer` dimensions of them."""
     data = region[node]
-    last = len(data["shape"]) - 1
-    return data["kind"] == "reduce" and any(outer <= axis < last for axis in data["axes"])
+    if data["kind"] != "reduce":
+        return False
+    column = columns_of(region)
+    return any(outer <= axis != column for axis in data["axes"])
 
 
 def ends_only(region: Graph) -> bool:
@@ -208,7 +222,7 @@ class _Maker:
     def _is_full(self, node: int) -> bool:
         shape = self.region[node]["shape"]
         sink = is_sink(self.region, node)
-        return not sink and len(shape) == self.column + 1 and shape[-1] != 1
+        return not sink and len(shape) == len(self.space) and shape[self.column] != 1
 
     def _levels(self) -> dict[int, int]:
         level: dict[int, int] = {}
@@ -248,8 +262,15 @@ class _Maker:
             shape = region[node]["shape"]
             if self.cut and region.kind(node) == "op" and node not in self.full:
                 raise EmitError("[zmlx.emit] what is one value a row is not cut into columns.")
-            if not is_sink(region, node) and shape[:-1] != self.space[:-1]:
+            if not is_sink(region, node) and self._rows(shape) != self._rows(self.space):
                 raise EmitError(f"[zmlx.emit] an output of shape {shape} does not fill the rows.")
+
+        if self.column < len(self.space) - 1 and (self.sinks or self.cut):
+            raise EmitError("[zmlx.emit] a fold over rows that are neighbours in memory.")
+
+    def _rows(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The sizes of `shape` but for that of the columns."""
+        return (*shape[: self.column], *shape[self.column + 1 :])
 
     # -- walks --------------------------------------------------------------------------------
     def _inside(self, roots: Iterable[int], stop: Collection[int] = ()) -> list[int]:

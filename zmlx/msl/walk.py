@@ -8,7 +8,8 @@ Outputs: those of the region that are given whole, in their order, then parts of
 in which they run (`Parts.fold_kind`): of a sink, (outer…, groups, columns) where it keeps columns,
 else (outer…, groups, cuts); of a fold over columns that are cut, (rows…, cuts).
 
-A GPU's kernel has two ways. Where all rows begin where packs may, and columns are neighbours,
+Rows that are neighbours in memory have a kernel of their own (zmlx.msl.walk_across). Else a GPU's
+has two ways. Where all rows begin where packs may, and columns are neighbours,
 threads move packs, and hold a row in registers if PACKS is not 0. Else they take column by column.
 """
 
@@ -21,6 +22,7 @@ from zmlx.msl import walk_text as text
 from zmlx.msl.loop import LOOP_MACRO
 from zmlx.msl.schedule import Schedule, Walk
 from zmlx.msl.spec import MetalKernelSpec
+from zmlx.msl.walk_across import Across, AcrossAlone
 from zmlx.msl.walk_alone import Alone
 from zmlx.msl.walk_parts import Parts, indent, join_of
 from zmlx.trace.graph import Graph
@@ -33,6 +35,8 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
 
     `registers`: a thread holds its share of a row (PACKS is not 0).
     """
+    if quick.across:
+        return _whole(quick, Across(quick, "zmlx_"))
     first = _Quick(quick, "zmlx_", registers)
     second = _Slow(slow, "zmlx_slow_", registers)
     ways = text.BOTH_WAYS.format(
@@ -49,9 +53,12 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
 
 def alone_kernel(plan: Schedule) -> MetalKernelSpec:
     """The kernel for a device on which the threads of a group take turns: a thread a row."""
-    alone = Alone(plan, "zmlx_")
-    body = "\n".join([*alone.sizes(), *alone.once(), *alone.body()])
-    return _spec(plan, body + "\n", "", [alone])
+    return _whole(plan, (AcrossAlone if plan.across else Alone)(plan, "zmlx_"))
+
+
+def _whole(plan: Schedule, parts: Across | Alone) -> MetalKernelSpec:
+    body = "\n".join([*parts.sizes(), *parts.once(), *parts.body()])
+    return _spec(plan, body + "\n", "", [parts])
 
 
 def _spec(plan: Schedule, body: str, header: str, texts: Sequence[Parts]) -> MetalKernelSpec:

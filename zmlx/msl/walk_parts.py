@@ -103,9 +103,9 @@ class Parts:
     def sizes(self) -> list[str]:
         outer = self.plan.outer if self.layers else 0
         lines = [f"const long kk_n{d} = {self._size(d)};" for d in range(self.column)]
-        lines.append(f"const long kk_rows = {_product(range(outer, self.column))};")
+        lines.append(f"const long kk_rows = {product(range(outer, self.column))};")
         if self.layers:
-            lines.append(f"const long kk_outer = {_product(range(outer))};")
+            lines.append(f"const long kk_outer = {product(range(outer))};")
         if self.plan.cut:
             lines.append(f"const long kk_wide = {self._size(self.column)};")
             lines += text.CUT.splitlines()
@@ -209,6 +209,11 @@ class Parts:
         join = join_of(data["op"])
         return [f"{{ const {kind} a = {total}, b = {value};", f"  {total} = {join}; }}"]
 
+    def merged(self, node: int, total: str, part: str) -> list[str]:
+        """`total` of a fold, joined with another running value of it."""
+        kind, join = self.fold_kind(node), join_of(self.region[node]["op"])
+        return [f"{{ const {kind} a = {total}, b = {part};", f"  {total} = {join}; }}"]
+
     # -- a walk -------------------------------------------------------------------------------
     def full_inputs(self, walk: Walk) -> list[int]:
         return [n for n in walk.part.inputs if n in self.place and n in self.plan.full]
@@ -237,7 +242,7 @@ class Parts:
         return f"{self.fold_kind(node)}({literal(first, data['dtype'])})"
 
 
-def _product(dims: Iterable[int]) -> str:
+def product(dims: Iterable[int]) -> str:
     return " * ".join(f"kk_n{d}" for d in dims) or "1"
 
 
