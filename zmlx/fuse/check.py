@@ -15,6 +15,7 @@ from zmlx.device.base import Launcher
 from zmlx.dtypes import TOLERANCES
 from zmlx.errors import CheckError
 from zmlx.fuse.replay import replay, replay_fp32
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.trace.graph import Graph
 from zmlx.trace.operands import name_of
 
@@ -40,9 +41,12 @@ def checked(graph: Graph, launch: Launcher, exact: bool, name: str) -> Launcher:
 def checked_folds(graph: Graph, launch: Launcher, name: str) -> Launcher:
     """`launch` of a region that folds, checked likewise.
 
-    A sum may err by what its terms have, however small it is itself.
+    A sum may err by what its terms have, however small it is itself; a place may be that of an
+    element that is as large.
     """
-    ends = [n for n in graph.outputs if graph.kind(n) == "reduce" and graph[n]["op"] == "sum"]
+    folds = [n for n in graph.outputs if graph.kind(n) == "reduce"]
+    places = [n for n in folds if REDUCTIONS[graph[n]["op"]].index]
+    ends = [n for n in folds if graph[n]["op"] == "sum"] + places
     terms = Graph()
     terms.nx, terms.inputs = graph.nx, graph.inputs
     terms.outputs = [graph.operands(n)[0] for n in ends]
@@ -51,13 +55,23 @@ def checked_folds(graph: Graph, launch: Launcher, name: str) -> Launcher:
         got, wanted = launch(arrays), replay_fp32(graph, arrays)
         values = dict(zip(ends, replay_fp32(terms, arrays), strict=True)) if ends else {}
         for index, node in enumerate(graph.outputs):
-            size = None
-            if node in values:
+            pair, size = (got[index], wanted[index]), None
+            if node in places:
+                pair = tuple([_found(values[node], graph[node]["axes"], p) for p in pair])
+            elif node in values:
                 size = mx.abs(values[node].astype(mx.float32)).sum(graph[node]["axes"])
-            _compare(got[index], wanted[index], False, f"{name}, output {index}", size)
+            _compare(*pair, False, f"{name}, output {index}", size)
         return got
 
     return run
+
+
+def _found(values: mx.array, axes: tuple[int, ...], places: mx.array) -> mx.array:
+    """Those of `values` that stand at `places`, counted over `axes`, which `places` keeps."""
+    rows = tuple([d for d in range(values.ndim) if d not in axes])
+    apart = values.transpose(*rows, *axes).reshape(*[values.shape[d] for d in rows], -1)
+    found = mx.take_along_axis(apart, places.reshape(*apart.shape[:-1], 1), axis=-1)
+    return found.reshape(places.shape)
 
 
 def same(launch: Launcher, plain: Launcher, exact: bool, name: str) -> Launcher:

@@ -18,7 +18,7 @@ from zmlx.fuse.extract import extract
 from zmlx.fuse.regions import fits
 from zmlx.fuse.rows import layout
 from zmlx.fuse.shapes import Shape
-from zmlx.msl.schedule import FOLD_TYPES, FOLDED, schedule
+from zmlx.msl.schedule import FOLD_TYPES, schedule
 from zmlx.trace.graph import Graph
 
 
@@ -31,7 +31,7 @@ def can_fold(graph: Graph, node: int) -> bool:
     """Whether a kernel can fold what the reduce node `node` folds."""
     data, operand = graph[node], graph[graph.operands(node)[0]]
     kinds = [data["dtype"], operand["dtype"]]
-    return data["op"] in FOLDED and all(
+    return all(
         dtypes.has_msl(kind) and dtypes.value_type(kind) in FOLD_TYPES for kind in kinds
     )
 

@@ -16,6 +16,7 @@ from zmlx.fuse.ends import can_fold
 from zmlx.fuse.regions import fits
 from zmlx.fuse.shapes import Shape, symbolic_shapes
 from zmlx.fuse.simplify import cost
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.trace.graph import Graph
 
 
@@ -227,7 +228,7 @@ class _Joiner:
             over_rows, over_columns = axes & rows, axes & columns
             if len(operand) != len(space) or over_columns not in (set(), columns) or not axes:
                 return False
-            read = any(u in nodes for u in graph.users(fold))
+            read = any(u in nodes for u in graph.users(fold)) or REDUCTIONS[data["op"]].index
             if over_rows and (over_rows != rows or read):
                 return False
         return all(self._fills(n, nodes, space, rows, columns) for n in nodes)

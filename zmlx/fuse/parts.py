@@ -17,13 +17,13 @@ from zmlx.device.rules import Rules
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.shapes import Shape
 from zmlx.msl.geometry import Geometry
-from zmlx.msl.schedule import Schedule, columns_of, is_sink
+from zmlx.msl.schedule import FOLD_TYPES, Schedule, columns_of, is_sink
 from zmlx.trace.graph import broadcast
 from zmlx.trace.namespace import folding
 
 Arrays = Sequence[mx.array]
-# By the type in which a kernel computes, that of the parts.
-KINDS = {"float": "float32", "int": "int32", "uint": "uint32", "bool": "int32"}
+# By the type in which a kernel folds, that of the parts.
+KINDS = {"float": "float32", "int": "int32", "uint": "uint32"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Join:
         left = {d for d in axes if d < (plan.outer if sink else column)}
         left |= {last - 1} if sink else set()
         left |= set() if plan.keeps_columns(node) else {last}
-        kind = KINDS[dtypes.value_type(data["dtype"])]
+        kind = KINDS[FOLD_TYPES[dtypes.value_type(data["dtype"])]]
         joined = tuple(sorted(d for d in left if given[d] != 1))
         return cls(data["op"], kind, given, joined, data["shape"], data["dtype"])
 

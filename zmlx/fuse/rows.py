@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from zmlx.fuse.shapes import Shape
 from zmlx.fuse.simplify import copy_node, live_nodes
-from zmlx.msl.schedule import columns_of, ends_only
+from zmlx.msl.schedule import columns_of, ends_only, rules
 from zmlx.trace.graph import Graph, broadcast, folded_shape
 
 FEW = 32  # columns that do not fill the threads of a GPU, nor the vectors of a CPU
@@ -130,7 +130,7 @@ class _Fold:
     """A reduce or count node, by dimensions of the space that are not of size one."""
 
     kind: str
-    end: bool  # nothing in the region reads it
+    end: bool  # it may fold rows, and be joined of parts
     axes: frozenset[int]
     moving: frozenset[int]  # in which its operand moves
 
@@ -143,7 +143,7 @@ def _folds(graph: Graph, padded: Sequence[Shape], space: Shape) -> Iterator[_Fol
             lead = rank - len(graph[operand]["shape"])
             axes = {d + lead for d in graph[node]["axes"] if space[d + lead] != 1}
             moving = {d for d in range(rank) if padded[operand][d] != 1}
-            end = not graph.users(node)
+            end = not rules(graph, node)
             yield _Fold(graph.kind(node), end, frozenset(axes), frozenset(moving))
 
 

@@ -36,9 +36,10 @@ from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape
 from zmlx.msl import geometry
 from zmlx.msl.geometry import Geometry
-from zmlx.msl.schedule import KEPT_COST, Schedule, ends_only, schedule
+from zmlx.msl.schedule import KEPT_COST, Schedule, schedule
 from zmlx.msl.spec import Launch, MetalKernelSpec
 from zmlx.msl.walk import alone_kernel, walk_kernel
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
 
@@ -125,7 +126,8 @@ class Walked(BySize):
 
     @cached_property
     def _apart(self) -> Run:
-        ends = not ends_only(self.graph)  # else the same would come back
+        folds = [n for n in self.graph if self.graph.kind(n) == "reduce"]
+        ends = any(self.graph.users(n) for n in folds)  # else the same would come back
         return replace(self.runtime, folds=False, ends=ends).program(self.graph, self.name)
 
     def made(self, shapes: Sequence[Shape]) -> Made | None:
@@ -186,13 +188,14 @@ def _pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
 def _across_pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
     """The same where neighbours in memory are elements of different rows."""
     leads, columns, lanes = sizes
+    folds = [plan.region[n]["op"] for walk in plan.walks for n in walk.folds]
     dear = any(OPS[op].cost >= KEPT_COST for walk in plan.walks for op in walk.part.ops)
+    dear |= any(REDUCTIONS[op].index for op in folds)  # MLX takes them one by one
     if not alone():
-        return lanes >= FEW_LANES and leads * lanes >= geometry.FEW_ROWS * geometry.SIMDGROUP
+        return lanes >= FEW_LANES and not geometry.starves_across(sizes)
     if lanes < (FEW_LANES // 2 if dear else FEW_LANES):
         return False
-    again = dear or len(plan.walks) > 2 or sum(len(walk.folds) for walk in plan.walks) > 1
-    return again or geometry.finds_again(2 * columns)
+    return dear or len(plan.walks) > 2 or len(folds) > 1 or geometry.finds_again(2 * columns)
 
 
 def _planned(found: Layout, lone: bool) -> tuple[Schedule, Geometry, MetalKernelSpec]:

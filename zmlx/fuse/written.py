@@ -22,7 +22,7 @@ from zmlx.ops.definitions import ONE_KERNEL
 from zmlx.trace.graph import Graph
 
 ALONE = "alone, so MLX's own kernel is as good: nothing elementwise over its rows is beside it"
-APART = "no one kernel can hold what it is made of: its axes are not the last ones, say"
+APART = "no one kernel can hold what it is made of: its axes are no neighbours, say"
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ WALK = """\
 for (int kk_at = kk_line; kk_at < kk_columns; kk_at += RY) {{
 {lines}
 }}"""
-SHARED = "threadgroup {kind} kk_parts_{kind}[{count}][RY][TX];"
+SHARED = "threadgroup {kind} {name}[{count}][RY][TX];"
 # Every thread joins the parts in one order, so that all of a row have the same result.
 MEET = """\
 {tell}

@@ -122,6 +122,12 @@ def starves(rows: int, columns: int) -> bool:
     return rows < FEW_ROWS and columns > LONG
 
 
+def starves_across(sizes: Sizes) -> bool:
+    """The same where rows are neighbours in memory: a group takes a simdgroup of them."""
+    leads, columns, lanes = sizes
+    return leads * -(-lanes // SIMDGROUP) < FEW_ROWS and columns > LONG // SIMDGROUP
+
+
 def on_gpu(plan: Schedule, sizes: Sizes) -> Geometry:
     """How a GPU runs it."""
     sizes = _blocks(plan, sizes)

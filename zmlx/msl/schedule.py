@@ -31,8 +31,11 @@ from zmlx.trace.graph import Graph, broadcast
 
 KEPT_COST = 6  # adds; what a value must cost at least to be kept in place of computed again
 MAX_WALKS = 8
-FOLD_TYPES = ("float", "int", "uint", "bool")  # of values that threads exchange
-FOLDED = tuple(name for name, row in REDUCTIONS.items() if not row.index)
+# By the type of a value in a kernel, that in which it is folded: simdgroups exchange no small ones.
+FOLD_TYPES = {
+    "float": "float", "int": "int", "uint": "uint", "bool": "int",
+    "char": "int", "short": "int", "uchar": "uint", "ushort": "uint",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +118,17 @@ def rank_of(region: Graph) -> int:
     return max(len(region[n]["shape"]) for n in region)
 
 
+def rules(region: Graph, node: int) -> bool:
+    """Whether `node` is a fold that says which dimensions are columns, all of them in one kernel:
+    one that is read, or finds a place."""
+    if region.kind(node) != "reduce":
+        return False
+    return bool(region.users(node)) or REDUCTIONS[region[node]["op"]].index
+
+
 def columns_of(region: Graph) -> int:
-    """The number of the dimension of columns: what folds that are read fold, else the last."""
-    read = (n for n in region if region.kind(n) == "reduce" and region.users(n))
-    axes = next((region[n]["axes"] for n in read), ())
+    """The number of the dimension of columns: what folds that rule fold, else the last."""
+    axes = next((region[n]["axes"] for n in region if rules(region, n)), ())
     return axes[-1] if axes else rank_of(region) - 1
 
 
@@ -132,8 +142,8 @@ def is_sink(region: Graph, node: int, outer: int = 0) -> bool:
 
 
 def ends_only(region: Graph) -> bool:
-    """Whether no fold is read inside `region`."""
-    return not any(region.users(n) for n in region if region.kind(n) == "reduce")
+    """Whether no fold is read inside `region`, and each may be joined of parts."""
+    return not any(rules(region, n) for n in region)
 
 
 def schedule(region: Graph, keep: bool = True, outer: int = 0, cut: bool = False) -> Schedule:
@@ -243,8 +253,8 @@ class _Maker:
             if data["kind"] != "reduce":
                 continue
             operand, part = region.operands(node)[0], is_sink(region, node)
-            kind = dtypes.value_type(data["dtype"])
-            if data["op"] not in FOLDED or kind not in FOLD_TYPES:
+            kinds = [dtypes.value_type(region[n]["dtype"]) for n in (node, operand)]
+            if any(kind not in FOLD_TYPES for kind in kinds):
                 what = f"{data['op']} of {data['dtype']}"
                 raise EmitError(f"[zmlx.emit] {what} is not folded in rows.")
             if part and region.users(node):

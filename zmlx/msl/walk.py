@@ -24,10 +24,10 @@ from zmlx.msl.schedule import Schedule, Walk
 from zmlx.msl.spec import MetalKernelSpec
 from zmlx.msl.walk_across import Across, AcrossAlone
 from zmlx.msl.walk_alone import Alone
-from zmlx.msl.walk_parts import Parts, indent, join_of
+from zmlx.msl.walk_meeting import Fold, Slots, near, near_text, shared_memory
+from zmlx.msl.walk_parts import Parts, indent, join_of, spot
+from zmlx.ops.reductions import REDUCTIONS
 from zmlx.trace.graph import Graph
-
-Fold = tuple[str, str, str]  # op, type, the name of the running value
 
 
 def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernelSpec:
@@ -42,13 +42,11 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
     ways = text.BOTH_WAYS.format(
         quick=first.condition(), first=indent(first.body()), second=indent(second.body())
     )
-    shared = _shared([*first.meetings(), *second.meetings()], first.across_lines())
-    lines = [*first.sizes(), *first.once(), *text.PLACE.splitlines(), *shared]
+    memory = shared_memory([*first.meetings(), *second.meetings()], first.across_lines())
+    lines = [*first.sizes(), *first.once(), *text.PLACE.splitlines(), *memory]
     ops = {(op, kind) for meeting in first.meetings() for op, kind, _ in meeting}
-    near = "".join(
-        text.NEAR.format(kind=kind, op=f"{op}_{kind}", join=join_of(op)) for op, kind in sorted(ops)
-    )
-    return _spec(quick, "\n".join([*lines, ways]), text.PARTS + near, [first, second])
+    exchanges = "".join(near_text(op, kind) for op, kind in sorted(ops))
+    return _spec(quick, "\n".join([*lines, ways]), text.PARTS + exchanges, [first, second])
 
 
 def alone_kernel(plan: Schedule) -> MetalKernelSpec:
@@ -86,42 +84,11 @@ def _all_halves(plan: Schedule, region: Graph) -> bool:
     return all(region[n]["dtype"] in dtypes.HALVES for n in nodes)
 
 
-def _shared(meetings: Sequence[Sequence[Fold]], lines: Sequence[Sequence[Fold]]) -> list[str]:
-    """Threadgroup memory for what a row's threads and a group's lines join, and a thread's place
-    in it, where there is any such meeting.
-    """
-    declared = [
-        form.format(kind=k, count=n)
-        for form, found in ((text.SHARED, meetings), (text.LINES, lines))
-        for k, n in sorted(_most(found).items())
-    ]
-    return [*declared, *text.MEETING.splitlines()] if declared else []
-
-
-def _most(meetings: Sequence[Sequence[Fold]]) -> dict[str, int]:
-    """How many values of each type meet at one time, at most."""
-    most: dict[str, int] = {}
-    for meeting in meetings:
-        kinds = [kind for _, kind, _ in meeting]
-        most.update({k: max(most.get(k, 0), kinds.count(k)) for k in kinds})
-    return most
-
-
-class _Slots:
-    """Places in threadgroup memory, counted for each type."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, int] = {}
-
-    def next(self, kind: str) -> int:
-        taken = self._taken[kind] = self._taken.get(kind, -1) + 1
-        return taken
-
-
 class _Way(Parts):
     """One of the two ways."""
 
     slot = sink_end = ""  # of a sink's value for a column: where it is held, and goes
+    thread_begins = ""  # a thread's first column
 
     def __init__(self, plan: Schedule, prefix: str, registers: bool) -> None:
         super().__init__(plan, prefix)
@@ -203,12 +170,10 @@ class _Way(Parts):
         return lines
 
     def _walk(self, k: int, walk: Walk) -> list[str]:
-        lines = [f"{self.fold_kind(n)} kk_fold{n} = {self.neutral(n)};" for n in walk.folds]
+        lines = [line for n in walk.folds for line in self.begun(n, self.thread_begins)]
         lines += self.loops(k, walk)
         if walk.folds:
-            lines += self._meeting(self._folds(walk))
-            kinds = [(n, self.kind(n)) for n in walk.folds]
-            lines += [f"const {kind} n{n} = {kind}(kk_fold{n});" for n, kind in kinds]
+            lines += [*self._meeting(self._folds(walk)), *self.ended(walk.folds)]
         return lines
 
     def loops(self, k: int, walk: Walk) -> list[str]:
@@ -217,19 +182,22 @@ class _Way(Parts):
 
     def _meeting(self, folds: Sequence[Fold]) -> list[str]:
         """Threads of a row join their values."""
-        near = "(TX < 32) ? TX : 32"
-        lines = [f"{v} = kk_near_{op}_{kind}({v}, {near});" for op, kind, v in folds]
-        slots, tell, hear = _Slots(), [], []
-        for op, kind, value in folds:
-            place = f"kk_partials_{kind}[kk_turn][{slots.next(kind)}]"
-            tell.append(f"{place}[kk_place / 32] = {value};")
-            hear.append(f"{value} = kk_near_{op}_{kind}({place}[kk_of], kk_share);")
+        lines = [near(op, kind, v, "(TX < 32) ? TX : 32") for op, kind, v in folds]
+        slots, tell, hear = Slots(), [], []
+        for op, kind, total in folds:
+            values = [(kind, total)]
+            values += [("int", spot(total))] if REDUCTIONS[op].index else []
+            for kept, value in values:
+                place = f"kk_partials_{kept}[kk_turn][{slots.next(kept)}]"
+                tell.append(f"{place}[kk_place / 32] = {value};")
+                hear.append(f"{value} = {place}[kk_of];")
+            hear.append(near(op, kind, total, "kk_share"))
         meet = text.MEET.format(tell=indent(tell, 4), hear=indent(hear))
         return [*lines, *meet.splitlines()]
 
     def _joined_lines(self, folds: Sequence[Fold]) -> list[str]:
         """The lines of a group join their values; what line 0 then has counts."""
-        slots, tell, join, hear = _Slots(), [], [], []
+        slots, tell, join, hear = Slots(), [], [], []
         for op, kind, value in folds:
             at = f"kk_lines_{kind}[{slots.next(kind)}]"
             tell.append(f"{at}[kk_place] = {value};")
@@ -247,7 +215,7 @@ class _Way(Parts):
         lines = []
         for node in walk.folds:
             value = y[self.region.operands(node)[0]]
-            lines += self.joined(node, f"kk_fold{node}", value, live=False)
+            lines += self.joined(node, f"kk_fold{node}", value, False, place)
         for node in walk.sunk:
             value, total = y[self.region.operands(node)[0]], f"kk_sink{node}"
             if self._in_memory(node):
@@ -265,6 +233,7 @@ class _Quick(_Way):
     """Threads move packs."""
 
     slot, sink_end = "kk_p * LANES + kk_v", text.SINK_END
+    thread_begins = "kk_thread * LANES"
 
     def __init__(self, plan: Schedule, prefix: str, registers: bool) -> None:
         super().__init__(plan, prefix, registers)
@@ -360,6 +329,7 @@ class _Slow(_Way):
     """Threads take column by column, from any strides; each walk reads again."""
 
     slot, sink_end = "kk_k", text.SLOW_SINK_END
+    thread_begins = "kk_thread"
 
     def loops(self, k: int, walk: Walk) -> list[str]:
         lines = []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from zmlx.msl import across_text as text
 from zmlx.msl.schedule import Schedule, Walk
-from zmlx.msl.walk_parts import Parts, indent, product
+from zmlx.msl.walk_parts import Parts, indent, product, spot
 
 
 class Across(Parts):
@@ -75,13 +75,11 @@ class Across(Parts):
 
     # -- walks --------------------------------------------------------------------------------
     def _walk(self, k: int, walk: Walk) -> list[str]:
-        lines = [f"{self.fold_kind(n)} kk_fold{n} = {self.neutral(n)};" for n in walk.folds]
+        lines = [line for n in walk.folds for line in self.begun(n, "kk_line")]
         inner = self._element(k, walk, [f"kk_fold{n}" for n in walk.folds], "")
         lines += text.WALK.format(lines=indent(inner)).splitlines()
         if walk.folds:
-            lines += self._meeting(walk)
-            kinds = [(n, self.kind(n)) for n in walk.folds]
-            lines += [f"const {kind} n{n} = {kind}(kk_fold{n});" for n, kind in kinds]
+            lines += [*self._meeting(walk), *self.ended(walk.folds)]
         return lines
 
     def _element(self, k: int, walk: Walk, totals: Sequence[str], lane: str) -> list[str]:
@@ -95,7 +93,8 @@ class Across(Parts):
         call, y = self.results(k, walk)
         lines += call
         for node, total in zip(walk.folds, totals, strict=True):
-            lines += self.joined(node, total, y[self.region.operands(node)[0]], live=False)
+            value = y[self.region.operands(node)[0]]
+            lines += self.joined(node, total, value, False, "kk_at")
         beside = " + kk_v" if lane else ""
         for p in walk.written:
             node = self.region.outputs[p]
@@ -127,18 +126,27 @@ class Across(Parts):
         return found
 
     def _shared(self) -> list[str]:
-        most: dict[str, int] = {}
+        most: dict[tuple[str, str], int] = {}
         for walk in self.plan.walks:
-            kinds = [self.fold_kind(n) for n in walk.folds]
-            most.update({k: max(most.get(k, 0), kinds.count(k)) for k in kinds})
-        return [text.SHARED.format(kind=k, count=n) for k, n in sorted(most.items())]
+            slots = self._slots(walk)
+            parts = [(self.fold_kind(n), slot) for n, slot in slots]
+            parts += [("int", spot(slot)) for n, slot in slots if self.finds(n)]
+            for kind, slot in parts:
+                name, _, place = slot.removesuffix("]").partition("[")
+                most[kind, name] = max(most.get((kind, name), 0), int(place) + 1)
+        return [
+            text.SHARED.format(kind=kind, name=name, count=count)
+            for (kind, name), count in sorted(most.items())
+        ]
 
     def _meeting(self, walk: Walk) -> list[str]:
         tell, first, hear = [], [], []
         for node, slot in self._slots(walk):
             total = f"kk_fold{node}"
-            tell.append(f"{slot}[kk_line][kk_thread] = {total};")
-            first.append(f"{total} = {slot}[0][kk_thread];")
+            values = [(slot, total)]
+            values += [(spot(slot), spot(total))] if self.finds(node) else []
+            tell += [f"{part}[kk_line][kk_thread] = {value};" for part, value in values]
+            first += [f"{value} = {part}[0][kk_thread];" for part, value in values]
             hear += self.merged(node, total, f"{slot}[kk_of][kk_thread]")
         return text.MEET.format(
             tell="\n".join(tell), first="\n".join(first), hear=indent(hear)
@@ -200,9 +208,13 @@ class AcrossAlone(Across):
     def _walk(self, k: int, walk: Walk) -> list[str]:
         folds = [(n, self.fold_kind(n)) for n in walk.folds]
         lines = [f"{kind} {v}{n}[LANES];" for n, kind in folds for v in ("kk_fold", "kk_part")]
+        finds = [(f"kk_fold{n}", f"kk_part{n}") for n in walk.folds if self.finds(n)]
+        lines += [f"int {spot(value)}[LANES];" for pair in finds for value in pair]
         starts = [f"kk_fold{n}[kk_v] = {self.neutral(n)};" for n in walk.folds]
+        starts += [f"{spot(fold)}[kk_v] = 0;" for fold, _ in finds]
         lines += self._lanes(starts) if starts else []
         begin = [f"kk_part{n}[kk_v] = {self.neutral(n)};" for n in walk.folds]
+        begin += [f"{spot(part)}[kk_v] = kk_start;" for _, part in finds]
         end = []
         for n in walk.folds:
             end += self.merged(n, f"kk_fold{n}[kk_v]", f"kk_part{n}[kk_v]")
@@ -220,9 +232,11 @@ class AcrossAlone(Across):
             any_lanes=indent(other, 6),
         ).splitlines()
         if folds:
-            kinds = [(n, self.kind(n)) for n in walk.folds]
-            lines += [f"{kind} kk_v{n}[LANES];" for n, kind in kinds]
-            lines += self._lanes([f"kk_v{n}[kk_v] = {k}(kk_fold{n}[kk_v]);" for n, k in kinds])
+            lines += [f"{self.kind(n)} kk_v{n}[LANES];" for n in walk.folds]
+            ends = [(n, f"kk_fold{n}[kk_v]") for n in walk.folds]
+            ends = [(n, spot(value) if self.finds(n) else value) for n, value in ends]
+            keeps = [f"kk_v{n}[kk_v] = {self.kind(n)}({value});" for n, value in ends]
+            lines += self._lanes(keeps)
         return lines
 
     def _unit(self, walk: Walk) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zmlx.msl import walk_text as text
 from zmlx.msl.schedule import Walk
-from zmlx.msl.walk_parts import Parts, indent
+from zmlx.msl.walk_parts import Parts, indent, spot
 
 
 class Alone(Parts):
@@ -39,9 +39,16 @@ class Alone(Parts):
 
     def _started(self, node: int, name: str, size: str, count: str) -> list[str]:
         """An array in which a fold goes on, column by column."""
-        return text.ALONE_START.format(
-            name=name, kind=self.fold_kind(node), size=size, count=count, neutral=self.neutral(node)
+        kind, neutral = self.fold_kind(node), self.neutral(node)
+        start = text.ALONE_START.format(
+            name=name, kind=kind, size=size, count=count, neutral=neutral
         ).splitlines()
+        if not self.finds(node):
+            return start
+        places = text.ALONE_START.format(
+            name=spot(name), kind="int", size=size, count=count, neutral="kk_v"
+        )
+        return [*start, *places.splitlines()]
 
     def _sink_ends(self) -> list[str]:
         lines = []
@@ -66,8 +73,7 @@ class Alone(Parts):
         ).splitlines()
         for node in walk.folds:
             lines += self._folded(node, f"kk_fold{node}")
-        kinds = [(n, self.kind(n)) for n in walk.folds]
-        return [*lines, *[f"const {kind} n{n} = {kind}(kk_fold{n});" for n, kind in kinds]]
+        return [*lines, *self.ended(walk.folds)]
 
     def _folded(self, node: int, total: str) -> list[str]:
         """`total`, of the values of a fold for each of the first columns."""
@@ -75,6 +81,8 @@ class Alone(Parts):
         template, words = text.ALONE_FOLD[self.region[node]["op"]]
         odd = "NAN" if kind == "float" else total
         lines = template.format(node=node, kind=kind, total=total, odd=odd, **words).splitlines()
+        if self.finds(node):
+            lines += text.ALONE_FOUND.format(node=node, kind=kind, total=total).splitlines()
         return [f"{kind} {total} = {self.neutral(node)};", *lines]
 
     def _unit(self, walk: Walk) -> str:
@@ -95,7 +103,8 @@ class Alone(Parts):
         for node in (*walk.folds, *walk.sunk):
             value = y[self.region.operands(node)[0]]
             if node in walk.folds or not self.plan.keeps_columns(node):
-                lines += self.joined(node, f"kk_terms{node}[kk_v]", value, live=False)
+                place = "kk_from + kk_v"
+                lines += self.joined(node, f"kk_terms{node}[kk_v]", value, False, place)
             elif self.plan.cut:
                 lines += self.joined(node, f"kk_sink{node}[kk_from + kk_v]", value, live=False)
             else:

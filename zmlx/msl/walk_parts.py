@@ -12,7 +12,7 @@ from zmlx import dtypes
 from zmlx.msl import walk_text as text
 from zmlx.msl.element import Element
 from zmlx.msl.literal import literal
-from zmlx.msl.schedule import Part, Schedule, Walk, columns_of
+from zmlx.msl.schedule import FOLD_TYPES, Part, Schedule, Walk, columns_of
 from zmlx.msl.space import Space
 from zmlx.ops.reductions import REDUCTIONS
 
@@ -20,6 +20,11 @@ from zmlx.ops.reductions import REDUCTIONS
 def join_of(op: str) -> str:
     """The text that joins a, what was folded so far, and b."""
     return REDUCTIONS[op].join.format(a="a", b="b")
+
+
+def spot(total: str) -> str:
+    """The name of the place that a running value `total` was found at."""
+    return f"kk_spot_{total}"
 
 
 class Parts:
@@ -46,10 +51,14 @@ class Parts:
         """The type in which a value of `node` is computed with."""
         return dtypes.value_type(self.region[node]["dtype"])
 
+    def finds(self, fold: int) -> bool:
+        """Whether `fold` gives a place: it has a running place beside its running value."""
+        return REDUCTIONS[self.region[fold]["op"]].index
+
     def fold_kind(self, node: int) -> str:
-        """The type of a fold's running value: simdgroups exchange no bool."""
-        kind = self.kind(node)
-        return "int" if kind == "bool" else kind
+        """The type of a fold's running value."""
+        kind = self.kind(self.region.operands(node)[0] if self.finds(node) else node)
+        return FOLD_TYPES[kind]
 
     def term(self, fold: int, value: str) -> str:
         """What `fold` joins of an element `value`, in the type of its running value.
@@ -196,13 +205,33 @@ class Parts:
                 lines += self.joined(node, f"kk_sink{node}", value)
         return lines
 
-    def joined(self, node: int, total: str, value: str, live: bool = True) -> list[str]:
+    def begun(self, fold: int, first: str) -> list[str]:
+        """The running values of a fold; `first` is the first column that they may meet."""
+        lines = [f"{self.fold_kind(fold)} kk_fold{fold} = {self.neutral(fold)};"]
+        return [*lines, f"int {spot(f'kk_fold{fold}')} = {first};"] if self.finds(fold) else lines
+
+    def ended(self, folds: Iterable[int]) -> list[str]:
+        """What later walks read of folds."""
+        kinds = [(n, self.kind(n), f"kk_fold{n}") for n in folds]
+        values = [(n, k, spot(v) if self.finds(n) else v) for n, k, v in kinds]
+        return [f"const {kind} n{n} = {kind}({value});" for n, kind, value in values]
+
+    def joined(
+        self, node: int, total: str, value: str, live: bool = True, place: str = ""
+    ) -> list[str]:
         """`total` of a fold or sink, joined with `value`, where `live` that of a row that counts.
 
-        A row beyond the last counts as what changes nothing.
+        A row beyond the last counts as what changes nothing. `place` is the column.
         """
         kind, data = self.fold_kind(node), self.region[node]
         value = self.term(node, value)
+        if self.finds(node):
+            hit = f"const bool kk_hit = {join_of(data['op'])};"
+            return [
+                f"{{ const {kind} a = {total}, b = {value};", f"  {hit}",
+                f"  {total} = kk_hit ? b : a;",
+                f"  {spot(total)} = kk_hit ? int({place}) : {spot(total)}; }}",
+            ]  # fmt: skip
         value = f"kk_live ? {value} : {self.neutral(node)}" if live else value
         if data["op"] == "sum" and total.startswith("kk_sink"):
             return [f"{total} += {value};"]
@@ -212,6 +241,10 @@ class Parts:
     def merged(self, node: int, total: str, part: str) -> list[str]:
         """`total` of a fold, joined with another running value of it."""
         kind, join = self.fold_kind(node), join_of(self.region[node]["op"])
+        if self.finds(node):
+            return text.FOUND.format(
+                kind=kind, a=total, spot_a=spot(total), b=part, spot_b=spot(part), hit=join
+            ).splitlines()
         return [f"{{ const {kind} a = {total}, b = {part};", f"  {total} = {join}; }}"]
 
     # -- a walk -------------------------------------------------------------------------------
@@ -238,8 +271,10 @@ class Parts:
     def neutral(self, node: int) -> str:
         """What a fold begins with."""
         data = self.region[node]
-        first = REDUCTIONS[data["op"]].neutral(data["dtype"])
-        return f"{self.fold_kind(node)}({literal(first, data['dtype'])})"
+        dtype = self.region[self.region.operands(node)[0]]["dtype"] if self.finds(node) else ""
+        dtype = dtype or data["dtype"]
+        first = REDUCTIONS[data["op"]].neutral(dtype)
+        return f"{self.fold_kind(node)}({literal(first, dtype)})"
 
 
 def product(dims: Iterable[int]) -> str:

@@ -74,6 +74,24 @@ inline {kind} kk_near_{op}({kind} a, int near) {{
   return a;
 }}
 """
+# The same for a value and its place; the earlier one of equal ones.
+FOUND = """\
+{{ const {kind} a = {a}, b = {b};
+  const int kk_a = {spot_a}, kk_b = {spot_b};
+  const bool kk_same = a == b || (a != a && b != b);
+  const bool kk_hit = kk_same ? kk_b < kk_a : ({hit});
+  {a} = kk_hit ? b : a;
+  {spot_a} = kk_hit ? kk_b : kk_a; }}"""
+NEAR_PLACE = """\
+inline void kk_near_{op}(thread {kind}& value, thread int& place, int near) {{
+  ZMLX_UNROLL
+  for (int far = near / 2; far > 0; far >>= 1) {{
+    const {kind} other = metal::simd_shuffle_xor(value, ushort(far));
+    const int there = metal::simd_shuffle_xor(place, ushort(far));
+{found}
+  }}
+}}
+"""
 PLACE = """\
 const int kk_thread = int(thread_position_in_threadgroup.x);
 const int kk_line = int(thread_position_in_threadgroup.y);
@@ -283,11 +301,23 @@ _TRUTH = """\
 for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {{
   {total} = {total} {sign} int(kk_terms{node}[kk_v]);
 }}"""
+# The first of the places where the extreme stands.
+ALONE_FOUND = """\
+int kk_spot_{total} = 2147483647;
+#pragma omp simd reduction(min : kk_spot_{total})
+for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {{
+  const {kind} kk_b = kk_terms{node}[kk_v];
+  const int kk_s = kk_spot_kk_terms{node}[kk_v];
+  const bool kk_hit = (kk_odd{node} != 0) ? kk_b != kk_b : kk_b == {total};
+  kk_spot_{total} = (kk_hit && kk_s < kk_spot_{total}) ? kk_s : kk_spot_{total};
+}}"""
 ALONE_FOLD = {
     "sum": (_SUM, {"sign": "+", "unit": "0"}),
     "prod": (_SUM, {"sign": "*", "unit": "1"}),
     "max": (_EXTREME, {"sign": ">", "name": "max"}),
     "min": (_EXTREME, {"sign": "<", "name": "min"}),
+    "argmax": (_EXTREME, {"sign": ">", "name": "max"}),
+    "argmin": (_EXTREME, {"sign": "<", "name": "min"}),
     "all": (_TRUTH, {"sign": "&"}),
     "any": (_TRUTH, {"sign": "|"}),
 }

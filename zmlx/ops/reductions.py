@@ -118,11 +118,11 @@ REDUCTIONS: dict[str, Reduction] = {
             ref="np.any(x != 0, axis=axes, keepdims=True)",
         ),
         Reduction(
-            "argmax", "{b} > {a} || ({b} != {b} && {a} == {a})", "index", "lowest",
+            "argmax", "({b} > {a}) | (({b} != {b}) & ({a} == {a}))", "index", "lowest",
             pull=None, push=None, ref="places(np.argmax, x, axes)", empty=False, source=_NAN_PLACE,
         ),
         Reduction(
-            "argmin", "{b} < {a} || ({b} != {b} && {a} == {a})", "index", "highest",
+            "argmin", "({b} < {a}) | (({b} != {b}) & ({a} == {a}))", "index", "highest",
             pull=None, push=None, ref="places(np.argmin, x, axes)", empty=False, source=_NAN_PLACE,
         ),
     )
