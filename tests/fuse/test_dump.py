@@ -99,15 +99,16 @@ def test_what_the_files_say(found: dict[str, str]) -> None:
 
 
 def test_walks_and_shared_kernels_have_a_schedule(tmp_path: Path, on_cpu: None) -> None:
-    def work(x: mx.array, y: mx.array, u: mx.array, v: mx.array) -> list[mx.array]:
+    def work(x: mx.array, y: mx.array, more: list[mx.array]) -> list[mx.array]:
         shares = mx.exp(x) / mx.exp(x).sum(-1, keepdims=True)
         parts = mx.concatenate([mx.sin(y) * 2, mx.cos(y) + 1])
-        return [shares, parts, mx.tanh(u) - u, mx.tanh(v) - v]
+        return [shares, parts, *[mx.tanh(u) - u for u in more]]
 
     fused = zmlx.fuse(work)
     with zmlx.config(dump=tmp_path, sanitize=False):
         for n in (3, 5):
-            mx.eval(fused(mx.ones((n, 40)), mx.ones((4, 2)), mx.ones((3,)), mx.ones((7,))))
+            more = [mx.ones((k,)) for k in range(2, 7)]
+            mx.eval(fused(mx.ones((n, 40)), mx.ones((4, 2)), more))
     said = {n.split("schedule.")[1]: t for n, t in files(tmp_path).items() if "schedule" in n}
     walks = [text for name, text in said.items() if name.startswith("region")]
     assert len(walks) == 2 and all("walk 1: reads in0; computes exp" in text for text in walks)
@@ -115,7 +116,11 @@ def test_walks_and_shared_kernels_have_a_schedule(tmp_path: Path, on_cpu: None) 
     (joined,) = [text for name, text in said.items() if name.startswith("joined0")]
     assert "a part of [4, 2], into out0 from 8 on, steps [2, 1]" in joined
     (alike,) = [text for name, text in said.items() if name.startswith("alike0")]
-    assert re.search(r"region\d, region\d by one primitive", alike)
+    assert re.search(r"(region\d, ){3}region\d by one primitive\nregion\d alone", alike)
+    shared = [t for n, t in files(tmp_path).items() if "kernel.alike0" in n]
+    assert len(shared) == 2 and all("zmlx_launch<INDEX, ELEMS>" in text for text in shared)
+    (launches,) = [t for n, t in files(tmp_path).items() if n.endswith("07-launches.txt")]
+    assert "alike0, 4 launches by one primitive of the CPU: zmlx_tanh_subtract_" in launches
 
 
 def test_texts_hold_no_ids_and_no_places_of_this_machine(found: dict[str, str]) -> None:

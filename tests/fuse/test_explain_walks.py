@@ -161,9 +161,11 @@ def test_regions_that_share_a_launch_say_so() -> None:
     def step(params: Any, rate: Any) -> Any:
         return {k: v - rate * mx.exp(v) for k, v in params.items()}
 
-    params = {"a": mx.ones((4,)), "b": mx.ones((5, 3)), "c": mx.ones((1 << 21,))}
+    shapes = [(4,), (5, 3), (1 << 21,), (7,), (8,), (9,)]
+    params = {str(i): mx.ones(shape) for i, shape in enumerate(shapes)}
     report = zmlx.explain(step, params, mx.array(0.1))
-    assert [region.shares for region in report.regions] == [("region1",), ("region0",), ()]
-    assert report.kernels_after == 2
+    assert report.regions[0].shares == ("region1", "region3", "region4")
+    assert [len(region.shares) for region in report.regions] == [3, 3, 0, 3, 3, 0]
+    assert report.kernels_after == 3
     assert "launched together with region1" in str(report)
     assert "launched together with region1" in html(report)

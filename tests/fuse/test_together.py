@@ -30,6 +30,12 @@ OPTIMIZERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def from_two_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few regions take the way of many."""
+    monkeypatch.setattr(together, "HOST_FEWEST", 2)
+
+
 @pytest.fixture(params=["primitive", "kernel"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The launches of a CPU, and a GPU's kernel, here run by the CPU."""
@@ -141,6 +147,12 @@ def test_large_launches_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert joins(every, many, mx.array(0.1)) == [[14, 14, 12]]
 
 
+def test_few_regions_have_no_step_of_their_own_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert not program_of(every, tree(0, shapes=[(4,)] * 3), mx.array(0.1)).together
+    assert program_of(every, tree(0, shapes=[(4,)] * 4), mx.array(0.1)).together
+
+
 def test_no_size_makes_a_kernel(way: str) -> None:
     fused = zmlx.fuse(every)
     for n in range(2, 20):
@@ -149,6 +161,7 @@ def test_no_size_makes_a_kernel(way: str) -> None:
     assert fused.cache_info().misses == 1
     (step,) = program_of(fused, params, mx.array(0.1)).together
     assert len(step._launchers) == (1 if way == "kernel" else 0)
+    assert len(step._runs) == (18 if way == "kernel" else 1)  # a CPU's primitive takes all sizes
 
 
 @pytest.mark.parametrize("rate", [0.25, mx.array(0.25), mx.array([0.25])])

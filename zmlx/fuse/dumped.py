@@ -113,23 +113,30 @@ def launching(runtime: Runtime, name: str, made: KernelSource, launch: Launcher)
 
 
 def launching_grouped(
-    runtime: Runtime, name: str, made: Sequence[KernelSource], launch: Launcher
+    runtime: Runtime,
+    name: str,
+    made: Sequence[KernelSource],
+    launch: Launcher,
+    grouped: Callable[[], MetalKernelSpec | None],
 ) -> Launcher:
-    """The same for several kernels of a CPU that one primitive launches."""
+    """The same for several kernels of a CPU that one primitive launches; `grouped` gives the one
+    kernel that GPUs run in their place, where they do.
+    """
     folder = runtime.folder
     if folder is None:
         return launch
 
     def run(arrays: Sequence[mx.array]) -> list[mx.array]:
         outputs = launch(arrays)
-        lines = [f"{_last(name)} {len(made)} launches by one primitive on {current_name()}:"]
-        reads = gives = 0
+        told, reads, gives = [], 0, 0
         for one in made:
             read, given = reads + len(one.inputs), gives + len(one.outputs)
             into = _values(one.outputs, outputs[gives:given])
-            lines.append(f"  {one.name}: {_values(one.inputs, arrays[reads:read])} -> {into}")
+            told.append(f"{one.name}: {_values(one.inputs, arrays[reads:read])} -> {into}")
             reads, gives = read, given
-        folder.add(LAUNCHES, "\n".join(lines))
+        how = f"{_last(name)}, {len(made)} launches by one primitive of the CPU: "
+        if folder.add(LAUNCHES, how + "; ".join(told)) and (spec := grouped()) is not None:
+            _write(folder, name, spec, {"metal": metal_written(spec), "cu": cuda_written(spec)})
         return outputs
 
     return run
@@ -159,18 +166,21 @@ def launching_written(
         if folder.add(LAUNCHES, line):
             kinds = [name_of(a.dtype) for a in arrays]
             kept = ("cpp",) if device == "host" else ("metal", "cu")
-            write(spec, {e: t for e, t in written_texts(spec, kinds, how).items() if e in kept})
+            found = written_texts(spec, kinds, how)
+            _write(folder, name, spec, {e: t for e, t in found.items() if e in kept})
             if device == "host":
                 other = grouped()
-                write(other, {"metal": metal_written(other), "cu": cuda_written(other)})
+                found = {"metal": metal_written(other), "cu": cuda_written(other)}
+                _write(folder, name, other, found)
         return outputs
 
-    def write(made: MetalKernelSpec, texts: dict[str, str]) -> None:
-        for ending, text in texts.items():
-            part = f"{_last(name)}.{made.unique_name}"
-            folder.write(dump.file_name("kernel", part, ending), text)
-
     return run
+
+
+def _write(folder: dump.Folder, name: str, made: MetalKernelSpec, texts: dict[str, str]) -> None:
+    for ending, text in texts.items():
+        part = f"{_last(name)}.{made.unique_name}"
+        folder.write(dump.file_name("kernel", part, ending), text)
 
 
 def _extent_text(grid: object, group: object, template: Sequence[tuple[str, object]]) -> str:

@@ -128,11 +128,11 @@ class Explanation:
         self._launches = len(self.regions)
         if self.no_kernels:
             return
-        for group, function in zip(program.plan.alike, program.together, strict=True):
+        for function in program.together:
             examples = [program.plan.graph[n] for n in function.ends.inputs]
             arrays = [mx.zeros(d["shape"], dtype_of(d["dtype"])) for d in examples]
             for part in function.launches(arrays):
-                own = [place[group[i]] for i in part]
+                own = [place[function.regions[i]] for i in part]
                 self._launches -= len(own) - 1
                 for i in own:
                     others = tuple(names[k] for k in own if k != i)

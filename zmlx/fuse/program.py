@@ -30,7 +30,7 @@ from zmlx.fuse.slicing import several, slicing
 from zmlx.fuse.squeezed import Squeezed, then_squeezed
 from zmlx.fuse.steps import Step, kernel_step, native_step, sliced_step, together_step
 from zmlx.fuse.taped import taped
-from zmlx.fuse.together import Together
+from zmlx.fuse.together import Together, fewest
 from zmlx.fuse.written import Written, written_out
 from zmlx.log import logger
 from zmlx.trace.graph import NUMBERS, Graph
@@ -106,9 +106,9 @@ class Program:
             if region not in shared:
                 shared[region] = self._kernel(region, runs[region], runtime)
         self.together = self._together(runtime, name)
-        for members, alike in zip(plan.alike, self.together, strict=True):
-            run = together_step(graph, alike, [shared[region] for region in members])
-            shared |= dict.fromkeys(members, run)
+        for alike in self.together:
+            run = together_step(graph, alike, [shared[region] for region in alike.regions])
+            shared |= dict.fromkeys(alike.regions, run)
         for nodes in several(graph):
             run = slicing(graph, nodes, [single[n] for n in nodes])
             shared |= dict.fromkeys(nodes, run)
@@ -117,9 +117,10 @@ class Program:
     def _together(self, runtime: Runtime, name: str) -> list[Together]:
         """A function for each group of regions that may be launched together."""
         own = dict(zip(self.plan.regions, self.functions, strict=True))
+        groups = [group for group in self.plan.alike if len(group) >= fewest()]
         return [
             Together(regions, [own[r] for r in regions], runtime, f"{name}.alike{i}")
-            for i, regions in enumerate(self.plan.alike)
+            for i, regions in enumerate(groups)
         ]
 
     def _kernel(self, step: Region | Joined, function: Any, runtime: Runtime) -> Step:
@@ -182,7 +183,7 @@ class Program:
         """The program for arrays of this signature alone: where it is nothing but launches of
         kernels, they are one call.
         """
-        if self.plan.alike:
+        if self.together:
             return self
         links: list[Link] = []
         values, places = list(arrays), {node: i for i, node in enumerate(self._inputs)}

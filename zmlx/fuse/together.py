@@ -34,8 +34,8 @@ from zmlx.msl.alike import Reads, alike_kernel, slots, table
 from zmlx.msl.emit import emit
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.space import MAX_BUFFERS
-from zmlx.msl.spec import Launch
-from zmlx.trace.graph import broadcast
+from zmlx.msl.spec import Launch, MetalKernelSpec
+from zmlx.trace.graph import Graph, broadcast
 from zmlx.trace.operands import name_of
 
 Arrays = Sequence[mx.array]
@@ -44,7 +44,13 @@ Arrays = Sequence[mx.array]
 HOST_MOST = 4
 # Bytes that a launch moves from which on it is worth a primitive, or a kernel, of its own.
 HOST_BYTES, GPU_BYTES = 1 << 21, 1 << 26
+HOST_FEWEST, GPU_FEWEST = 4, 2  # regions that a step of several has
 ELEMENTS, GROUP = 4, 64  # of a GPU's kernel where the sanitizer watches it
+
+
+def fewest() -> int:
+    """How many regions of one body are worth a step of their own, on the current device."""
+    return HOST_FEWEST if alone() else GPU_FEWEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,7 @@ class Together(BySize):
         name: str,
     ) -> None:  # fmt: skip
         super().__init__(runtime, name, [regions[0].graph])
+        self.regions = tuple(regions)
         arrays = dict.fromkeys(n for r in regions for n in r.ends.inputs)
         scalars = dict.fromkeys(n for r in regions for n in r.ends.scalars)
         outputs = tuple(n for r in regions for n in r.ends.outputs)
@@ -94,8 +101,11 @@ class Together(BySize):
         return [[self._members.index(m) for m in part] for part in self._dealt(arrays)]
 
     def _key(self, arrays: Arrays) -> Any:
-        on_gpu = current_name() != "host"
-        return (super()._key(arrays), *([crosses([a]) for a in arrays] if on_gpu else []))
+        if not alone():  # a launch knows its sizes
+            return (super()._key(arrays), *[crosses([a]) for a in arrays])
+        small = [self._is_small([arrays[i] for i in m.arrays], m) for m in self._members]
+        empty = [a.size == 0 for a in arrays]
+        return (current_name(), self.runtime.signature(arrays), *small, *empty)
 
     def _made(self, arrays: Arrays) -> Run:
         runs: list[tuple[Sequence[_Member], Run | None]] = []
@@ -126,11 +136,11 @@ class Together(BySize):
         dealt: list[list[_Member]] = []
         for member in self._members:
             own = [arrays[i] for i in member.arrays]
-            pattern = _pattern(own)
+            pattern = _pattern(own, alone())
             if pattern is None or not self._is_small(own, member):
                 dealt.append([member])
             else:
-                groups.setdefault(None if alone() else pattern, []).append(member)
+                groups.setdefault(pattern, []).append(member)
         for members in groups.values():
             most = self._most(members)
             dealt += [members[k : k + most] for k in range(0, len(members), most)]
@@ -169,7 +179,9 @@ class Together(BySize):
         launchers = [s.launcher for s in special if s.launcher is not None]
         if len(launchers) < len(members) or not all(map(is_native, launchers)):
             return None
-        launch = dumped.launching_grouped(self.runtime, self.name, kernels, grouped(launchers))
+        other = partial(_elsewhere, members, arrays)
+        launch = grouped(launchers)
+        launch = dumped.launching_grouped(self.runtime, self.name, kernels, launch, other)
         if self.runtime.watched:
             launch = watch.watched(kernels[0], current_name(), launch, self.name)
         reads = [i for m in members for i in m.reads]
@@ -177,14 +189,9 @@ class Together(BySize):
 
     def _kernel(self, members: Sequence[_Member], arrays: Arrays) -> Run | None:
         """A kernel that computes all; each array is one row to it."""
-        inputs, reads = _reads(members)
-        first, sizes = members[0], []
-        for member in members:
-            sizes.append(prod(broadcast([arrays[i].shape for i in member.arrays])))
-        ones = [(1,) if arrays[i].size == 1 else (2,) for i in first.arrays]
-        graph = reshaped(first.function.graph, [*ones, *[(1,) for _ in first.scalars]])
-        spec = alike_kernel(graph, reads, self.runtime.exact)
-        launch, numbers = _launch(emit(graph, self.runtime.exact), members, arrays, sizes)
+        exact, (inputs, _) = self.runtime.exact, _reads(members)
+        spec, kernel = _one(members, arrays), emit(_flat(members[0], arrays), exact)
+        launch, numbers = _launch(kernel, members, arrays)
         launcher = self._launcher(spec, lambda: spec)
 
         def run(arrays: Arrays) -> list[mx.array]:
@@ -203,16 +210,19 @@ def _names(members: Sequence[_Member]) -> list[str]:
     return [m.function.name.rpartition(".")[2] for m in members]
 
 
-def _pattern(arrays: Arrays) -> tuple[bool, ...] | None:
-    """Which arrays are one number for all elements; None where one is neither that nor as large
-    as what is computed, or read across its rows: a kernel of rows would need a copy.
+def _pattern(arrays: Arrays, own: bool) -> tuple[bool, ...] | None:
+    """Which arrays are one number for all elements, the same where regions run kernels of their
+    `own`; None where one is neither that nor as large as what is computed, or read across its
+    rows: a kernel of rows would need a copy.
     """
     space = broadcast([a.shape for a in arrays])
-    if 0 in space or prod(space) == 1:
+    if 0 in space:
         return None
+    if own:
+        return ()
     ones = tuple([a.size == 1 for a in arrays])
     full = all(one or a.shape == space for one, a in zip(ones, arrays, strict=True))
-    return ones if full and (alone() or not crosses(arrays)) else None
+    return ones if full and not all(ones) and not crosses(arrays) else None
 
 
 def _reads(members: Sequence[_Member]) -> tuple[list[int], list[Reads]]:
@@ -228,19 +238,37 @@ def _reads(members: Sequence[_Member]) -> tuple[list[int], list[Reads]]:
     return [*arrays, *scalars], reads
 
 
+def _flat(member: _Member, arrays: Arrays) -> Graph:
+    """What `member` computes, of rows and of single numbers."""
+    shapes = [(1,) if arrays[i].size == 1 else (2,) for i in member.arrays]
+    return reshaped(member.function.graph, [*shapes, *[(1,) for _ in member.scalars]])
+
+
+def _one(members: Sequence[_Member], arrays: Arrays) -> MetalKernelSpec:
+    """The kernel that computes all of `members`."""
+    exact = members[0].function.runtime.exact
+    return alike_kernel(_flat(members[0], arrays), _reads(members)[1], exact)
+
+
+def _elsewhere(members: Sequence[_Member], arrays: Arrays) -> MetalKernelSpec | None:
+    """The kernel that a GPU would run for `members`, if it ran one."""
+    patterns = {_pattern([arrays[i] for i in m.arrays], False) for m in members}
+    room = slots(_reads(members)[1], len(members[0].results)) <= MAX_BUFFERS
+    return _one(members, arrays) if len(patterns) == 1 and None not in patterns and room else None
+
+
 def _launch(
-    kernel: KernelSource, members: Sequence[_Member], arrays: Arrays, sizes: Sequence[int]
+    kernel: KernelSource, members: Sequence[_Member], arrays: Arrays
 ) -> tuple[Launch, mx.array]:
-    """How a kernel for so many elements each is launched, and the table it reads; `kernel` is
-    that of one of them.
-    """
+    """How the kernel of all is launched, and the table it reads; `kernel` is that of one."""
     device = device_for_current_stream()
     elements, group = ELEMENTS, GROUP
     if isinstance(device, GpuDevice):
         elements, group = device.elements(kernel), device.group(kernel)
+    shapes = [broadcast([arrays[i].shape for i in m.arrays]) for m in members]
+    sizes = [prod(shape) for shape in shapes]
     elements = elements_of_a_thread(sum(sizes), elements)
     numbers, threads = table(sizes, elements, group)
-    shapes = [broadcast([arrays[i].shape for i in m.arrays]) for m in members]
     index = index_type(threads * elements, 2, elements)
     launch = Launch(
         grid=(threads, 1, 1),
