@@ -83,9 +83,18 @@ def _fused() -> Iterator[tuple[str, Case]]:
 def _shared() -> Iterator[tuple[str, Case]]:
     for kind in FLOATS:
         yield f"several/parts, {kind}", partial(launched.launch_joined, kind, "fp32")
-        yield f"several/alike, {kind}", partial(launched.launch_alike, kind, "fp32")
+        yield f"several/alike, {kind}", partial(_alike, kind)
         yield f"folds/rows, {kind}", partial(launched.launch_rows, kind)
         yield f"folds/ends, {kind}", partial(launched.launch_ends, kind)
+
+
+def _alike(kind: str) -> None:
+    """What a GPU launches for regions of one body; here nobody knows whether MLX traces."""
+    arrays = [mx.zeros((n, 3), getattr(mx, kind)) for n in (7, 300, 5, 9) * 2]
+    trees = [{str(i): a for i, a in enumerate(half)} for half in (arrays[:4], arrays[4:])]
+    step = zmlx.fuse(lambda p, g, rate: {k: v - rate * mx.tanh(g[k]) for k, v in p.items()})
+    (together,) = step.entry(*trees, 0.5).program.together
+    together([*[arrays[n] for n in together.ends.inputs], mx.array([0.5])])
 
 
 def _users() -> Iterator[tuple[str, Case]]:

@@ -11,7 +11,8 @@ import pytest
 import zmlx
 from zmlx.derive import accumulate, factor
 from zmlx.errors import PlanError
-from zmlx.fuse import extract, move, shapes, simplify
+from zmlx.fuse import extract, move, shapes, simplify, written
+from zmlx.msl import schedule
 from zmlx.trace import passes, run
 from zmlx.trace.graph import Graph
 
@@ -62,6 +63,18 @@ def shortest(rewriter: Any) -> Any:
     return Spoilt
 
 
+def spoilt_part(part: Any) -> Callable[..., Any]:
+    def made(*args: Any) -> Any:
+        found = part(*args)
+        return spoilt(found) if found.graph.outputs else found
+
+    return made
+
+
+def centred(x: mx.array, y: mx.array) -> mx.array:
+    return mx.exp(x - mx.mean(x, axis=-1, keepdims=True)) * y
+
+
 def gate(x: mx.array, y: mx.array) -> mx.array:
     return (x * y).T * mx.exp(x.T)
 
@@ -74,6 +87,8 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = {
     "trace": (run, "_run", spoiling, zmlx.fuse(gate)),
     "simplify": (simplify, "_shorter", spoiling, zmlx.fuse(gate)),
     "lift": (move, "_Writer", spoiling, zmlx.fuse(gate)),
+    "write": (written, "Written", spoiling, zmlx.fuse(centred)),
+    "schedule": (schedule, "Part", spoilt_part, zmlx.fuse(centred)),
     "extract": (extract, "copy_node", wrong_type, zmlx.fuse(gate)),
     "specialize": (shapes, "broadcast", wrong_shape, zmlx.fuse(gate)),
     "derive": (accumulate, "_gathered", lost_operand, gradient),
@@ -96,7 +111,9 @@ def test_a_planted_fault_is_told_with_the_name_of_its_pass(
         mx.eval(call(x, y))
 
 
-@pytest.mark.parametrize("call", [zmlx.fuse(gate), gradient], ids=["value", "gradient"])
+@pytest.mark.parametrize(
+    "call", [zmlx.fuse(gate), gradient, zmlx.fuse(centred)], ids=["value", "gradient", "rows"]
+)
 def test_without_a_fault_all_passes_are_right(call: Any) -> None:
     with zmlx.config(check=True):
         mx.eval(call(x, y))

@@ -20,6 +20,7 @@ from zmlx.fuse.regions import regions
 from zmlx.fuse.simplify import cost, simplified, simplify
 from zmlx.ops.definitions import ONE_KERNEL
 from zmlx.trace.graph import Graph
+from zmlx.trace.passes import verified
 
 ALONE = "alone, so MLX's own kernel is as good: nothing elementwise over its rows is beside it"
 APART = "no one kernel can hold what it is made of: its axes are no neighbours, say"
@@ -34,6 +35,7 @@ class Written:
     left: dict[int, str] = field(default_factory=dict)  # by id of an OpaqueCall: why it stays
 
 
+@verified("write")
 def written_out(graph: Graph, ends: bool, worth_alone: int) -> Written:
     """`graph` with the calls written out that join a kernel so; `ends` as for with_folds.
 

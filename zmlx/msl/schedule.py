@@ -28,6 +28,7 @@ from zmlx.errors import EmitError
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph, broadcast
+from zmlx.trace.passes import verified
 
 KEPT_COST = 6  # adds; what a value must cost at least to be kept in place of computed again
 MAX_WALKS = 8
@@ -154,6 +155,7 @@ def schedule(region: Graph, keep: bool = True, outer: int = 0, cut: bool = False
     return _Maker(_with_shares(region), keep, outer, cut).made()
 
 
+@verified("schedule")
 def _with_shares(region: Graph) -> Graph:
     """`region` with e / sum(e) as e * (1 / sum(e)): one division a row. Neither overflows."""
     shares = [n for n in region if _is_share(region, n)]
@@ -342,6 +344,7 @@ class _Maker:
             found.append(self._part(mine, given))
         return tuple(found)
 
+    @verified("schedule")
     def _part(self, inside: Sequence[int], roots: Sequence[int]) -> Part:
         """The ops `inside` as a graph; what they read else are its inputs."""
         region, within = self.region, set(inside)
