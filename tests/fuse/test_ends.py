@@ -11,6 +11,7 @@ import pytest
 from fuse_cases import array, close, kernels, numpy, program_of
 
 import zmlx
+from zmlx.catalog.norms import layernorm
 from zmlx.fuse import walked
 from zmlx.ops.reductions import REDUCTIONS
 
@@ -265,6 +266,14 @@ def test_one_kernel_reads_once() -> None:
 def test_what_only_reads_an_input_stays_with_mlx() -> None:
     program = program_of(lambda x: x.sum(), array(1, 40, 50))
     assert not program.plan.regions
+
+
+def test_sums_that_are_only_cast_part_no_gradient() -> None:
+    """A weight's gradient in a half type is a sum and a cast: the norm's one kernel keeps it."""
+    arrays = [mx.ones(shape, mx.bfloat16) for shape in ((6, 64), (64,), (64,))]
+    with zmlx.profile(show=False) as profile:
+        mx.vjp(lambda *given: layernorm(*given), arrays, [arrays[0]])
+    assert len(profile.kernels) == 2
 
 
 def test_numerics_mlx_leaves_them_to_mlx() -> None:

@@ -79,6 +79,16 @@ def test_a_row_that_finds_no_room_is_read_again(monkeypatch: pytest.MonkeyPatch)
     assert not any(walk.keeps for walk in walks.walks)
 
 
+def test_rows_that_are_neighbours_in_memory(on_gpu: bool) -> None:
+    def normed(x: Any) -> Any:
+        e = mx.exp(x - x.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    walks = zmlx.explain(normed, mx.ones((4, 16, 40))).regions[0].walks
+    assert walks is not None and (walks.rows, walks.columns) == (160, 16)
+    assert "neighbours in memory" in walks.how and len(walks.walks) == 3
+
+
 def test_elementwise_regions_have_no_walks() -> None:
     (region,) = zmlx.explain(lambda x: mx.exp(x) * x, mx.ones((4, 5))).regions
     assert region.walks is None and "walk" not in str(zmlx.explain(mx.exp, mx.ones((4,))))

@@ -10,7 +10,7 @@ which then reads their operand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from zmlx import dtypes
 from zmlx.errors import EmitError
@@ -24,7 +24,8 @@ from zmlx.trace.graph import Graph
 
 def with_ends(graph: Graph, groups: Sequence[Sequence[int]]) -> list[list[int]]:
     """`groups`, some of them together with reductions of their values."""
-    return [_grown(graph, list(group)) for group in groups]
+    taken = {n for group in groups for n in group}
+    return [_grown(graph, list(group), taken) for group in groups]
 
 
 def can_fold(graph: Graph, node: int) -> bool:
@@ -36,11 +37,12 @@ def can_fold(graph: Graph, node: int) -> bool:
     )
 
 
-def _grown(graph: Graph, group: list[int]) -> list[int]:
+def _grown(graph: Graph, group: list[int], taken: Collection[int]) -> list[int]:
     if any(graph.kind(n) != "op" for n in group):
         return group
     users = sorted({u for n in group for u in graph.nx.successors(n)})
-    ends = [u for u in users if graph.kind(u) == "reduce" and can_fold(graph, u)]
+    folds = [u for u in users if graph.kind(u) == "reduce" and u not in taken]
+    ends = [u for u in folds if can_fold(graph, u)]
     if ends and _is_legal(graph, [*group, *ends]):
         return [*group, *ends]
     found = group

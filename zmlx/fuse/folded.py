@@ -213,8 +213,26 @@ class _Joiner:
         wanted = next(iter(columns), frozenset())
         if len(columns) != 1 or not wanted:
             return False
+        if not all(self._leads_on(n) for n in self._folds(nodes) if self.graph.users(n)):
+            return False
         apart = moving.intersection(range(min(wanted), max(wanted) + 1)) - wanted
         return not apart and self._fits(nodes, space, set(wanted))
+
+    def _leads_on(self, fold: int) -> bool:
+        """Whether ops compute something larger, or another fold, of what is folded. Else it is what
+        rows may add up at their end, a weight's gradient that is cast, say.
+        """
+        graph, behind, seen = self.graph, [fold], {fold}
+        while behind:
+            for user in graph.users(behind.pop()):
+                if graph.kind(user) == "reduce" or (
+                    graph.kind(user) == "op" and self.shapes[user] != self.shapes[fold]
+                ):
+                    return True
+                if graph.kind(user) == "op" and user not in seen:
+                    seen.add(user)
+                    behind.append(user)
+        return False
 
     def _fits(self, nodes: set[int], space: Shape, chosen: set[int]) -> bool:
         graph = self.graph

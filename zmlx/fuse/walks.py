@@ -10,6 +10,7 @@ Inputs and outputs go by their names in the kernel (in0, s0, out0), folds by fol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from zmlx.msl.geometry import Geometry
@@ -84,19 +85,19 @@ def walks_of(made: Made) -> Walks:
     """The walks of the kernel that is launched."""
     plan, names = made.plan, _Names(made.plan)
     region, last = plan.region, len(plan.walks) - 1
-    outer, rows, columns = made.layout.sizes
+    rows, columns = prod(made.layout.sizes) // made.layout.columns, made.layout.columns
     several = [n for n, walks in plan.read.items() if len(walks) > 1]
     held = made.geometry.packs > 0
     read = tuple(names.of(n) for n in several)
     return Walks(
-        rows=outer * rows,
+        rows=rows,
         columns=columns,
         walks=tuple(_walk(plan, k, names) for k in range(len(plan.walks))),
         after=tuple(op for part in plan.rows[last + 1 :] for op in part.ops),
         per_row=tuple(f"out{i}" for i in plan.per_row),
         held=read if held else (),
         again=() if held else read,
-        how=_how(made.geometry),
+        how=_how(made.geometry, plan.across),
         parts=tuple(
             f"out{region.outputs.index(n)} comes in {join.count} parts, which one {join.op} of "
             "MLX's joins, in the same order in every run"
@@ -152,7 +153,10 @@ def _walk(plan: Schedule, k: int, names: _Names) -> Walk:
     )
 
 
-def _how(geometry: Geometry) -> str:
+def _how(geometry: Geometry, across: bool) -> str:
+    if across:
+        many = f"{geometry.lanes} at a time" if geometry.room else f"by {geometry.threads} threads"
+        return f"rows are neighbours in memory, and taken together: {many}"
     if geometry.room:
         share = f"{geometry.cut} columns of a row" if geometry.cut else "rows"
         return f"a core takes {share}, {geometry.lanes} columns at a time"

@@ -210,7 +210,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold4 = kk_near_max_float(kk_fold4, kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -254,8 +255,10 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold15 = kk_near_max_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold14 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
+      kk_fold15 = kk_partials_float[kk_turn][1][kk_of];
+      kk_fold15 = kk_near_max_float(kk_fold15, kk_share);
       kk_turn ^= 1;
     }
     const float n14 = float(kk_fold14);
@@ -285,7 +288,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold23 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold23 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold23 = kk_near_sum_float(kk_fold23, kk_share);
       kk_turn ^= 1;
     }
     const float n23 = float(kk_fold23);
@@ -321,7 +325,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold4 = kk_near_max_float(kk_fold4, kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -350,8 +355,10 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold15 = kk_near_max_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold14 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
+      kk_fold15 = kk_partials_float[kk_turn][1][kk_of];
+      kk_fold15 = kk_near_max_float(kk_fold15, kk_share);
       kk_turn ^= 1;
     }
     const float n14 = float(kk_fold14);
@@ -374,7 +381,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold23 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold23 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold23 = kk_near_sum_float(kk_fold23, kk_share);
       kk_turn ^= 1;
     }
     const float n23 = float(kk_fold23);
@@ -616,7 +624,8 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold6 = kk_near_max_float(kk_fold6, kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -645,7 +654,8 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold9 = kk_near_max_float(kk_fold9, kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -675,7 +685,8 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
       kk_turn ^= 1;
     }
     const float n18 = float(kk_fold18);
@@ -738,7 +749,8 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold6 = kk_near_max_float(kk_fold6, kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -760,7 +772,8 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold9 = kk_near_max_float(kk_fold9, kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -782,7 +795,8 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
       kk_turn ^= 1;
     }
     const float n18 = float(kk_fold18);

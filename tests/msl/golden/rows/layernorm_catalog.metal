@@ -193,7 +193,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -228,8 +229,10 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
+      kk_fold14 = kk_partials_float[kk_turn][1][kk_of];
+      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -293,7 +296,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -321,8 +325,10 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
+      kk_fold14 = kk_partials_float[kk_turn][1][kk_of];
+      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -643,7 +649,8 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold10 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold10 = kk_near_sum_float(kk_fold10, kk_share);
       kk_turn ^= 1;
     }
     const float n10 = float(kk_fold10);
@@ -678,8 +685,10 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold13 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold13 = kk_near_sum_float(kk_fold13, kk_share);
+      kk_fold18 = kk_partials_float[kk_turn][1][kk_of];
+      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
       kk_turn ^= 1;
     }
     const float n13 = float(kk_fold13);
@@ -722,7 +731,8 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold33 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold33 = kk_near_sum_float(kk_fold33, kk_share);
       kk_turn ^= 1;
     }
     const float n33 = float(kk_fold33);
@@ -753,7 +763,8 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold47 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold47 = kk_near_sum_float(kk_fold47, kk_share);
       kk_turn ^= 1;
     }
     const float n47 = float(kk_fold47);
@@ -860,7 +871,8 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold10 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold10 = kk_near_sum_float(kk_fold10, kk_share);
       kk_turn ^= 1;
     }
     const float n10 = float(kk_fold10);
@@ -888,8 +900,10 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold13 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold13 = kk_near_sum_float(kk_fold13, kk_share);
+      kk_fold18 = kk_partials_float[kk_turn][1][kk_of];
+      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
       kk_turn ^= 1;
     }
     const float n13 = float(kk_fold13);
@@ -917,7 +931,8 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold33 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold33 = kk_near_sum_float(kk_fold33, kk_share);
       kk_turn ^= 1;
     }
     const float n33 = float(kk_fold33);
@@ -941,7 +956,8 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold47 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold47 = kk_near_sum_float(kk_fold47, kk_share);
       kk_turn ^= 1;
     }
     const float n47 = float(kk_fold47);
