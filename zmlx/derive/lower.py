@@ -29,9 +29,19 @@ _RELATIONS = {
 
 
 # -- sympy -> trees -------------------------------------------------------------------------------
+# MLX multiplies by the condition: what is not chosen receives 0, or NaN where g is not finite.
+_CHOSEN: tuple[Tree | None, ...] = (
+    None,
+    ("op", "multiply", "g", ("truth", "x")),
+    ("op", "multiply", "g", ("op", "logical_not", "x")),
+)
+
+
 @cache
 def chain_rule(op_name: str) -> tuple[Tree | None, ...]:
     """For each operand of a row the tree of g * (partial derivative); None where that is zero."""
+    if op_name == "where":
+        return _CHOSEN
     return tuple(None if p == ZERO else _times(p, "g") for p in partials(op_name))
 
 

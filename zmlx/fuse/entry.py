@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from zmlx.fuse.program import Program
 from zmlx.fuse.region import Picked, RegionFunction
-from zmlx.fuse.runtime import Run
+from zmlx.fuse.runtime import NoElements, Run
 from zmlx.trace.exprs import Compute, Number, computed
 from zmlx.trace.recipe import Given, Output, overwrite, rebuild, update
 from zmlx.trace.run import Trace
@@ -60,12 +60,15 @@ class Entry:
 
     def values(self, arrays: Sequence[mx.array], numbers: Sequence[Number]) -> list[mx.array]:
         """The values of the graph's outputs."""
-        if self._plain:
-            unsettled = self._unsettled
-            if unsettled is not None:  # a site holds entries for one signature
-                self._run, self._unsettled = unsettled.settled(arrays), None
-            return self._run(arrays)
-        return self._run([*arrays, *self._numbers(arrays, numbers)])  # a graph has arrays first
+        try:
+            if self._plain:
+                unsettled = self._unsettled
+                if unsettled is not None:  # a site holds entries for one signature
+                    self._run, self._unsettled = unsettled.settled(arrays), None
+                return self._run(arrays)
+            return self._run([*arrays, *self._numbers(arrays, numbers)])  # arrays come first
+        except NoElements:
+            return self.program.unwritten([*arrays, *self._numbers(arrays, numbers)])
 
     def own(self, leaves: Leaves | None) -> None:
         """Make the entry hold for the objects of this call only, as long as they live."""

@@ -7,6 +7,8 @@ for each node. zmlx.fuse.api runs the programs of traces, zmlx.fuse.region those
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -54,6 +56,8 @@ class Program:
         self.written = Written(lifted)
         if folds and device.unavailable() is None:
             self.written = written_out(lifted, not sums, device.worth_alone)
+        self._unwritten = (simple, replace(runtime, folds=False, ends=False), name)
+        runtime = replace(runtime, written=bool(self.written.calls) and not sums)
         self.plan = plan(self.written.graph, device.worth_alone, sums, **runtime.folding)
         dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))
         _log.info("%s: %s", name, describe(self.plan))
@@ -140,6 +144,13 @@ class Program:
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         return (self._taped or self._stepped)(inputs)
+
+    @cached_property
+    def unwritten(self) -> Program:
+        """The same with each call of MLX as it is."""
+        graph, runtime, name = self._unwritten
+        with runtime.making():
+            return Program(graph, runtime, name)
 
     def _stepped(self, inputs: Sequence[Any]) -> list[mx.array]:
         values = self._template.copy()

@@ -20,6 +20,11 @@ from zmlx.trace.graph import Graph
 Run = Callable[[Sequence[mx.array]], list[mx.array]]
 
 
+class NoElements(Exception):
+    """Arrays without elements came where calls of MLX are written out: MLX raises for some of them,
+    and has a value for others."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Numerics, checking, and the functions that know how to key arrays and run graphs."""
@@ -33,6 +38,7 @@ class Runtime:
     folder: dump.Folder | None = None  # into which ZMLX_DUMP has them written
     folds: bool = True  # kernels fold rows and read what they folded
     ends: bool = True  # kernels fold what they compute last; else MLX does
+    written: bool = False  # calls of MLX stand in the graph as ops and reductions
 
     @property
     def folding(self) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 Common subexpressions merge, dead nodes vanish, and a few rewrites apply that IEEE arithmetic
 allows (x*1, x-0, x/1, --x, a cast to the type a value has). Nothing else: x+0 would lose -0.
+The largest of x - max(x), where it is a constant, is max(x) - max(x), of one fold.
 A dimension of one that is taken away and added again stays. What a fold joins is counted on the
 first array that has the folded sizes, so that no value is kept for its shape alone.
 """
@@ -69,6 +70,10 @@ def _shorter(graph: Graph) -> tuple[Graph, dict[int, int]]:
         key = _key(graph, node, operands)
         if key is not None and key in seen:
             new[node] = seen[key]
+            continue
+        again = _folded_again(graph, node, result, operands)
+        if again is not None:  # an equal fold may have a gradient
+            new[node] = again
             continue
         new[node] = copy_node(graph, node, result, operands)
         if key is not None:
@@ -148,6 +153,29 @@ def _idle(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> in
     kept = result[found]  # a number is no array, even where it is multiplied by 1
     same = kept["dtype"] == data["dtype"] and kept["shape"] == data["shape"]
     return found if same and kept["kind"] != "scalar" else None
+
+
+def _folded_again(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> int | None:
+    """What max(x - max(x)) is without a second fold: a rounded difference keeps its order.
+
+    Where it has no gradient: that differs at infinity.
+    """
+    data, users = graph[node], graph.users(node)
+    if data["kind"] != "reduce" or data["op"] not in ("max", "min") or node in graph.outputs:
+        return None
+    if any(graph[user].get("op") != "stop_gradient" for user in users):
+        return None
+    low = result[operands[0]]
+    if low["kind"] != "op" or low["op"] != "subtract":
+        return None
+    source, taken = low["operands"]
+    fold = result.operands(taken)[0] if result[taken].get("op") == "stop_gradient" else taken
+    found = result[fold]
+    same = all(found.get(k) == data[k] for k in ("kind", "op", "axes", "shape", "dtype"))
+    if not same or found["operands"] != (source,):
+        return None
+    kinds = {key: low[key] for key in ("op", "at", "dtype", "loc")}
+    return result.add("op", (fold, taken), shape=found["shape"], **kinds)
 
 
 def _identity(result: Graph, data: dict[str, Any], operands: Sequence[int]) -> int | None:

@@ -32,7 +32,7 @@ from zmlx.fuse.check import checked_folds
 from zmlx.fuse.parts import Join, PartRules
 from zmlx.fuse.replay import replay
 from zmlx.fuse.rows import Layout, layout
-from zmlx.fuse.runtime import Run, Runtime
+from zmlx.fuse.runtime import NoElements, Run, Runtime
 from zmlx.fuse.shapes import Shape
 from zmlx.msl import geometry
 from zmlx.msl.geometry import Geometry
@@ -142,7 +142,7 @@ class Walked(BySize):
 
     def _run(self, shapes: Sequence[Shape]) -> Run:
         if any(0 in shape for shape in shapes):
-            return self._replayed
+            return self._without_elements
         made = self.made(shapes)
         absent = device_for_current_stream().unavailable() is not None
         if made is None or absent or not _pays(made.plan, made.layout.sizes):
@@ -151,7 +151,9 @@ class Walked(BySize):
         run = self._ruled(made, shapes)
         return checked_folds(self.graph, run, self.name) if self.runtime.check else run
 
-    def _replayed(self, arrays: Arrays) -> list[mx.array]:
+    def _without_elements(self, arrays: Arrays) -> list[mx.array]:
+        if self.runtime.written:
+            raise NoElements
         return replay(self.graph, arrays)
 
     def _ruled(self, made: Made, shapes: Sequence[Shape]) -> Run:
