@@ -185,13 +185,16 @@ class _Way(Parts):
         lines = [near(op, kind, v, "(TX < 32) ? TX : 32") for op, kind, v in folds]
         slots, tell, hear = Slots(), [], []
         for op, kind, total in folds:
-            values = [(kind, total)]
-            values += [("int", spot(total))] if REDUCTIONS[op].index else []
+            places = REDUCTIONS[op].index
+            values = [(kind, total), *([("int", spot(total))] if places else [])]
+            heard = []
             for kept, value in values:
                 place = f"kk_partials_{kept}[kk_turn][{slots.next(kept)}]"
                 tell.append(f"{place}[kk_place / 32] = {value};")
-                hear.append(f"{value} = {place}[kk_of];")
-            hear.append(near(op, kind, total, "kk_share"))
+                heard.append(f"{place}[kk_of]")
+            if places:
+                hear += [f"{v} = {h};" for (_, v), h in zip(values, heard, strict=True)]
+            hear.append(near(op, kind, total, "kk_share", "" if places else heard[0]))
         meet = text.MEET.format(tell=indent(tell, 4), hear=indent(hear))
         return [*lines, *meet.splitlines()]
 

@@ -47,11 +47,11 @@ class Slots:
         return taken
 
 
-def near(op: str, kind: str, total: str, count: str) -> str:
-    """What neighbouring threads make of their running values."""
+def near(op: str, kind: str, total: str, count: str, value: str = "") -> str:
+    """`total` of what neighbouring threads bring as `value`, else as their own `total`."""
     if REDUCTIONS[op].index:
         return f"kk_near_{op}_{kind}({total}, {spot(total)}, {count});"
-    return f"{total} = kk_near_{op}_{kind}({total}, {count});"
+    return f"{total} = kk_near_{op}_{kind}({value or total}, {count});"
 
 
 def near_text(op: str, kind: str) -> str:
