@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -37,20 +38,23 @@ class TuningStore:
         self._directory = directory
         self._lock = threading.RLock()
         self._read: tuple[Path, tuple[int, int], _Settings] | None = None
+        self._here: dict[tuple[str, str], dict[int, Setting]] = {}  # of this process
         self._warned: set[str] = set()
 
     def find(self, device: str, kernel: str) -> dict[int, Setting]:
         """The settings kept for a kernel, by size class."""
+        here = self._here.get((device, kernel), {})
         try:
             path = self._directory() / FILE
         except DeviceError:  # no folder can be had: nothing is kept
-            return {}
+            return dict(here)
         with self._lock:
             found = self._load(path).get(device, {}).get(kernel, {})
-        return {int(size): tuple(setting) for size, setting in found.items()}
+        return {int(size): tuple(setting) for size, setting in found.items()} | here
 
     def keep(self, device: str, kernel: str, size: int, setting: Sequence[int]) -> None:
-        """Keep a setting; where the disk refuses, after one warning, it is not kept."""
+        """Keep a setting; where the disk refuses, after one warning, for this process only."""
+        self._here.setdefault((device, kernel), {})[size] = tuple(setting)
         path = Path(FILE)
         try:
             directory = self._directory()
@@ -86,6 +90,27 @@ class TuningStore:
                 f"[zmlx.autotune] {problem}. Delete the file, or set ZMLX_CACHE_DIR to a private, "
                 "writable directory."
             )
+
+
+class Dependent(Protocol):
+    """What launches as was found when it was made."""
+
+    def forget(self) -> None:
+        """Make it anew at the next call."""
+
+
+_dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
+
+
+def depends(made: Dependent) -> None:
+    """Have `made` forget what it holds whenever a search has found settings."""
+    _dependents.add(made)
+
+
+def changed() -> None:
+    """Settings were found: whatever holds launches made before makes them anew."""
+    for made in list(_dependents):
+        made.forget()
 
 
 def size_class(size: int) -> int:

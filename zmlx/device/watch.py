@@ -33,7 +33,7 @@ class Event:
     inputs: tuple[mx.array, ...]
     outputs: tuple[mx.array, ...]
     again: Callable[[], list[mx.array]]  # builds the same launch once more, unwatched
-    launcher: Any  # what launched it
+    launcher: Any  # what launched it, or says how it may be launched
     function: str = ""  # of which fused function, and which region: "gelu.region0.vjp"
 
 
@@ -100,8 +100,12 @@ def watched_grid(
     stats: Any,
     function: str = "",
     ops: tuple[str, ...] = (),
+    tuned: Any = None,
 ) -> GridLauncher:
-    """The same for a kernel written by hand, or one with sums of a fused function."""
+    """The same for a kernel written by hand, or one of a fused function that knows its sizes.
+
+    `tuned` says how such a one may be launched otherwise.
+    """
 
     def told(arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         started = time.perf_counter()
@@ -113,7 +117,7 @@ def watched_grid(
         _tell(
             Event(
                 spec.name, spec.digest, device, bool(function), ops, inputs, tuple(outputs),
-                lambda: run(inputs, launch), run, function,
+                lambda: run(inputs, launch), tuned or run, function,
             )
         )  # fmt: skip
         return outputs

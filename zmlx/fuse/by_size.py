@@ -37,6 +37,7 @@ class BySize:
         self.runtime, self.name, self._graphs = runtime, name, graphs
         self._runs: dict[Any, Run] = {}
         self._launchers: dict[tuple[str, MetalKernelSpec], GridLauncher] = {}
+        self._stats: dict[GridLauncher, SimpleNamespace] = {}
 
     def __call__(self, arrays: Arrays) -> list[mx.array]:
         if traces_shapeless():  # a launch has its own sizes
@@ -55,6 +56,10 @@ class BySize:
             self._runs[key] = self.plain
             return self.plain(arrays)
 
+    def forget(self) -> None:
+        """Make every launch anew: how kernels are launched best is known better now."""
+        self._runs.clear()
+
     def plain(self, arrays: Arrays) -> list[mx.array]:
         """The same without a kernel of its own."""
         raise NotImplementedError
@@ -72,25 +77,34 @@ class BySize:
         raise NotImplementedError
 
     def _launcher(
-        self, spec: MetalKernelSpec, grouped: Callable[[], MetalKernelSpec]
+        self,
+        spec: MetalKernelSpec,
+        grouped: Callable[[], MetalKernelSpec],
+        tuned: Callable[[GridLauncher], Any] | None = None,
     ) -> GridLauncher:
-        """What launches `spec`; `grouped` is the kernel of a device whose groups run together."""
+        """What launches `spec`; `grouped` is the kernel of a device whose groups run together.
+
+        Watchers are told what `tuned` makes of the launcher: how it may be launched otherwise.
+        """
         device = device_for_current_stream()
         key = (device.name, spec)
         if key not in self._launchers:
             _log.debug("kernel %s:\n%s%s", spec.name, spec.header, spec.source)
             launcher = device.grid_launcher(spec)
             launcher = dumped.launching_written(self.runtime, self.name, spec, launcher, grouped)
-            if self.runtime.watched:
-                launcher = self._told(spec, device.name, launcher)
             self._launchers[key] = launcher
-        return self._launchers[key]
+        launcher = self._launchers[key]
+        if not self.runtime.watched:
+            return launcher
+        return self._told(spec, device.name, launcher, tuned and tuned(launcher))
 
-    def _told(self, spec: MetalKernelSpec, device: str, launcher: GridLauncher) -> GridLauncher:
+    def _told(
+        self, spec: MetalKernelSpec, device: str, launcher: GridLauncher, tuned: Any
+    ) -> GridLauncher:
         """`launcher`, whose launches are told to zmlx.device.watch."""
-        stats = SimpleNamespace(run_count=0, compile_time_ms=0.0)
+        stats = self._stats.setdefault(launcher, SimpleNamespace(run_count=0, compile_time_ms=0.0))
         ops = tuple([g[n]["op"] for g in self._graphs for n in g if g.kind(n) in ("op", "reduce")])
-        watched = watch.watched_grid(spec, device, launcher, stats, self.name, ops)
+        watched = watch.watched_grid(spec, device, launcher, stats, self.name, ops, tuned)
 
         def run(arrays: Arrays, launch: Launch) -> list[mx.array]:
             stats.run_count += 1

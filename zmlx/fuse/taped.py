@@ -6,12 +6,13 @@ for shapes that it has met before no longer runs Python for each step. zmlx.fuse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import switches
+from zmlx.device import tuning
 from zmlx.device.rules import native_or_none
 from zmlx.fuse.places import Places
 from zmlx.fuse.plan import Native, Plan
@@ -36,16 +37,27 @@ def taped(plan: Plan, runtime: Runtime, run: Run, held: Sequence[mx.array]) -> R
         return None
     if _is_one_launch(plan) or not _repeats(plan):
         return None
-    tapes: Any = native.Tapes()
+    return _Taped(run, native.Tapes, held)
 
-    def call(inputs: Sequence[Any]) -> list[mx.array]:
-        given = [*inputs, *held]
+
+class _Taped:
+    """`run`, by tapes."""
+
+    def __init__(self, run: Run, tapes: Callable[[], Any], held: Sequence[mx.array]) -> None:
+        self._run, self._make, self._held = run, tapes, held
+        self._tapes = tapes()
+        tuning.depends(self)
+
+    def forget(self) -> None:
+        """Make every tape anew: kernels are launched otherwise now."""
+        self._tapes = self._make()
+
+    def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
+        given, tapes = [*inputs, *self._held], self._tapes
         made: list[mx.array] | None = tapes(given)
         if made is None and (stand_ins := tapes.stand_ins(given)) is not None:
-            made = _recorded(tapes, given, stand_ins, run)
-        return run(inputs) if made is None else made
-
-    return call
+            made = _recorded(tapes, given, stand_ins, self._run)
+        return self._run(inputs) if made is None else made
 
 
 def _recorded(

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 import mlx.core as mx
 
 from zmlx import switches
+from zmlx.device import tuning
 from zmlx.device.base import device_for_current_stream
 from zmlx.device.rules import (
     Rules,
@@ -34,6 +35,7 @@ from zmlx.fuse.replay import replay
 from zmlx.fuse.rows import Layout, layout
 from zmlx.fuse.runtime import NoElements, Run, Runtime
 from zmlx.fuse.shapes import Shape
+from zmlx.fuse.tuned import RowTuning, tuned
 from zmlx.msl import geometry
 from zmlx.msl.geometry import Geometry
 from zmlx.msl.schedule import KEPT_COST, Schedule, schedule
@@ -119,6 +121,7 @@ class Walked(BySize):
     def __init__(self, graph: Graph, runtime: Runtime, name: str, ruled: Ruled) -> None:
         super().__init__(runtime, name, [graph])
         self.graph, self._rules = graph, ruled
+        tuning.depends(self)
 
     def plain(self, arrays: Arrays) -> list[mx.array]:
         """The same with the folds left to MLX."""
@@ -157,8 +160,11 @@ class Walked(BySize):
         return replay(self.graph, arrays)
 
     def _ruled(self, made: Made, shapes: Sequence[Shape]) -> Run:
+        if not alone():
+            made = tuned(made)
         grouped = partial(_kernel_of_groups, made.layout)
-        launcher, launch = self._launcher(made.spec, grouped), made.launch
+        how = None if alone() else partial(RowTuning, made)
+        launcher, launch = self._launcher(made.spec, grouped, how), made.launch
         _, whole = self._rules(made.layout.region, made.layout.given)
         joins, order = made.joins, made.order
         rules = PartRules(joins, order, whole) if joins else whole

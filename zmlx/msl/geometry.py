@@ -178,19 +178,54 @@ def _few_rows(plan: Schedule, sizes: Sizes) -> Geometry:
     )  # fmt: skip
 
 
+def shared(plan: Schedule, sizes: Sizes, made: Geometry) -> list[tuple[int, int]]:
+    """Threads of a row and lines of a group under which a GPU may launch the text of `made` too.
+
+    None where columns are cut. A row that registers do not hold has a group to itself.
+    """
+    powers = [1 << k for k in range(LARGEST.bit_length())]
+    several = [(x, y) for x in powers for y in powers if SIMDGROUP <= x * y <= LARGEST]
+    if made.cut or made.room:
+        return []
+    return [pair for pair in several if asked(plan, sizes, made, *pair) is not None]
+
+
+def asked(
+    plan: Schedule, sizes: Sizes, made: Geometry, threads: int, lines: int
+) -> Geometry | None:
+    """`made` with so many threads a row and lines a group; None where its text cannot."""
+    sizes = _blocks(plan, sizes)
+    packs = -(-sizes[2] // made.lanes)
+    if threads * lines > LARGEST or threads >= 2 * packs or (not made.packs and lines > 1):
+        return None
+    found = _sharing(plan, sizes, threads, lines)
+    return found if (found.packs > 0) == (made.packs > 0) else None
+
+
+def capped(plan: Schedule, sizes: Sizes, made: Geometry, group: int) -> Geometry:
+    """`made` with at most `group` threads in a group, as far as its text can."""
+    threads = min(made.threads, group)
+    found = asked(plan, sizes, made, threads, max(1, group // threads) if made.packs else 1)
+    return made if found is None else found
+
+
 def _rows_whole(plan: Schedule, sizes: Sizes) -> Geometry:
     """A row in registers where it finds room there, else read again by each walk."""
+    lanes = _lanes(plan, sizes[2])
+    packs = -(-sizes[2] // lanes)
+    threads = _threads(packs)
+    while -(-packs // threads) * lanes * _bytes(plan) > HELD_BYTES and threads < LARGEST:
+        threads *= 2
+    return _sharing(plan, sizes, threads, max(1, GROUP // threads))
+
+
+def _sharing(plan: Schedule, sizes: Sizes, threads: int, lines: int) -> Geometry:
+    """So many threads share a row, so many rows lie side by side in a group."""
     outer, rows, columns = sizes
     layers = min(outer, MAX_GROUPS)
     lanes = _lanes(plan, columns)
-    packs = -(-columns // lanes)
-    threads = _threads(packs)
-    share = -(-packs // threads)
-    while share * lanes * _bytes(plan) > HELD_BYTES and threads < LARGEST:
-        threads *= 2
-        share = -(-packs // threads)
+    share = -(-(columns // lanes) // threads)
     held = share * lanes * _bytes(plan) <= HELD_BYTES  # else a row has a group to itself
-    lines = max(1, GROUP // threads)
     groups = min(-(-rows // lines), MAX_GROUPS)
     if plan.sinks:
         enough = max(1, SINK_GROUPS // layers)

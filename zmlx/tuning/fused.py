@@ -1,4 +1,4 @@
-"""Tuning what zmlx.fuse generates: elements of a thread and threads of a group, on GPUs.
+"""Tuning what zmlx.fuse generates: how its kernels are launched, on GPUs.
 
 Comes in: a function and arguments. Goes out: a TuneReport; winners are launched from then on, and
 by later processes. Callers: zmlx.autotune(...). Results are compared bit by bit, so that tuning
@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx.device import tuning, watch
 from zmlx.device.base import current_name
-from zmlx.device.gpu import GpuLauncher
 from zmlx.tuning import timing
+from zmlx.tuning.kernels import Tunable, tunable
 from zmlx.tuning.report import ROUNDS, Setting, TunedKernel, TuneReport, best_of, has_values
 
 
@@ -26,16 +25,15 @@ from zmlx.tuning.report import ROUNDS, Setting, TunedKernel, TuneReport, best_of
 class _Launches:
     """One launch of each kernel and size class: a watcher."""
 
-    found: dict[tuple[str, int], watch.Event] = field(default_factory=dict)
+    found: dict[tuple[str, int], tuple[watch.Event, Tunable]] = field(default_factory=dict)
     others: int = 0
 
     def launched(self, event: watch.Event) -> None:
-        if not event.fused or not isinstance(event.launcher, GpuLauncher):
+        kernel = tunable(event)
+        if kernel is None:
             self.others += 1
-            return
-        size = event.launcher.output_size(event.inputs)
-        if size and has_values(event.inputs):
-            self.found.setdefault((event.digest, tuning.size_class(size)), event)
+        elif kernel.size and has_values(event.inputs):
+            self.found.setdefault((kernel.key, tuning.size_class(kernel.size)), (event, kernel))
 
 
 def tune_fused(fn: Callable[..., Any], /, *args: Any, again: bool = False, **kwargs: Any) -> Any:
@@ -60,46 +58,48 @@ def tune_fused(fn: Callable[..., Any], /, *args: Any, again: bool = False, **kwa
     finally:
         watch.stop(seen)
     device = current_name()
-    kernels = [_tuned(event, device, again) for event in seen.found.values()]
+    kernels = [_tuned(event, kernel, device, again) for event, kernel in seen.found.values()]
+    if kernels:
+        tuning.changed()
     return TuneReport(device, kernels, "" if kernels else _nothing(device, seen.others))
 
 
-def _tuned(event: watch.Event, device: str, again: bool) -> TunedKernel:
-    launcher: GpuLauncher = event.launcher
-    size = launcher.output_size(event.inputs)
-    before = launcher.setting(size)
-    identity, key = tuning.identity(device), tuning.kernel_key(event.name, event.digest)
-    kept = tuning.STORE.find(identity, key).get(tuning.size_class(size), ())
-    if tuning.valid(kept) and not again:
-        launcher.adopt(size, *kept)
-        return TunedKernel(event.name, size, before, (kept[0], kept[1]), {}, {})
-    builds, rejected = _equal(event, before)
+def _tuned(event: watch.Event, kernel: Tunable, device: str, again: bool) -> TunedKernel:
+    identity, size = tuning.identity(device), tuning.size_class(kernel.size)
+    before = kernel.setting()
+    kept = tuning.STORE.find(identity, kernel.key).get(size, ())
+    if kernel.valid(kept) and not again:
+        after = kept[0], kept[1]
+        kernel.adopt(after)
+        return TunedKernel(kernel.name, kernel.size, before, after, {}, {}, kernel.words)
+    builds, rejected = _equal(event, kernel)
     timings = timing.medians(builds, ROUNDS, f"autotune {event.name}")
     after = best_of(timings, before)
-    launcher.adopt(size, *after)
-    if tuning.valid(after):
-        tuning.STORE.keep(identity, key, tuning.size_class(size), after)
-    return TunedKernel(event.name, size, before, after, timings, rejected)
+    kernel.adopt(after)
+    if kernel.valid(after):
+        tuning.STORE.keep(identity, kernel.key, size, after)
+    return TunedKernel(kernel.name, kernel.size, before, after, timings, rejected, kernel.words)
 
 
 def _equal(
-    event: watch.Event, before: Setting
+    event: watch.Event, kernel: Tunable
 ) -> tuple[dict[Setting, timing.Build], dict[Setting, str]]:
-    """The settings whose results are those of `before`, bit by bit, and why others are not."""
-    wanted = event.again()
+    """The settings whose results are those of now, bit by bit, and why others are not."""
+    before = kernel.setting()
+    wanted = kernel.launched(event.inputs, before)
     mx.eval(wanted)
     builds: dict[Setting, timing.Build] = {}
     rejected: dict[Setting, str] = {}
-    for setting in {before: None, **dict.fromkeys(product(tuning.ELEMENTS, tuning.THREADGROUPS))}:
-        launcher = event.launcher.with_setting(*setting)
+    for setting in {before: None, **dict.fromkeys(kernel.settings())}:
         try:
-            got = launcher(event.inputs)
+            build = partial(kernel.launched, event.inputs, setting)
+            got = build()
             mx.eval(got)
             problem = timing.difference(got, wanted, exact=True)
         except (RuntimeError, ValueError) as error:  # what MLX raises for a launch that fails
             problem = str(error)
         if problem is None:
-            builds[setting] = partial(launcher, event.inputs)
+            builds[setting] = build
         else:
             rejected[setting] = problem
     return builds, rejected

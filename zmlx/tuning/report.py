@@ -1,6 +1,6 @@
 """What zmlx.autotune gives back: TunedKernel and TuneReport, and how a winner is chosen.
 
-Callers: zmlx.tuning.fused for what zmlx.fuse generates, zmlx.tuning.rows for row-wise ops.
+Callers: zmlx.tuning.fused, for what zmlx.fuse generates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TunedKernel:
     """What was found for one kernel and one class of sizes."""
 
     name: str
-    size: int  # elements of an output
+    size: int  # elements of an output, or of all rows
     before: Setting
     after: Setting
     timings_ms: dict[Setting, float]  # medians; empty where the winner was known from disk
