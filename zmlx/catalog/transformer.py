@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from zmlx.catalog import formulas
 from zmlx.catalog.common import Call
+from zmlx.fuse.splits import split
 
 __all__ = [
     "bias_geglu",
@@ -221,4 +222,4 @@ def _halved(call: Call, x: mx.array, compute: object) -> mx.array:
 
 def _bias(call: Call, bias: mx.array, x: mx.array) -> list[mx.array]:
     """Its halves."""
-    return mx.split(call.shaped("bias", bias, x.shape[-1:]), 2)
+    return split(call.shaped("bias", bias, x.shape[-1:]), 2)

@@ -21,6 +21,7 @@ from zmlx.fuse.pulled import Sliced
 from zmlx.fuse.replay import count, dtype_of, op_function
 from zmlx.fuse.runtime import Run
 from zmlx.fuse.sliced import SlicedFunction
+from zmlx.fuse.splits import anywhere
 from zmlx.fuse.together import Together
 from zmlx.msl.emit import scalar_type
 from zmlx.trace.exprs import Expr, computed
@@ -134,7 +135,7 @@ def _op_step(graph: Graph, node: int) -> Step:
 
 
 def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
-    fn, several = call.fn, call.outputs > 0
+    fn, several = anywhere(call.fn), call.outputs > 0
     fixed = [*call.kwargs.values(), *[a for a in call.args if type(a) is not Ref]]
     if not all(map(is_fixed, fixed)):
         return _nested_call_step(node, operands, call)
@@ -158,7 +159,7 @@ def _call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
 
 
 def _nested_call_step(node: int, operands: tuple[int, ...], call: OpaqueCall) -> Step:
-    fn, several = call.fn, call.outputs > 0
+    fn, several = anywhere(call.fn), call.outputs > 0
     args, kwargs = filler(call.args), filler(call.kwargs) if call.kwargs else None
 
     def run(values: Values) -> None:

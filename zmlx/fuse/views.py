@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.device.rules import traces_shapeless
+from zmlx.fuse.splits import anywhere
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 Shape = tuple[int, ...]
@@ -188,7 +189,7 @@ def _without_leading_ones(shape: Shape) -> Shape:
 
 def _called(call: OpaqueCall, x: mx.array, given: Any) -> Any:
     args, kwargs = (call.args[1:], call.kwargs) if given is None else given
-    return call.fn(x, *args, **kwargs)
+    return anywhere(call.fn)(x, *args, **kwargs)
 
 
 def _stands(shape: Shape, full: Shape, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -1,0 +1,59 @@
+"""Splits: mx.split where sizes are still to come.
+
+Comes in: the arguments of mx.split. Goes out: its parts. MLX's own primitive cannot infer shapes
+under mx.compile(..., shapeless=True); equal parts are gathered there. What runs calls of MLX in a
+program asks `anywhere`, and so does the catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from zmlx.device.rules import traces_shapeless
+from zmlx.trace import intercept
+
+_SPLIT = mx.split
+MOST = 4  # dimensions of an array that MLX's convolutions take
+
+
+def anywhere(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, or what does the same whatever traces."""
+    return split if fn is _SPLIT else fn
+
+
+def split(x: mx.array, indices_or_sections: Any, /, axis: int = 0, **kwargs: Any) -> list[mx.array]:
+    """As mx.split."""
+    sections, tracer = indices_or_sections, intercept.current()
+    recorded = tracer is not None and tracer.sees(x)
+    if recorded or type(sections) is not int or sections < 1 or not traces_shapeless():
+        return mx.split(x, sections, axis, **kwargs)
+    if x.ndim > MOST:
+        raise ValueError(
+            f"[zmlx.fuse] split of an array of rank {x.ndim} under a shapeless mx.compile: at most "
+            f"{MOST}. Reshape it to fewer dimensions, or compile without shapeless=True."
+        )
+    first, length = _every(mx.stop_gradient(x), axis, sections)
+    return [mx.take_along_axis(x, first + k * length, axis) for k in range(sections)]
+
+
+def _every(x: mx.array, axis: int, step: int) -> tuple[mx.array, mx.array]:
+    """0, 1, … along `axis`, a `step`-th as long as `x` is there, and how long that is.
+
+    A convolution is the one primitive that makes a dimension shorter whatever its size. Nothing is
+    folded: MLX's folds of dimensions that were one when it traced break down later.
+    """
+    ones = mx.logical_or(mx.equal(x, x), True).astype(mx.float32)
+    ones = mx.expand_dims(mx.swapaxes(ones, axis, -1), -1)
+    if x.ndim == 1:
+        ones = mx.expand_dims(ones, 0)
+    flat = [1] * max(0, x.ndim - 2)
+    picks = (mx.arange(step) == 0).astype(mx.float32).reshape(1, *flat, step, 1)
+    picked = mx.conv_general(ones, picks, stride=[*flat, step])
+    if x.ndim == 1:
+        picked = mx.squeeze(picked, 0)
+    there = mx.swapaxes(mx.squeeze(picked, -1), axis, -1).astype(mx.int32)
+    first = mx.cumsum(there, axis) - 1
+    return first, first + mx.cumsum(there, axis, reverse=True)
