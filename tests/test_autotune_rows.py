@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -124,3 +125,20 @@ def test_settings_that_no_launch_takes_are_not_read(gpu: Gpu) -> None:
 def test_the_cpu_has_nothing_to_tune(host_device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
     assert zmlx.autotune(op(SOFTMAX, D), drawn((4, D))).kernels == []
+
+
+@pytest.mark.parametrize("threads", [4, 64, 1024])
+def test_threads_that_were_asked_for_are_launched(gpu: Gpu, threads: int) -> None:
+    """By the catalog and by row-wise ops, in gradients too; no search changes that."""
+    x, row = drawn((100, D)), drawn((D,), seed=1)
+    f = op(SOFTMAX, D, threadgroup=threads)
+    wanted = {(min(8, threads), max(1, threads // 8))}
+    assert gpu.launches(lambda x: f(x)[0], x) == wanted
+    np.testing.assert_allclose(wide(f(x)[0]), softmax(wide(x)), 4e-6, 1e-8)
+    norm = partial(norms.rmsnorm, threadgroup=threads)
+    assert gpu.launches(norm, x, row) == wanted
+    slope = mx.grad(lambda x: norm(x, row).sum())
+    assert {x * y for x, y in gpu.launches(slope, x)} == {min(8, threads) * max(1, threads // 8)}
+    plain = mx.grad(lambda x: mx.fast.rms_norm(x, row, 1e-6).sum())
+    np.testing.assert_allclose(wide(slope(x)), wide(plain(x)), 1e-4, 1e-5)
+    assert zmlx.autotune(f, x).kernels == [] and gpu.launches(norm, x + 1, row) <= wanted

@@ -12,7 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.fuse.api import FusedFunction, fuse
+from zmlx.fuse.api import FusedFunction
+from zmlx.fuse.table import Options
 from zmlx.helpers.rowspec import WHERE, Fold, RowSpec
 from zmlx.helpers.rowsteps import row_function
 from zmlx.helpers.spec import checked_compute
@@ -21,6 +22,7 @@ from zmlx.msl.spec import MAX_THREADS
 __all__ = ["RowOp", "map_reduce"]
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+DEFAULT_GROUP = 256  # what `threadgroup` is where a launch is chosen by sizes
 
 
 def map_reduce(
@@ -54,6 +56,7 @@ def map_reduce(
 
     mx.grad, mx.jvp and mx.vmap pass, where the updates are `acc + f`, `acc * f`, `max(acc, f)` or
     `min(acc, f)` and zmlx.expr can read them; elsewhere a gradient is a DeriveError that says why.
+    `threadgroup` bounds the threads of a GPU's group; 256 leaves the launch to the sizes.
     ValueError for errors in expressions, bad names, sizes, dtypes and threadgroups (a power of two
     from 1 to 1024).
     """
@@ -88,7 +91,8 @@ class RowOp:
     def __init__(self, row: RowSpec) -> None:
         self.row = row
         self.__name__ = row.name
-        self._fused: FusedFunction = fuse(row_function(row))
+        group = 0 if row.folding == DEFAULT_GROUP else row.folding
+        self._fused = FusedFunction(row_function(row), Options(group=group))
 
     def __call__(self, *inputs: mx.array) -> list[mx.array]:
         self._check(inputs)

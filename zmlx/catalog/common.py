@@ -15,10 +15,13 @@ from typing import Any, cast
 import mlx.core as mx
 
 from zmlx.catalog.mask import places
+from zmlx.fuse.api import FusedFunction
+from zmlx.fuse.table import Options
 from zmlx.msl.spec import MAX_THREADS
 from zmlx.registry import forgets
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+DEFAULT_GROUP = 256  # what `threadgroup` is where a launch is chosen by sizes
 
 
 class Call:
@@ -65,6 +68,8 @@ class Call:
 
     def seed(self, value: object, rank: int) -> mx.array:
         """An integer of 32 bits, or an array of one, as functions with a mask take it."""
+        if type(value) is int and 0 <= value < 2**32:  # a call less
+            return mx.array(value, dtype=mx.uint32).reshape((1,) * rank)
         if isinstance(value, mx.array):
             if value.size != 1 or not mx.issubdtype(value.dtype, mx.integer):
                 wanted = "a whole number, or an array of one"
@@ -82,20 +87,23 @@ class Call:
             value if plain else self.number("eps", value, 0.0, math.inf), beside.ndim
         )
 
-    def mask(self, p: object, seed: object, beside: mx.array) -> tuple[mx.array, ...]:
+    def mask(self, p: Any, seed: object, beside: mx.array) -> tuple[mx.array, ...]:
         """p, 1 / (1 - p), the seed, and the places of elements."""
-        drops, rank = self.number("p", p, 0.0, 1.0), beside.ndim
-        numbers = number_array(drops, rank), number_array(1.0 / (1.0 - drops), rank)
-        return *numbers, self.seed(seed, rank), *places(beside)
+        plain = type(p) is float and 0.0 <= p < 1.0  # a call less
+        drops, rank = p if plain else self.number("p", p, 0.0, 1.0), beside.ndim
+        return *_kept_and_share(drops, rank), self.seed(seed, rank), *places(beside)
 
-    def launch(self, threadgroup: Any, compute_dtype: object) -> None:
-        """The threads of a group, and a compute type, that exist; neither changes anything."""
+    def launched(
+        self, formula: FusedFunction, threadgroup: Any, compute_dtype: object
+    ) -> FusedFunction:
+        """`formula` in groups of that many threads; the compute type changes nothing."""
         whole = isinstance(threadgroup, int) and not isinstance(threadgroup, bool)
         if not (whole and 0 < threadgroup <= MAX_THREADS and not threadgroup & (threadgroup - 1)):
             wanted = f"a power of two from 1 to {MAX_THREADS}"
             raise self.wrong("threadgroup", repr(threadgroup), wanted)
         if compute_dtype is not None:
             self.compute(compute_dtype)
+        return formula if threadgroup == DEFAULT_GROUP else _grouped(formula, threadgroup)
 
     def compute(self, compute_dtype: object) -> None:
         """None, or one of the types in which kernels of the peer computed."""
@@ -115,6 +123,12 @@ def _as_float(value: Any) -> float:
 
 
 @lru_cache(maxsize=256)
+def _grouped(formula: FusedFunction, threadgroup: int) -> FusedFunction:
+    """`formula`, whose kernels over rows have groups of at most so many threads."""
+    return FusedFunction(formula.__wrapped__, Options(group=threadgroup))
+
+
+@lru_cache(maxsize=256)
 def number_array(value: float, rank: int = 1) -> mx.array:
     """A run-time number of a kernel; the same array each time, as it never changes."""
     with mx.stream(mx.cpu):
@@ -123,4 +137,12 @@ def number_array(value: float, rank: int = 1) -> mx.array:
     return made
 
 
+@lru_cache(maxsize=256)
+def _kept_and_share(drops: float, rank: int) -> tuple[mx.array, mx.array]:
+    """p, and what is kept is multiplied by."""
+    return number_array(drops, rank), number_array(1.0 / (1.0 - drops), rank)
+
+
+forgets(_grouped.cache_clear)
 forgets(number_array.cache_clear)
+forgets(_kept_and_share.cache_clear)

@@ -206,10 +206,9 @@ def layer_norm_dropout(
 
 # -- gated units ----------------------------------------------------------------------------------
 def _gated(act: Callable[[mx.array], mx.array], x: mx.array, bias: Sequence[mx.array]) -> mx.array:
-    """`bias`: its halves, if there is one."""
-    a, b = map(_wide, mx.split(x, 2, -1))
-    if bias:
-        a, b = a + _wide(bias[0]), b + _wide(bias[1])
+    """`bias`: of both halves, if there is one."""
+    v = _wide(x) + _wide(bias[0]) if bias else _wide(x)
+    a, b = mx.split(v, 2, -1)
     return (act(a) * b).astype(x.dtype)
 
 

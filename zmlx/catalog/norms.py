@@ -39,7 +39,8 @@ def rmsnorm(
         x: (..., D), D >= 1; float32, float16 or bfloat16.
         weight: (D,).
         eps: added to the mean of squares; at least 0.
-        threadgroup: a power of two up to 1024, for the contract: a launch is chosen by sizes.
+        threadgroup: a power of two up to 1024, the threads of a GPU's group at most; 256, the
+            default, leaves the launch to the sizes, and so does an @zmlx.fuse around the call.
         compute_dtype: accepted for the contract; all arithmetic is float32.
 
     Returns:
@@ -51,8 +52,8 @@ def rmsnorm(
     call = Call(MODULE, "rmsnorm")
     x = call.rows("x", x)
     weight = call.shaped("weight", weight, x.shape[-1:])
-    call.launch(threadgroup, compute_dtype)
-    return formulas.rmsnorm(x, weight, call.eps(eps, x))
+    run = call.launched(formulas.rmsnorm, threadgroup, compute_dtype)
+    return run(x, weight, call.eps(eps, x))
 
 
 def rmsnorm_grad(
@@ -72,8 +73,8 @@ def rmsnorm_grad(
     x = call.rows("x", x)
     weight = call.shaped("weight", weight, x.shape[-1:])
     cotan = call.shaped("cotan", cotan, x.shape)
-    call.launch(threadgroup, compute_dtype)
-    return formulas.rmsnorm_grad(x, weight, cotan, call.eps(eps, x))
+    run = call.launched(formulas.rmsnorm_grad, threadgroup, compute_dtype)
+    return run(x, weight, cotan, call.eps(eps, x))
 
 
 def rms_norm_no_weight(
@@ -86,8 +87,8 @@ def rms_norm_no_weight(
     """x / sqrt(mean(x**2) + eps) over the last axis; otherwise as rmsnorm."""
     call = Call(MODULE, "rms_norm_no_weight")
     x = call.rows("x", x)
-    call.launch(threadgroup, compute_dtype)
-    return formulas.rms_norm_no_weight(x, call.eps(eps, x))
+    run = call.launched(formulas.rms_norm_no_weight, threadgroup, compute_dtype)
+    return run(x, call.eps(eps, x))
 
 
 def layernorm(
@@ -107,8 +108,8 @@ def layernorm(
     x = call.rows("x", x)
     gamma = call.shaped("gamma", gamma, x.shape[-1:])
     beta = call.shaped("beta", beta, x.shape[-1:])
-    call.launch(threadgroup, compute_dtype)
-    return formulas.layernorm(x, gamma, beta, call.eps(eps, x))
+    run = call.launched(formulas.layernorm, threadgroup, compute_dtype)
+    return run(x, gamma, beta, call.eps(eps, x))
 
 
 def layer_norm_no_weight(
@@ -121,8 +122,8 @@ def layer_norm_no_weight(
     """(x - mean) / sqrt(var + eps) over the last axis; otherwise as rmsnorm."""
     call = Call(MODULE, "layer_norm_no_weight")
     x = call.rows("x", x)
-    call.launch(threadgroup, compute_dtype)
-    return formulas.layer_norm_no_weight(x, call.eps(eps, x))
+    run = call.launched(formulas.layer_norm_no_weight, threadgroup, compute_dtype)
+    return run(x, call.eps(eps, x))
 
 
 def layer_norm_dropout(
@@ -142,5 +143,5 @@ def layer_norm_dropout(
     gamma = call.shaped("gamma", gamma, x.shape[-1:])
     beta = call.shaped("beta", beta, x.shape[-1:])
     mask = call.mask(p, seed, x)
-    call.launch(threadgroup, compute_dtype)
-    return formulas.layer_norm_dropout(x, gamma, beta, call.eps(eps, x), *mask)
+    run = call.launched(formulas.layer_norm_dropout, threadgroup, compute_dtype)
+    return run(x, gamma, beta, call.eps(eps, x), *mask)

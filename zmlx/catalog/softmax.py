@@ -23,7 +23,8 @@ def softmax_lastdim(
 
     Args:
         x: (..., D), D >= 1; float32, float16 or bfloat16.
-        threadgroup: a power of two up to 1024, for the contract: a launch is chosen by sizes.
+        threadgroup: a power of two up to 1024, the threads of a GPU's group at most; 256, the
+            default, leaves the launch to the sizes, and so does an @zmlx.fuse around the call.
         compute_dtype: accepted for the contract; all arithmetic is float32.
 
     Returns:
@@ -33,8 +34,8 @@ def softmax_lastdim(
         ValueError, TypeError: for arguments that are none of these.
     """
     call = Call(MODULE, "softmax_lastdim")
-    call.launch(threadgroup, compute_dtype)
-    return formulas.softmax_lastdim(call.rows("x", x))
+    run = call.launched(formulas.softmax_lastdim, threadgroup, compute_dtype)
+    return run(call.rows("x", x))
 
 
 def log_softmax_lastdim(
@@ -45,8 +46,8 @@ def log_softmax_lastdim(
     A row that holds +infinity gives NaN.
     """
     call = Call(MODULE, "log_softmax_lastdim")
-    call.launch(threadgroup, compute_dtype)
-    return formulas.log_softmax_lastdim(call.rows("x", x))
+    run = call.launched(formulas.log_softmax_lastdim, threadgroup, compute_dtype)
+    return run(call.rows("x", x))
 
 
 def softmax_grad(
@@ -66,9 +67,9 @@ def softmax_grad(
         (..., D) of y's dtype. Errors as for softmax_lastdim.
     """
     call = Call(MODULE, "softmax_grad")
-    call.launch(threadgroup, compute_dtype)
+    run = call.launched(formulas.softmax_grad, threadgroup, compute_dtype)
     y = call.rows("y", y)
-    return formulas.softmax_grad(y, call.shaped("cotan", cotan, y.shape))
+    return run(y, call.shaped("cotan", cotan, y.shape))
 
 
 def log_softmax_grad(
@@ -80,6 +81,6 @@ def log_softmax_grad(
 ) -> mx.array:
     """The gradient of log_softmax's input: cotan - e**y * sum(cotan); y is what it gave."""
     call = Call(MODULE, "log_softmax_grad")
-    call.launch(threadgroup, compute_dtype)
+    run = call.launched(formulas.log_softmax_grad, threadgroup, compute_dtype)
     y = call.rows("y", y)
-    return formulas.log_softmax_grad(y, call.shaped("cotan", cotan, y.shape))
+    return run(y, call.shaped("cotan", cotan, y.shape))

@@ -11,7 +11,6 @@ import mlx.core as mx
 
 from zmlx.catalog import formulas
 from zmlx.catalog.common import Call
-from zmlx.fuse.splits import split
 
 __all__ = [
     "bias_geglu",
@@ -54,14 +53,14 @@ def bias_swiglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None =
     """swiglu(x + bias); bias is (2 * D,)."""
     call = Call(MODULE, "bias_swiglu")
     x = _halved(call, x, compute_dtype)
-    return formulas.swiglu(x, *_bias(call, bias, x))
+    return formulas.swiglu(x, call.shaped("bias", bias, x.shape[-1:]))
 
 
 def bias_geglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """geglu(x + bias); bias is (2 * D,)."""
     call = Call(MODULE, "bias_geglu")
     x = _halved(call, x, compute_dtype)
-    return formulas.geglu(x, *_bias(call, bias, x))
+    return formulas.geglu(x, call.shaped("bias", bias, x.shape[-1:]))
 
 
 def dropout(
@@ -112,8 +111,8 @@ def rms_norm_dropout(
     x = call.rows("x", x)
     weight = call.shaped("weight", weight, x.shape[-1:])
     mask = call.mask(p, seed, x)
-    call.launch(threadgroup, compute_dtype)
-    return formulas.rms_norm_dropout(x, weight, call.eps(eps, x), *mask)
+    run = call.launched(formulas.rms_norm_dropout, threadgroup, compute_dtype)
+    return run(x, weight, call.eps(eps, x), *mask)
 
 
 def rmsnorm_residual(
@@ -141,8 +140,8 @@ def rmsnorm_residual(
     call = Call(MODULE, "rmsnorm_residual")
     x, residual = _terms(call, x, residual, "x", "residual")
     weight = call.shaped("weight", weight, x.shape[-1:])
-    call.launch(threadgroup, compute_dtype)
-    normed, total = formulas.rmsnorm_residual(x, residual, weight, call.eps(eps, x))
+    run = call.launched(formulas.rmsnorm_residual, threadgroup, compute_dtype)
+    normed, total = run(x, residual, weight, call.eps(eps, x))
     return normed, total
 
 
@@ -161,8 +160,8 @@ def layernorm_residual(
     x, residual = _terms(call, x, residual, "x", "residual")
     gamma = call.shaped("gamma", gamma, x.shape[-1:])
     beta = call.shaped("beta", beta, x.shape[-1:])
-    call.launch(threadgroup, compute_dtype)
-    normed, total = formulas.layernorm_residual(x, residual, gamma, beta, call.eps(eps, x))
+    run = call.launched(formulas.layernorm_residual, threadgroup, compute_dtype)
+    normed, total = run(x, residual, gamma, beta, call.eps(eps, x))
     return normed, total
 
 
@@ -179,8 +178,8 @@ def fused_add_rmsnorm(
     call = Call(MODULE, "fused_add_rmsnorm")
     x1, x2 = _terms(call, x1, x2, "x1", "x2")
     weight = call.shaped("weight", weight, x1.shape[-1:])
-    call.launch(threadgroup, compute_dtype)
-    return formulas.fused_add_rmsnorm(x1, x2, weight, call.eps(eps, x1))
+    run = call.launched(formulas.fused_add_rmsnorm, threadgroup, compute_dtype)
+    return run(x1, x2, weight, call.eps(eps, x1))
 
 
 def fused_add_layernorm(
@@ -198,8 +197,8 @@ def fused_add_layernorm(
     x1, x2 = _terms(call, x1, x2, "x1", "x2")
     gamma = call.shaped("gamma", gamma, x1.shape[-1:])
     beta = call.shaped("beta", beta, x1.shape[-1:])
-    call.launch(threadgroup, compute_dtype)
-    return formulas.fused_add_layernorm(x1, x2, gamma, beta, call.eps(eps, x1))
+    run = call.launched(formulas.fused_add_layernorm, threadgroup, compute_dtype)
+    return run(x1, x2, gamma, beta, call.eps(eps, x1))
 
 
 # -- what the functions share ---------------------------------------------------------------------
@@ -218,8 +217,3 @@ def _halved(call: Call, x: mx.array, compute: object) -> mx.array:
     if x.shape[-1] % 2:
         raise call.wrong("x", f"of shape {x.shape}", "an even last axis: it is cut into halves")
     return x
-
-
-def _bias(call: Call, bias: mx.array, x: mx.array) -> list[mx.array]:
-    """Its halves."""
-    return split(call.shaped("bias", bias, x.shape[-1:]), 2)

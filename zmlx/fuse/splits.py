@@ -2,7 +2,7 @@
 
 Comes in: the arguments of mx.split. Goes out: its parts. MLX's own primitive cannot infer shapes
 under mx.compile(..., shapeless=True); equal parts are gathered there. What runs calls of MLX in a
-program asks `anywhere`, and so does the catalog.
+program asks `anywhere`.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ class Options:
     outputs: Any = None
     exact: bool = False  # numerics="mlx"
     cache_size: int = 128
+    group: int = 0  # threads of a group at most, where a kernel folds rows; 0: by sizes
 
 
 def tracing_exactly() -> bool | None:
@@ -66,8 +67,9 @@ class Table:
         self.fn, self.name, self.options = fn, name, options
         self.signature = signature.fastest()
         self.runtime = Runtime(
-            options.exact, switches.CHECK.on(), self.signature, make_program, watched
-        )
+            options.exact, switches.CHECK.on(), self.signature, make_program, watched,
+            group=options.group,
+        )  # fmt: skip
         self.hits = self.misses = 0
         self.size = 0
         self._full = False  # the bound was passed, and told

@@ -74,7 +74,7 @@ class RowTuning:
 
 def tuned(made: Made) -> Made:
     """`made`, launched as a search for such rows has found."""
-    if made.geometry.cut or made.geometry.room:
+    if made.geometry.cut or made.geometry.room or made.plan.across:
         return made
     size = tuning.size_class(prod(made.layout.sizes))
     kept = tuning.STORE.find(tuning.identity(current_name()), _key(made)).get(size, ())

@@ -139,7 +139,7 @@ class Walked(BySize):
         if found is None:
             return None
         try:
-            return Made(found, *_planned(found, alone()))
+            return Made(found, *_planned(found, alone(), self.runtime.group))
         except EmitError:
             return None
 
@@ -160,10 +160,10 @@ class Walked(BySize):
         return replay(self.graph, arrays)
 
     def _ruled(self, made: Made, shapes: Sequence[Shape]) -> Run:
-        if not alone():
-            made = tuned(made)
+        free = not alone() and not self.runtime.group  # to be launched as a search finds best
+        made = tuned(made) if free else made
         grouped = partial(_kernel_of_groups, made.layout)
-        how = None if alone() else partial(RowTuning, made)
+        how = partial(RowTuning, made) if free else None
         launcher, launch = self._launcher(made.spec, grouped, how), made.launch
         _, whole = self._rules(made.layout.region, made.layout.given)
         joins, order = made.joins, made.order
@@ -206,7 +206,9 @@ def _across_pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
     return dear or len(plan.walks) > 2 or len(folds) > 1 or geometry.finds_again(2 * columns)
 
 
-def _planned(found: Layout, lone: bool) -> tuple[Schedule, Geometry, MetalKernelSpec]:
+def _planned(
+    found: Layout, lone: bool, group: int = 0
+) -> tuple[Schedule, Geometry, MetalKernelSpec]:
     columns, outer = found.columns, found.outer
     keep = not lone or columns <= geometry.MAX_ROOM
     plan = schedule(found.region, keep and not found.across, outer)
@@ -216,6 +218,8 @@ def _planned(found: Layout, lone: bool) -> tuple[Schedule, Geometry, MetalKernel
         made = geometry.across(found.sizes, lone)
         return plan, made, (alone_kernel(plan) if lone else walk_kernel(plan, plan, False))
     made = (geometry.alone if lone else geometry.on_gpu)(plan, found.sizes)
+    if group and not (made.cut or made.room):
+        made = geometry.capped(plan, found.sizes, made, group)
     if made.cut:
         plan = schedule(found.region, keep=False, outer=outer, cut=True)
     elif columns > INT32_MAX:

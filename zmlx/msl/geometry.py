@@ -185,7 +185,7 @@ def shared(plan: Schedule, sizes: Sizes, made: Geometry) -> list[tuple[int, int]
     """
     powers = [1 << k for k in range(LARGEST.bit_length())]
     several = [(x, y) for x in powers for y in powers if SIMDGROUP <= x * y <= LARGEST]
-    if made.cut or made.room:
+    if made.cut or made.room or plan.across:
         return []
     return [pair for pair in several if asked(plan, sizes, made, *pair) is not None]
 
