@@ -36,11 +36,18 @@ def from_two_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "HOST_FEWEST", 2)
 
 
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launches of a CPU: the sanitizer watches those of a GPU."""
+    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
+
+
 @pytest.fixture(params=["primitive", "kernel"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The launches of a CPU, and a GPU's kernel, here run by the CPU."""
-    if request.param == "kernel":
-        monkeypatch.setattr(together, "alone", lambda: False)
+    monkeypatch.setattr(together, "alone", lambda: request.param == "primitive")
+    if request.param == "primitive":
+        monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
     return str(request.param)
 
 
@@ -138,7 +145,7 @@ def every(params: Any, rate: Any) -> Any:
     return {k: v - rate * mx.exp(-v * v) for k, v in params.items()}
 
 
-def test_large_launches_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_launches_stay_apart(unwatched: None, monkeypatch: pytest.MonkeyPatch) -> None:
     params = tree(0, shapes=[(10,)] * 6 + [(400_000,)])
     assert joins(every, params, mx.array(0.1)) == [[1, 4, 2]]
     monkeypatch.setattr(together, "alone", lambda: False)
@@ -149,6 +156,7 @@ def test_large_launches_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_few_regions_have_no_step_of_their_own_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
+    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
     assert not program_of(every, tree(0, shapes=[(4,)] * 3), mx.array(0.1)).together
     assert program_of(every, tree(0, shapes=[(4,)] * 4), mx.array(0.1)).together
 
@@ -199,7 +207,7 @@ def total(fn: Callable[..., Any]) -> Callable[..., mx.array]:
     return lambda params, rate: sum(v.square().sum() for v in fn(params, rate).values())
 
 
-def test_transformations_go_through_the_regions(way: str) -> None:
+def test_transformations_go_through_the_regions(way: str, unwatched: None) -> None:
     params, rate, fused = tree(3), mx.array(0.5), zmlx.fuse(every)
     fused(params, rate)
     close(mx.grad(total(fused))(params, rate), mx.grad(total(every))(params, rate))
@@ -218,7 +226,7 @@ def test_transformations_go_through_the_regions(way: str) -> None:
     close(mx.jvp(listed(fused), values, values)[1], mx.jvp(listed(every), values, values)[1])
 
 
-def test_a_step_takes_over_the_memory_of_the_last() -> None:
+def test_a_step_takes_over_the_memory_of_the_last(unwatched: None) -> None:
     n = 1 << 16
     params, grads = ({f"w{i}": array(i + s, n) for i in range(6)} for s in (0, 10))
     optimizer = OPTIMIZERS["AdamW"]()
