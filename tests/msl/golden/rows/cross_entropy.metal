@@ -68,20 +68,15 @@ inline float kk_near_sum_float(float a, int near) {
 inline void zmlx_walk0(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 3 ops: subtract, equal, where.
-inline void zmlx_walk1(float x0, float x1, int x2, int x3, thread float& y0, thread float& y1) {
+// One element: 5 ops: subtract, equal, where, subtract, exp.
+inline void zmlx_walk1(float x0, float x1, int x2, int x3, float x4, thread float& y0, thread float& y1) {
   const float t0 = x0 - x1;
   const bool t1 = x2 == x3;
   const float t2 = t1 ? t0 : 0.0f;
+  const float t3 = t0 - x4;
+  const float t4 = metal::precise::exp(t3);
   y0 = t2;
-  y1 = t0;
-}
-// One element: 3 ops: subtract, subtract, exp.
-inline void zmlx_walk2(float x0, float x1, float x2, thread float& y0) {
-  const float t0 = x0 - x1;
-  const float t1 = t0 - x2;
-  const float t2 = metal::precise::exp(t1);
-  y0 = t2;
+  y1 = t4;
 }
 // One element: 3 ops: add, less, where.
 inline void zmlx_row0(int x0, int p0, thread int& y0) {
@@ -90,19 +85,17 @@ inline void zmlx_row0(int x0, int p0, thread int& y0) {
   const int t2 = t1 ? t0 : x0;
   y0 = t2;
 }
-// One element: 1 op: stop_gradient.
-inline void zmlx_row1(float x0, thread float& y0) {
+// One element: 6 ops: stop_gradient, subtract, stop_gradient, abs, equal, where.
+inline void zmlx_row1(float x0, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x0;
+  const float t1 = metal::abs(t0);
+  const bool t2 = t1 == INFINITY;
+  const float t3 = t2 ? 0.0f : t0;
   y0 = x0;
-}
-// One element: 4 ops: stop_gradient, abs, equal, where.
-inline void zmlx_row2(float x0, thread float& y0) {
-  const float t0 = metal::abs(x0);
-  const bool t1 = t0 == INFINITY;
-  const float t2 = t1 ? 0.0f : x0;
-  y0 = t2;
+  y1 = t3;
 }
 // One element: 3 ops: log, add, subtract.
-inline void zmlx_row3(float x0, float x1, float x2, thread float& y0) {
+inline void zmlx_row2(float x0, float x1, float x2, thread float& y0) {
   const float t0 = metal::precise::log(x0);
   const float t1 = t0 + x1;
   const float t2 = t1 - x2;
@@ -112,20 +105,15 @@ inline void zmlx_row3(float x0, float x1, float x2, thread float& y0) {
 inline void zmlx_slow_walk0(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 3 ops: subtract, equal, where.
-inline void zmlx_slow_walk1(float x0, float x1, int x2, int x3, thread float& y0, thread float& y1) {
+// One element: 5 ops: subtract, equal, where, subtract, exp.
+inline void zmlx_slow_walk1(float x0, float x1, int x2, int x3, float x4, thread float& y0, thread float& y1) {
   const float t0 = x0 - x1;
   const bool t1 = x2 == x3;
   const float t2 = t1 ? t0 : 0.0f;
+  const float t3 = t0 - x4;
+  const float t4 = metal::precise::exp(t3);
   y0 = t2;
-  y1 = t0;
-}
-// One element: 3 ops: subtract, subtract, exp.
-inline void zmlx_slow_walk2(float x0, float x1, float x2, thread float& y0) {
-  const float t0 = x0 - x1;
-  const float t1 = t0 - x2;
-  const float t2 = metal::precise::exp(t1);
-  y0 = t2;
+  y1 = t4;
 }
 // One element: 3 ops: add, less, where.
 inline void zmlx_slow_row0(int x0, int p0, thread int& y0) {
@@ -134,19 +122,17 @@ inline void zmlx_slow_row0(int x0, int p0, thread int& y0) {
   const int t2 = t1 ? t0 : x0;
   y0 = t2;
 }
-// One element: 1 op: stop_gradient.
-inline void zmlx_slow_row1(float x0, thread float& y0) {
+// One element: 6 ops: stop_gradient, subtract, stop_gradient, abs, equal, where.
+inline void zmlx_slow_row1(float x0, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x0;
+  const float t1 = metal::abs(t0);
+  const bool t2 = t1 == INFINITY;
+  const float t3 = t2 ? 0.0f : t0;
   y0 = x0;
-}
-// One element: 4 ops: stop_gradient, abs, equal, where.
-inline void zmlx_slow_row2(float x0, thread float& y0) {
-  const float t0 = metal::abs(x0);
-  const bool t1 = t0 == INFINITY;
-  const float t2 = t1 ? 0.0f : x0;
-  y0 = t2;
+  y1 = t3;
 }
 // One element: 3 ops: log, add, subtract.
-inline void zmlx_slow_row3(float x0, float x1, float x2, thread float& y0) {
+inline void zmlx_slow_row2(float x0, float x1, float x2, thread float& y0) {
   const float t0 = metal::precise::log(x0);
   const float t1 = t0 + x1;
   const float t2 = t1 - x2;
@@ -210,15 +196,15 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_max_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
     float n5;
-    zmlx_row1(n4, n5);
+    float n20;
+    zmlx_row1(n4, n5, n20);
     float kk_fold14 = float(0.0f);
-    float kk_fold15 = float((-INFINITY));
+    float kk_fold23 = float(0.0f);
     kk_part<int, LANES> w2[PACKS];
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
@@ -237,64 +223,32 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
           const int x2 = int(w2[kk_p][kk_v]);
           float y0;
           float y1;
-          zmlx_walk1(x0, n5, x2, n10, y0, y1);
+          zmlx_walk1(x0, n5, x2, n10, n20, y0, y1);
           { const float a = kk_fold14, b = y0;
             kk_fold14 = a + b; }
-          { const float a = kk_fold15, b = y1;
-            kk_fold15 = (b > a || b != b) ? b : a; }
-        }
-      }
-    }
-    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
-    kk_fold15 = kk_near_max_float(kk_fold15, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold14;
-        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold15;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold14 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
-      kk_fold15 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold15 = kk_near_max_float(kk_fold15, kk_share);
-      kk_turn ^= 1;
-    }
-    const float n14 = float(kk_fold14);
-    const float n15 = float(kk_fold15);
-    float n20;
-    zmlx_row2(n15, n20);
-    float kk_fold23 = float(0.0f);
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
-        ZMLX_UNROLL
-        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const float x0 = float(kk_held0[kk_p][kk_v]);
-          float y0;
-          zmlx_walk2(x0, n5, n20, y0);
-          { const float a = kk_fold23, b = y0;
+          { const float a = kk_fold23, b = y1;
             kk_fold23 = a + b; }
         }
       }
     }
+    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
     kk_fold23 = kk_near_sum_float(kk_fold23, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold23;
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold14;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold23;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold23 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold23 = kk_near_sum_float(kk_fold23, kk_share);
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold23 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
+    const float n14 = float(kk_fold14);
     const float n23 = float(kk_fold23);
     float n26;
-    zmlx_row3(n23, n20, n14, n26);
+    zmlx_row2(n23, n20, n14, n26);
     if (kk_live && kk_thread == 0) { out0[kk_row] = float(n26); }
     if (ONCE) {
       break;
@@ -325,69 +279,44 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_max_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
     float n5;
-    zmlx_slow_row1(n4, n5);
+    float n20;
+    zmlx_slow_row1(n4, n5, n20);
     float kk_fold14 = float(0.0f);
-    float kk_fold15 = float((-INFINITY));
+    float kk_fold23 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
       const int x2 = int(in2[kk_row2 + kk_at * kk_step2_1]);
       float y0;
       float y1;
-      zmlx_slow_walk1(x0, n5, x2, n10, y0, y1);
+      zmlx_slow_walk1(x0, n5, x2, n10, n20, y0, y1);
       { const float a = kk_fold14, b = y0;
         kk_fold14 = a + b; }
-      { const float a = kk_fold15, b = y1;
-        kk_fold15 = (b > a || b != b) ? b : a; }
-    }
-    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
-    kk_fold15 = kk_near_max_float(kk_fold15, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold14;
-        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold15;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold14 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
-      kk_fold15 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold15 = kk_near_max_float(kk_fold15, kk_share);
-      kk_turn ^= 1;
-    }
-    const float n14 = float(kk_fold14);
-    const float n15 = float(kk_fold15);
-    float n20;
-    zmlx_slow_row2(n15, n20);
-    float kk_fold23 = float(0.0f);
-    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
-      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
-      float y0;
-      zmlx_slow_walk2(x0, n5, n20, y0);
-      { const float a = kk_fold23, b = y0;
+      { const float a = kk_fold23, b = y1;
         kk_fold23 = a + b; }
     }
+    kk_fold14 = kk_near_sum_float(kk_fold14, (TX < 32) ? TX : 32);
     kk_fold23 = kk_near_sum_float(kk_fold23, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold23;
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold14;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold23;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold23 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold23 = kk_near_sum_float(kk_fold23, kk_share);
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold23 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
+    const float n14 = float(kk_fold14);
     const float n23 = float(kk_fold23);
     float n26;
-    zmlx_slow_row3(n23, n20, n14, n26);
+    zmlx_slow_row2(n23, n20, n14, n26);
     if (kk_live && kk_thread == 0) { out0[kk_row] = float(n26); }
     if (ONCE) {
       break;
@@ -465,25 +394,21 @@ inline float kk_near_sum_float(float a, int near) {
 inline void zmlx_walk0(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 1 op: subtract.
-inline void zmlx_walk1(float x0, float x1, thread float& y0) {
-  const float t0 = x0 - x1;
-  y0 = t0;
-}
 // One element: 3 ops: subtract, subtract, exp.
-inline void zmlx_walk2(float x0, float x1, float x2, thread float& y0) {
+inline void zmlx_walk1(float x0, float x1, float x2, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = t0 - x2;
   const float t2 = metal::precise::exp(t1);
   y0 = t2;
 }
-// One element: 4 ops: multiply, equal, where, add.
-inline void zmlx_walk3(float x0, float x1, int x2, int x3, float x4, thread float& y0) {
+// One element: 4 ops: multiply, equal, multiply, add.
+inline void zmlx_walk2(float x0, float x1, int x2, int x3, float x4, thread float& y0) {
   const float t0 = x0 * x1;
   const bool t1 = x2 == x3;
-  const float t2 = t1 ? x4 : 0.0f;
-  const float t3 = t0 + t2;
-  y0 = t3;
+  const float t2 = t1 ? 1.0f : 0.0f;
+  const float t3 = x4 * t2;
+  const float t4 = t0 + t3;
+  y0 = t4;
 }
 // One element: 4 ops: negative, add, less, where.
 inline void zmlx_row0(float x0, int x1, int p0, thread float& y0, thread int& y1) {
@@ -494,19 +419,17 @@ inline void zmlx_row0(float x0, int x1, int p0, thread float& y0, thread int& y1
   y0 = t0;
   y1 = t3;
 }
-// One element: 1 op: stop_gradient.
-inline void zmlx_row1(float x0, thread float& y0) {
+// One element: 6 ops: stop_gradient, subtract, stop_gradient, abs, equal, where.
+inline void zmlx_row1(float x0, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x0;
+  const float t1 = metal::abs(t0);
+  const bool t2 = t1 == INFINITY;
+  const float t3 = t2 ? 0.0f : t0;
   y0 = x0;
-}
-// One element: 4 ops: stop_gradient, abs, equal, where.
-inline void zmlx_row2(float x0, thread float& y0) {
-  const float t0 = metal::abs(x0);
-  const bool t1 = t0 == INFINITY;
-  const float t2 = t1 ? 0.0f : x0;
-  y0 = t2;
+  y1 = t3;
 }
 // One element: 1 op: divide.
-inline void zmlx_row3(float x0, float x1, thread float& y0) {
+inline void zmlx_row2(float x0, float x1, thread float& y0) {
   const float t0 = x0 / x1;
   y0 = t0;
 }
@@ -514,28 +437,24 @@ inline void zmlx_row3(float x0, float x1, thread float& y0) {
 inline void zmlx_slow_walk0(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 1 op: subtract.
-inline void zmlx_slow_walk1(float x0, float x1, thread float& y0) {
-  const float t0 = x0 - x1;
-  y0 = t0;
-}
 // One element: 3 ops: subtract, subtract, exp.
-inline void zmlx_slow_walk2(float x0, float x1, float x2, thread float& y0) {
+inline void zmlx_slow_walk1(float x0, float x1, float x2, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = t0 - x2;
   const float t2 = metal::precise::exp(t1);
   y0 = t2;
 }
-// One element: 7 ops: subtract, subtract, exp, multiply, equal, where, add.
-inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, int x4, int x5, float x6, thread float& y0) {
+// One element: 7 ops: subtract, subtract, exp, multiply, equal, multiply, add.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, int x4, int x5, float x6, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = t0 - x2;
   const float t2 = metal::precise::exp(t1);
   const float t3 = x3 * t2;
   const bool t4 = x4 == x5;
-  const float t5 = t4 ? x6 : 0.0f;
-  const float t6 = t3 + t5;
-  y0 = t6;
+  const float t5 = t4 ? 1.0f : 0.0f;
+  const float t6 = x6 * t5;
+  const float t7 = t3 + t6;
+  y0 = t7;
 }
 // One element: 4 ops: negative, add, less, where.
 inline void zmlx_slow_row0(float x0, int x1, int p0, thread float& y0, thread int& y1) {
@@ -546,23 +465,21 @@ inline void zmlx_slow_row0(float x0, int x1, int p0, thread float& y0, thread in
   y0 = t0;
   y1 = t3;
 }
-// One element: 1 op: stop_gradient.
-inline void zmlx_slow_row1(float x0, thread float& y0) {
+// One element: 6 ops: stop_gradient, subtract, stop_gradient, abs, equal, where.
+inline void zmlx_slow_row1(float x0, thread float& y0, thread float& y1) {
+  const float t0 = x0 - x0;
+  const float t1 = metal::abs(t0);
+  const bool t2 = t1 == INFINITY;
+  const float t3 = t2 ? 0.0f : t0;
   y0 = x0;
-}
-// One element: 4 ops: stop_gradient, abs, equal, where.
-inline void zmlx_slow_row2(float x0, thread float& y0) {
-  const float t0 = metal::abs(x0);
-  const bool t1 = t0 == INFINITY;
-  const float t2 = t1 ? 0.0f : x0;
-  y0 = t2;
+  y1 = t3;
 }
 // One element: 1 op: divide.
-inline void zmlx_slow_row3(float x0, float x1, thread float& y0) {
+inline void zmlx_slow_row2(float x0, float x1, thread float& y0) {
   const float t0 = x0 / x1;
   y0 = t0;
 }
-// Body of kernel zmlx_rows_max_sum_subtract_exp_multiply_equal_where_add(in0, in1, in2, in3, s0, out0); its signature is added on launch.
+// Body of kernel zmlx_rows_max_sum_subtract_exp_multiply_equal_add(in0, in1, in2, in3, s0, out0); its signature is added on launch.
 const long kk_n0 = in1_shape[0];
 const long kk_rows = kk_n0;
 const int kk_columns = in1_shape[1];
@@ -624,43 +541,13 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_max_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
     float n7;
-    zmlx_row1(n6, n7);
-    float kk_fold9 = float((-INFINITY));
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
-        ZMLX_UNROLL
-        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const float x1 = float(kk_held1[kk_p][kk_v]);
-          float y0;
-          zmlx_walk1(x1, n7, y0);
-          { const float a = kk_fold9, b = y0;
-            kk_fold9 = (b > a || b != b) ? b : a; }
-        }
-      }
-    }
-    kk_fold9 = kk_near_max_float(kk_fold9, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_max_float(kk_fold9, kk_share);
-      kk_turn ^= 1;
-    }
-    const float n9 = float(kk_fold9);
-    float n15;
-    zmlx_row2(n9, n15);
+    float n14;
+    zmlx_row1(n6, n7, n14);
     float kk_fold18 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
@@ -670,7 +557,7 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
           const float x1 = float(kk_held1[kk_p][kk_v]);
           float y0;
-          zmlx_walk2(x1, n7, n15, y0);
+          zmlx_walk1(x1, n7, n14, y0);
           { const float a = kk_fold18, b = y0;
             kk_fold18 = a + b; }
           kk_keep17[kk_p * LANES + kk_v] = y0;
@@ -685,13 +572,12 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold18 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n18 = float(kk_fold18);
     float n19;
-    zmlx_row3(n0, n18, n19);
+    zmlx_row2(n0, n18, n19);
     kk_part<int, LANES> w3[PACKS];
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
@@ -710,7 +596,7 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
           const int x3 = int(w3[kk_p][kk_v]);
           const float x17 = kk_keep17[kk_p * LANES + kk_v];
           float y0;
-          zmlx_walk3(n19, x17, x3, n24, n5, y0);
+          zmlx_walk2(n19, x17, x3, n24, n5, y0);
           r0[kk_v] = y0;
         }
         if (kk_live) {
@@ -749,41 +635,18 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_max_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
     float n7;
-    zmlx_slow_row1(n6, n7);
-    float kk_fold9 = float((-INFINITY));
-    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
-      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
-      float y0;
-      zmlx_slow_walk1(x1, n7, y0);
-      { const float a = kk_fold9, b = y0;
-        kk_fold9 = (b > a || b != b) ? b : a; }
-    }
-    kk_fold9 = kk_near_max_float(kk_fold9, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_max_float(kk_fold9, kk_share);
-      kk_turn ^= 1;
-    }
-    const float n9 = float(kk_fold9);
-    float n15;
-    zmlx_slow_row2(n9, n15);
+    float n14;
+    zmlx_slow_row1(n6, n7, n14);
     float kk_fold18 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
       float y0;
-      zmlx_slow_walk2(x1, n7, n15, y0);
+      zmlx_slow_walk1(x1, n7, n14, y0);
       { const float a = kk_fold18, b = y0;
         kk_fold18 = a + b; }
     }
@@ -795,18 +658,17 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold18 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n18 = float(kk_fold18);
     float n19;
-    zmlx_slow_row3(n0, n18, n19);
+    zmlx_slow_row2(n0, n18, n19);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
       const int x3 = int(in3[kk_row3 + kk_at * kk_step3_1]);
       float y0;
-      zmlx_slow_walk3(x1, n7, n15, n19, x3, n24, n5, y0);
+      zmlx_slow_walk2(x1, n7, n14, n19, x3, n24, n5, y0);
       if (kk_live) {
         out0[kk_row * kk_columns + kk_at] = float(y0);
       }

@@ -159,8 +159,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold8 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold8 = kk_near_sum_float(kk_fold8, kk_share);
+      kk_fold8 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n8 = float(kk_fold8);
@@ -221,8 +220,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold8 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold8 = kk_near_sum_float(kk_fold8, kk_share);
+      kk_fold8 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n8 = float(kk_fold8);
@@ -458,10 +456,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step1_1 == 1 && kk
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold12 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold12 = kk_near_sum_float(kk_fold12, kk_share);
-      kk_fold21 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold21 = kk_near_sum_float(kk_fold21, kk_share);
+      kk_fold12 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold21 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n12 = float(kk_fold12);
@@ -560,10 +556,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step1_1 == 1 && kk
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold12 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold12 = kk_near_sum_float(kk_fold12, kk_share);
-      kk_fold21 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold21 = kk_near_sum_float(kk_fold21, kk_share);
+      kk_fold12 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold21 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n12 = float(kk_fold12);

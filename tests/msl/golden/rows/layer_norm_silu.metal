@@ -183,8 +183,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold3 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold3 = kk_near_sum_float(kk_fold3, kk_share);
+      kk_fold3 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n3 = float(kk_fold3);
@@ -213,8 +212,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold8 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold8 = kk_near_sum_float(kk_fold8, kk_share);
+      kk_fold8 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n8 = float(kk_fold8);
@@ -276,8 +274,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold3 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold3 = kk_near_sum_float(kk_fold3, kk_share);
+      kk_fold3 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n3 = float(kk_fold3);
@@ -299,8 +296,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold8 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold8 = kk_near_sum_float(kk_fold8, kk_share);
+      kk_fold8 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n8 = float(kk_fold8);
@@ -658,8 +654,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_sum_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -688,8 +683,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -733,8 +727,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold29 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold29 = kk_near_sum_float(kk_fold29, kk_share);
+      kk_fold29 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n29 = float(kk_fold29);
@@ -767,8 +760,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold42 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold42 = kk_near_sum_float(kk_fold42, kk_share);
+      kk_fold42 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n42 = float(kk_fold42);
@@ -878,8 +870,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_sum_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -901,8 +892,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -928,8 +918,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold29 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold29 = kk_near_sum_float(kk_fold29, kk_share);
+      kk_fold29 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n29 = float(kk_fold29);
@@ -954,8 +943,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold42 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold42 = kk_near_sum_float(kk_fold42, kk_share);
+      kk_fold42 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n42 = float(kk_fold42);

@@ -193,8 +193,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -229,10 +228,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
-      kk_fold14 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -296,8 +293,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -325,10 +321,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
-      kk_fold14 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold14 = kk_near_sum_float(kk_fold14, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold14 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -462,8 +456,8 @@ inline void zmlx_row1(float x0, float p0, thread float& y0) {
   const float t0 = x0 / p0;
   y0 = t0;
 }
-// One element: 12 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt, square, multiply.
-inline void zmlx_row2(float x0, float x1, float x2, float p0, thread float& y0, thread bool& y1, thread float& y2, thread float& y3) {
+// One element: 13 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt, square, multiply, ....
+inline void zmlx_row2(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1, thread float& y2, thread bool& y3) {
   const float t0 = x0 / p0;
   const float t1 = t0 * t0;
   const float t2 = x1 / p0;
@@ -475,19 +469,21 @@ inline void zmlx_row2(float x0, float x1, float x2, float p0, thread float& y0, 
   const float t8 = metal::precise::rsqrt(t7);
   const float t9 = t8 * t8;
   const float t10 = t8 * t9;
+  const bool t11 = !t5;
   y0 = t0;
-  y1 = t5;
-  y2 = t8;
-  y3 = t10;
+  y1 = t8;
+  y2 = t10;
+  y3 = t11;
 }
-// One element: 5 ops: multiply, multiply, negative, where, divide.
+// One element: 5 ops: multiply, multiply, negative, multiply, divide.
 inline void zmlx_row3(float x0, float x1, bool x2, float p0, thread float& y0) {
   const float t0 = x0 * 0.5f;
   const float t1 = t0 * x1;
   const float t2 = -t1;
-  const float t3 = x2 ? 0.0f : t2;
-  const float t4 = t3 / p0;
-  y0 = t4;
+  const float t3 = x2 ? 1.0f : 0.0f;
+  const float t4 = t2 * t3;
+  const float t5 = t4 / p0;
+  y0 = t5;
 }
 // One element: 1 op: divide.
 inline void zmlx_row4(float x0, float p0, thread float& y0) {
@@ -546,8 +542,8 @@ inline void zmlx_slow_row1(float x0, float p0, thread float& y0) {
   const float t0 = x0 / p0;
   y0 = t0;
 }
-// One element: 12 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt, square, multiply.
-inline void zmlx_slow_row2(float x0, float x1, float x2, float p0, thread float& y0, thread bool& y1, thread float& y2, thread float& y3) {
+// One element: 13 ops: divide, stop_gradient, multiply, divide, subtract, multiply, less, where, add, rsqrt, square, multiply, ....
+inline void zmlx_slow_row2(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1, thread float& y2, thread bool& y3) {
   const float t0 = x0 / p0;
   const float t1 = t0 * t0;
   const float t2 = x1 / p0;
@@ -559,19 +555,21 @@ inline void zmlx_slow_row2(float x0, float x1, float x2, float p0, thread float&
   const float t8 = metal::precise::rsqrt(t7);
   const float t9 = t8 * t8;
   const float t10 = t8 * t9;
+  const bool t11 = !t5;
   y0 = t0;
-  y1 = t5;
-  y2 = t8;
-  y3 = t10;
+  y1 = t8;
+  y2 = t10;
+  y3 = t11;
 }
-// One element: 5 ops: multiply, multiply, negative, where, divide.
+// One element: 5 ops: multiply, multiply, negative, multiply, divide.
 inline void zmlx_slow_row3(float x0, float x1, bool x2, float p0, thread float& y0) {
   const float t0 = x0 * 0.5f;
   const float t1 = t0 * x1;
   const float t2 = -t1;
-  const float t3 = x2 ? 0.0f : t2;
-  const float t4 = t3 / p0;
-  y0 = t4;
+  const float t3 = x2 ? 1.0f : 0.0f;
+  const float t4 = t2 * t3;
+  const float t5 = t4 / p0;
+  y0 = t5;
 }
 // One element: 1 op: divide.
 inline void zmlx_slow_row4(float x0, float p0, thread float& y0) {
@@ -649,8 +647,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold10 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold10 = kk_near_sum_float(kk_fold10, kk_share);
+      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n10 = float(kk_fold10);
@@ -685,19 +682,17 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold13 = kk_near_sum_float(kk_fold13, kk_share);
-      kk_fold18 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n13 = float(kk_fold13);
     const float n18 = float(kk_fold18);
     float n15;
-    bool n23;
     float n26;
     float n37;
-    zmlx_row2(n13, n18, n3, n8, n15, n23, n26, n37);
+    bool n40;
+    zmlx_row2(n13, n18, n3, n8, n15, n26, n37, n40);
     float kk_fold33 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
@@ -731,13 +726,12 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold33 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold33 = kk_near_sum_float(kk_fold33, kk_share);
+      kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n33 = float(kk_fold33);
     float n42;
-    zmlx_row3(n33, n37, n23, n8, n42);
+    zmlx_row3(n33, n37, n40, n8, n42);
     float kk_fold47 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
@@ -763,8 +757,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold47 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold47 = kk_near_sum_float(kk_fold47, kk_share);
+      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n47 = float(kk_fold47);
@@ -871,8 +864,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold10 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold10 = kk_near_sum_float(kk_fold10, kk_share);
+      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n10 = float(kk_fold10);
@@ -900,19 +892,17 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold13 = kk_near_sum_float(kk_fold13, kk_share);
-      kk_fold18 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n13 = float(kk_fold13);
     const float n18 = float(kk_fold18);
     float n15;
-    bool n23;
     float n26;
     float n37;
-    zmlx_slow_row2(n13, n18, n3, n8, n15, n23, n26, n37);
+    bool n40;
+    zmlx_slow_row2(n13, n18, n3, n8, n15, n26, n37, n40);
     float kk_fold33 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
@@ -931,13 +921,12 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold33 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold33 = kk_near_sum_float(kk_fold33, kk_share);
+      kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n33 = float(kk_fold33);
     float n42;
-    zmlx_slow_row3(n33, n37, n23, n8, n42);
+    zmlx_slow_row3(n33, n37, n40, n8, n42);
     float kk_fold47 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
@@ -956,8 +945,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold47 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold47 = kk_near_sum_float(kk_fold47, kk_share);
+      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n47 = float(kk_fold47);

@@ -146,8 +146,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_sum_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -205,8 +204,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_sum_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -428,10 +426,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
-      kk_fold15 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold15 = kk_near_sum_float(kk_fold15, kk_share);
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold15 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -527,10 +523,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
-      kk_fold15 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold15 = kk_near_sum_float(kk_fold15, kk_share);
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold15 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);

@@ -149,8 +149,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_sum_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -208,8 +207,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_sum_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -434,10 +432,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step1_1 == 1 && kk
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
-      kk_fold18 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -533,10 +529,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step1_1 == 1 && kk
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
-      kk_fold18 = kk_partials_float[kk_turn][1][kk_of];
-      kk_fold18 = kk_near_sum_float(kk_fold18, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold18 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);

@@ -160,8 +160,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold3 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold3 = kk_near_max_float(kk_fold3, kk_share);
+      kk_fold3 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n3 = float(kk_fold3);
@@ -189,8 +188,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -238,8 +236,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold3 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold3 = kk_near_max_float(kk_fold3, kk_share);
+      kk_fold3 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n3 = float(kk_fold3);
@@ -259,8 +256,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_sum_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -468,8 +464,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_max_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -497,8 +492,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold7 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold7 = kk_near_sum_float(kk_fold7, kk_share);
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n7 = float(kk_fold7);
@@ -535,8 +529,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold13 = kk_near_sum_float(kk_fold13, kk_share);
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n13 = float(kk_fold13);
@@ -584,8 +577,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_max_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -605,8 +597,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold7 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold7 = kk_near_sum_float(kk_fold7, kk_share);
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n7 = float(kk_fold7);
@@ -629,8 +620,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold13 = kk_near_sum_float(kk_fold13, kk_share);
+      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n13 = float(kk_fold13);

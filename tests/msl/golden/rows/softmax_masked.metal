@@ -182,8 +182,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_max_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -214,8 +213,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -265,8 +263,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_max_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -289,8 +286,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold9 = kk_near_sum_float(kk_fold9, kk_share);
+      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n9 = float(kk_fold9);
@@ -527,8 +523,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_max_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -559,8 +554,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold10 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold10 = kk_near_sum_float(kk_fold10, kk_share);
+      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n10 = float(kk_fold10);
@@ -597,8 +591,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold16 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold16 = kk_near_sum_float(kk_fold16, kk_share);
+      kk_fold16 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n16 = float(kk_fold16);
@@ -652,8 +645,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold6 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold6 = kk_near_max_float(kk_fold6, kk_share);
+      kk_fold6 = kk_near_max_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
@@ -676,8 +668,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold10 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold10 = kk_near_sum_float(kk_fold10, kk_share);
+      kk_fold10 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n10 = float(kk_fold10);
@@ -701,8 +692,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold16 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold16 = kk_near_sum_float(kk_fold16, kk_share);
+      kk_fold16 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n16 = float(kk_fold16);

@@ -129,8 +129,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step1_1 == 1 && kk_whol
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_sum_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
@@ -162,8 +161,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step1_1 == 1 && kk_whol
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold5 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold5 = kk_near_sum_float(kk_fold5, kk_share);
+      kk_fold5 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n5 = float(kk_fold5);
