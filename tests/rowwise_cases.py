@@ -38,6 +38,13 @@ RMSNORM: dict[str, Any] = {
     "write_expr": "x * metal::rsqrt(s1 / d + 1e-6f) * w",
     "input_names": ("inp", "w"),
 }
+FARTHEST: dict[str, Any] = {
+    "pass1_init": "0.0f", "pass1_update": "metal::abs(x) > metal::abs(acc1) ? x : acc1",
+    "pass1_reduce_op": "metal::abs(a) > metal::abs(b) ? a : b",
+    "pass2_init": "0.0f", "pass2_update": "acc2 + (x > s1 * w ? 1.0f : 0.0f)",
+    "pass2_reduce_op": "a + b", "write_expr": ("s1", "s2"),
+    "input_names": ("x", "w"), "output_names": ("far", "count"),
+}  # fmt: skip  # no reduction of the op table
 KINDS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 RTOL = {"float32": 4e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 SIZES = (1, 7, 32, 33, 1000, 4096)

@@ -10,6 +10,7 @@ import pytest
 
 import zmlx
 from tests.rowwise_cases import (
+    FARTHEST,
     KINDS,
     LAYERNORM,
     RMSNORM,
@@ -165,15 +166,6 @@ def kernel_texts(f: Any, d: int) -> str:
     return "\n".join(region.msl for region in f.explain(x, row, row, mx.array(1.0)).regions)
 
 
-LARGEST: dict[str, Any] = {
-    "pass1_init": "0.0f", "pass1_update": "metal::abs(x) > metal::abs(acc1) ? x : acc1",
-    "pass1_reduce_op": "metal::abs(a) > metal::abs(b) ? a : b",
-    "pass2_init": "0.0f", "pass2_update": "acc2 + (x > s1 * w ? 1.0f : 0.0f)",
-    "pass2_reduce_op": "a + b", "write_expr": ("s1", "s2"),
-    "input_names": ("x", "w"), "output_names": ("far", "count"),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("threads", [1, 8, 32, 64, 256])
 def test_an_operator_that_runs_as_its_text(
     default_device: Device, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -187,7 +179,7 @@ def test_an_operator_that_runs_as_its_text(
         return run(self, arrays, launch)
 
     monkeypatch.setattr(metal.MetalKernel, "run", watched)
-    f, x, w = op(LARGEST, 100, threadgroup=threads), drawn((3, 4, 100)), drawn((4, 1), seed=1)
+    f, x, w = op(FARTHEST, 100, threadgroup=threads), drawn((3, 4, 100)), drawn((4, 1), seed=1)
     far, over = f(x, w)
     exact = wide(x)
     picked = np.take_along_axis(exact, np.abs(exact).argmax(-1)[..., None], -1)
@@ -203,17 +195,17 @@ def test_more_rows_of_such_than_a_grid_has_along_y(
 ) -> None:
     monkeypatch.setattr(rowfold, "_MOST_Y", 8)
     x = drawn((21, 5)).astype(mx.bfloat16)
-    far, _ = op(LARGEST, 5)(x, mx.zeros((1,)))
+    far, _ = op(FARTHEST, 5)(x, mx.zeros((1,)))
     exact = wide(x)
     picked = exact[np.arange(21), np.abs(exact).argmax(-1)]
     np.testing.assert_array_equal(wide(far)[:, 0], picked)
-    mapped = mx.vmap(lambda a: op(LARGEST, 5)(a, mx.zeros((1,)))[0], in_axes=1)(x[None])
+    mapped = mx.vmap(lambda a: op(FARTHEST, 5)(a, mx.zeros((1,)))[0], in_axes=1)(x[None])
     assert mapped.shape == (21, 1, 5)
     np.testing.assert_array_equal(wide(mapped)[:, 0, 0], picked)
 
 
 def test_an_operator_that_does_not_compile_says_its_line() -> None:
-    wrong = dict(LARGEST, pass1_update="x > w ? ODD : acc1", header="#define ODD strange\n")
+    wrong = dict(FARTHEST, pass1_update="x > w ? ODD : acc1", header="#define ODD strange\n")
     with pytest.raises(DeviceError, match="does not compile") as caught:
         mx.eval(op(wrong, 4)(mx.zeros((2, 4)), mx.zeros((1,))))
     assert "strange" in str(caught.value)

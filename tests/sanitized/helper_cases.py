@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from tests.rowwise_cases import LAYERNORM, RMSNORM, SOFTMAX
+from tests.rowwise_cases import FARTHEST, LAYERNORM, RMSNORM, SOFTMAX
 from zmlx import autograd, codegen, elementwise, metal, msl, rowwise
 
 Function = Callable[..., list[mx.array]]
@@ -102,6 +102,14 @@ def _written(source: str, inputs: Sequence[str] = ("inp",), **launch: Any) -> An
         return lambda *arrays: kernel(*arrays, template=[("T", kind)], **launch)
 
     return make
+
+
+def farthest(x: mx.array, w: mx.array) -> list[mx.array]:
+    """The number of largest magnitude in each row, and how many are above its share."""
+    place = mx.argmax(mx.abs(x), -1, keepdims=True)
+    far = mx.take_along_axis(x, place, -1).astype(mx.float32)
+    over = mx.sum((x > far * w).astype(mx.float32), -1, keepdims=True)
+    return [mx.broadcast_to(v, x.shape).astype(x.dtype) for v in (far, over)]
 
 
 def _reduced(arrays: mx.array) -> list[mx.array]:
@@ -241,6 +249,9 @@ CASES: dict[str, Case] = {
         _rows(LAYERNORM), layernorm, ((3, WIDE), (WIDE,), (WIDE,), (1,)), mapped=False
     ),
     "rmsnorm": Case(_rows(RMSNORM), rmsnorm, ((3, WIDE), (WIDE,)), mapped=False),
+    "rows by an operator of their own": Case(
+        _rows(FARTHEST), farthest, ((3, WIDE), (3, 1)), orders=0, forward=False
+    ),
     "rows of two outputs": Case(_rows(TWO_OUTPUTS), row_of_two, ((3, WIDE), (3, WIDE)), orders=1),
     "unary body": Case(
         _written(codegen.elementwise_unary_source(expr="kk_silu(x)")), silu, **ALONE
