@@ -99,6 +99,26 @@ def test_folds_over_other_axes_are_right(axis: int) -> None:
     close(zmlx.fuse(norm)(x), norm(x), rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [5, 16, 33, 64])
+def test_many_short_rows(length: int) -> None:
+    """A kernel is made for their length."""
+
+    def fn(x: Any, w: Any) -> Any:
+        y = rms_norm(x, w)
+        return y - y.max(-1, keepdims=True), y.argmin(-1), (y > 1).any(-1), (1 + y / 99).prod(-1)
+
+    x, w = array(0, (1 << 19) // length, length), array(1, length)
+    x[5, 2], x[6, 3] = mx.nan, mx.inf
+    for one, other in zip(zmlx.fuse(fn)(x, w), fn(x, w), strict=True):
+        close(one, other, rtol=1e-5)
+    weight = array(2, *x.shape)
+    loss = lambda f: lambda x, w: (f(x, w)[0] * weight).sum()  # noqa: E731
+    x = array(3, *x.shape)
+    got, want = (mx.grad(loss(f), argnums=(0, 1))(x, w) for f in (zmlx.fuse(fn), fn))
+    close(got[0], want[0], rtol=1e-3, atol=1e-5)
+    close(got[1], want[1], rtol=1e-3, atol=1e-4)
+
+
 def test_integers_and_truth() -> None:
     def count(x: Any, y: Any) -> Any:
         large = (x > y).any(-1, keepdims=True)

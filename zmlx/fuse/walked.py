@@ -48,8 +48,9 @@ from zmlx.trace.graph import Graph
 Arrays = Sequence[mx.array]
 # From a region and the shapes of its inputs: it as a function, and the rules of its derivatives.
 Ruled = Callable[[Graph, Sequence[Shape]], tuple[Run, Rules]]
-# Columns of a row that takes a CPU longer to begin than to fold; the latter where no fold is read.
-NARROW, NARROW_ENDS = 4, 8
+# Columns of a row that takes a CPU longer to begin than to fold; the latter where no fold is read,
+# or one that looks for NaN.
+NARROW, NARROW_DEAR = 4, 8
 FEW_LANES = 8  # neighbours that are too few to be read together
 INT32_MAX = 2**31 - 1
 
@@ -190,7 +191,9 @@ def _pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
         return _across_pays(plan, sizes)
     if not alone():
         return plan.ends_only or not geometry.starves(outer * rows, columns)
-    return columns >= (NARROW_ENDS if plan.ends_only else NARROW)
+    folds = {plan.region[n]["op"] for walk in plan.walks for n in walk.folds}
+    dear = plan.ends_only or not folds <= {"sum", "prod"}
+    return columns >= (NARROW_DEAR if dear else NARROW)
 
 
 def _across_pays(plan: Schedule, sizes: geometry.Sizes) -> bool:

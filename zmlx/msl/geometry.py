@@ -24,6 +24,8 @@ CUT_BYTES = 32  # of a thread, each value of a sink for a column
 ALONE_COLUMNS = 512  # of one step: its values stay in the first cache
 ALONE_BLOCKS, ALONE_ELEMENTS = 64, 1 << 14  # blocks of rows at most; what one is worth at least
 ALONE_CUT, ALONE_ROWS = 1024, (128, 4)  # columns whose sums stay in cache, rows of a block
+# Columns that a kernel of their own is made for, and how many elements that is worth.
+ALONE_SHORT, ALONE_WORTH = 64, 1 << 18
 FEW_ROWS, LONG = 64, 1 << 16
 # Neighbours that a thread alone takes at once: such that it finds them in its cache again, where
 # they are not too few for that; else as many as there are, for it reads them in order.
@@ -58,7 +60,7 @@ class Geometry:
             ("RY", self.lines), ("EXACT", self.exact), ("ONCE", self.once),
         )  # fmt: skip
         if self.room:
-            template = (("LANES", self.lanes), ("ROOM", self.room))
+            template = (("LANES", self.lanes), ("ROOM", self.room), ("EXACT", self.exact))
         if self.cut:
             template = (*template, ("CUT", self.cut))
         return Launch(
@@ -90,6 +92,8 @@ def alone(plan: Schedule, sizes: Sizes) -> Geometry:
         )
     if plan.sinks:  # long sums of one block would lose digits
         blocks = min(max(blocks, -(-rows // ALONE_ROWS[0])), MAX_GROUPS)
+    if columns <= ALONE_SHORT and outer * rows * columns >= ALONE_WORTH:
+        return Geometry(columns, 0, 1, 1, blocks, True, room=columns, layers=layers)
     room = 1 << max(0, columns - 1).bit_length()
     return Geometry(ALONE_COLUMNS, 0, 1, 1, blocks, room=min(room, MAX_ROOM), layers=layers)
 

@@ -14,6 +14,10 @@ from zmlx.msl.walk_parts import Parts, indent, spot
 class Alone(Parts):
     """All of the kernel."""
 
+    @property
+    def columns(self) -> str:
+        return f"EXACT ? LANES : int({super().columns})"
+
     def body(self) -> list[str]:
         lines = self.row_begins()
         for k, walk in enumerate(self.plan.walks):

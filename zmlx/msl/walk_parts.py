@@ -119,11 +119,16 @@ class Parts:
             lines.append(f"const long kk_wide = {self._size(self.column)};")
             lines += text.CUT.splitlines()
         else:
-            lines.append(f"const int kk_columns = {self._size(self.column)};")
+            lines.append(f"const int kk_columns = {self.columns};")
         for i in self.place.values():
             for d in self.space.moves[i]:
                 lines.append(f"const long kk_step{i}_{d} = in{i}_strides[{d}];")
         return lines
+
+    @property
+    def columns(self) -> str:
+        """How many columns a row has, where they are not cut."""
+        return self._size(self.column)
 
     def _size(self, dim: int) -> str:
         source = next((i for i in self.space.sources if dim in self.space.moves[i]), None)

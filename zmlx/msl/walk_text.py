@@ -259,12 +259,12 @@ for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
   const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
   const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
   if ({unit}) {{
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
 {unit_lane}
     }}
   }} else {{
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
 {lane}
     }}
@@ -275,9 +275,9 @@ for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
 _SUM = """\
 {kind} kk_all{node} = {unit};
 int kk_left{node} = kk_lead;
-for (; kk_lead == LANES && kk_left{node} > 16; kk_left{node} /= 2) {{
+for (; kk_lead == LANES && kk_left{node} > 16 && kk_left{node} % 2 == 0; kk_left{node} /= 2) {{
   const int kk_half = kk_left{node} / 2;
-  ZMLX_LOOP
+  #pragma omp simd
   for (int kk_v = 0; kk_v < kk_half; ++kk_v) {{
     kk_terms{node}[kk_v] {sign}= kk_terms{node}[kk_v + kk_half];
   }}

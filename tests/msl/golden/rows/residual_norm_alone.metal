@@ -25,7 +25,7 @@ inline void zmlx_row1(float x0, float p0, thread float& y0) {
 // Body of kernel zmlx_rows_sum_add_multiply(in0, in1, in2, out0, out1); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
-const int kk_columns = in0_shape[1];
+const int kk_columns = EXACT ? LANES : int(in0_shape[1]);
 const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
 const long kk_step1_0 = in1_strides[0];
@@ -53,7 +53,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -63,7 +63,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms5[kk_v] = a + b; }
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -77,9 +77,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   float kk_fold5 = float(0.0f);
   float kk_all5 = 0;
   int kk_left5 = kk_lead;
-  for (; kk_lead == LANES && kk_left5 > 16; kk_left5 /= 2) {
+  for (; kk_lead == LANES && kk_left5 > 16 && kk_left5 % 2 == 0; kk_left5 /= 2) {
     const int kk_half = kk_left5 / 2;
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
       kk_terms5[kk_v] += kk_terms5[kk_v + kk_half];
     }
@@ -96,7 +96,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -108,7 +108,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out1[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -166,7 +166,7 @@ inline void zmlx_row1(float x0, float x1, float p0, thread float& y0, thread flo
 // Body of kernel zmlx_rows_sum_multiply_add(in0, in1, in2, in3, in4, out0, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
-const int kk_columns = in0_shape[1];
+const int kk_columns = EXACT ? LANES : int(in0_shape[1]);
 const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
 const long kk_step1_1 = in1_strides[1];
@@ -204,7 +204,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1 && kk_step3_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -219,7 +219,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms19[kk_v] = a + b; }
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -238,9 +238,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   float kk_fold9 = float(0.0f);
   float kk_all9 = 0;
   int kk_left9 = kk_lead;
-  for (; kk_lead == LANES && kk_left9 > 16; kk_left9 /= 2) {
+  for (; kk_lead == LANES && kk_left9 > 16 && kk_left9 % 2 == 0; kk_left9 /= 2) {
     const int kk_half = kk_left9 / 2;
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
       kk_terms9[kk_v] += kk_terms9[kk_v + kk_half];
     }
@@ -253,9 +253,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   float kk_fold19 = float(0.0f);
   float kk_all19 = 0;
   int kk_left19 = kk_lead;
-  for (; kk_lead == LANES && kk_left19 > 16; kk_left19 /= 2) {
+  for (; kk_lead == LANES && kk_left19 > 16 && kk_left19 % 2 == 0; kk_left19 /= 2) {
     const int kk_half = kk_left19 / 2;
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
       kk_terms19[kk_v] += kk_terms19[kk_v + kk_half];
     }
@@ -274,7 +274,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1 && kk_step3_1 == 1 && kk_step4_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -291,7 +291,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);

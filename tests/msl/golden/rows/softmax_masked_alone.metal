@@ -32,7 +32,7 @@ inline void zmlx_row2(float x0, thread float& y0) {
 // Body of kernel zmlx_rows_max_sum_multiply_add_subtract_exp(in0, in1, out0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
-const int kk_columns = in0_shape[1];
+const int kk_columns = EXACT ? LANES : int(in0_shape[1]);
 const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
 const long kk_step1_0 = in1_strides[0];
@@ -58,7 +58,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -68,7 +68,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms5[kk_v] = (b > a || b != b) ? b : a; }
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -100,7 +100,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -111,7 +111,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         kk_keep8[kk_from + kk_v] = y0;
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -126,9 +126,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   float kk_fold9 = float(0.0f);
   float kk_all9 = 0;
   int kk_left9 = kk_lead;
-  for (; kk_lead == LANES && kk_left9 > 16; kk_left9 /= 2) {
+  for (; kk_lead == LANES && kk_left9 > 16 && kk_left9 % 2 == 0; kk_left9 /= 2) {
     const int kk_half = kk_left9 / 2;
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
       kk_terms9[kk_v] += kk_terms9[kk_v + kk_half];
     }
@@ -145,7 +145,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (true) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x8 = kk_keep8[kk_from + kk_v];
         float y0;
@@ -153,7 +153,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y0);
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x8 = kk_keep8[kk_from + kk_v];
         float y0;
@@ -210,7 +210,7 @@ inline void zmlx_row2(float x0, thread float& y0) {
 // Body of kernel zmlx_rows_max_sum_multiply_add_subtract_exp_divide_negative(in0, in1, in2, out0, out1); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
-const int kk_columns = in0_shape[1];
+const int kk_columns = EXACT ? LANES : int(in0_shape[1]);
 const long kk_step0_0 = in0_strides[0];
 const long kk_step0_1 = in0_strides[1];
 const long kk_step1_0 = in1_strides[0];
@@ -239,7 +239,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -249,7 +249,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms6[kk_v] = (b > a || b != b) ? b : a; }
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -281,7 +281,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -292,7 +292,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         kk_keep9[kk_from + kk_v] = y0;
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -307,9 +307,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   float kk_fold10 = float(0.0f);
   float kk_all10 = 0;
   int kk_left10 = kk_lead;
-  for (; kk_lead == LANES && kk_left10 > 16; kk_left10 /= 2) {
+  for (; kk_lead == LANES && kk_left10 > 16 && kk_left10 % 2 == 0; kk_left10 /= 2) {
     const int kk_half = kk_left10 / 2;
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
       kk_terms10[kk_v] += kk_terms10[kk_v + kk_half];
     }
@@ -330,7 +330,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step2_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
         const float x9 = kk_keep9[kk_from + kk_v];
@@ -340,7 +340,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms16[kk_v] = a + b; }
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
         const float x9 = kk_keep9[kk_from + kk_v];
@@ -354,9 +354,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   float kk_fold16 = float(0.0f);
   float kk_all16 = 0;
   int kk_left16 = kk_lead;
-  for (; kk_lead == LANES && kk_left16 > 16; kk_left16 /= 2) {
+  for (; kk_lead == LANES && kk_left16 > 16 && kk_left16 % 2 == 0; kk_left16 /= 2) {
     const int kk_half = kk_left16 / 2;
-    ZMLX_LOOP
+    #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
       kk_terms16[kk_v] += kk_terms16[kk_v + kk_half];
     }
@@ -371,7 +371,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step2_1 == 1) {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
         const float x9 = kk_keep9[kk_from + kk_v];
@@ -382,7 +382,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out1[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }
     } else {
-      ZMLX_LOOP
+      #pragma omp simd
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
         const float x9 = kk_keep9[kk_from + kk_v];
