@@ -40,7 +40,7 @@ LAZY = {
 # Own modules that only some machines or some calls need.
 LAZY_OWN = {
     *("zmlx.device.host", "zmlx.device.metal", "zmlx.device.cuda"),
-    "zmlx.derive.accumulate",  # brings sympy
+    *("zmlx.derive.accumulate", "zmlx.fuse.backward"),  # bring sympy
     "zmlx.fuse.explain",  # brings rich
 }
 MAX_LINES, MAX_FUNCTION = 400, 60

@@ -11,18 +11,12 @@ import pytest
 from fuse_cases import array, close, kernels, numpy, primitives
 
 import zmlx
-from zmlx.fuse import slicing
 
 pytestmark = pytest.mark.usefixtures("host_device")
 
 HEADS, ROWS, WIDTH, INNER = 2, 6, 8, 12
 ALONE = {"Add", "Subtract", "Multiply", "Negative", "Sigmoid", "AsType", "Divide", "Sum"}
 
-
-@pytest.fixture(autouse=True)
-def all_sizes(monkeypatch):
-    """Small arrays take the ways of large ones."""
-    monkeypatch.setattr(slicing, "SMALL", 0)
 
 
 def weight(seed, *shape):

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zmlx
-from zmlx.fuse import slicing
 
 pytestmark = pytest.mark.usefixtures("host_device")
 
@@ -63,9 +62,7 @@ def gradient(function):
 @settings(max_examples=12)
 @given(programs())
 def test_like_plain_mlx(program):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slicing, "SMALL", 0)  # small arrays take the ways of large ones
-        compare(written(program))
+    compare(written(program))
 
 
 def compare(plain):

@@ -12,7 +12,6 @@ from tracing import traced
 
 import zmlx
 from zmlx import dtypes
-from zmlx.fuse import slicing
 from zmlx.fuse.lift import lift
 from zmlx.fuse.plan import IN_PLACE, plan
 from zmlx.fuse.replay import dtype_of
@@ -75,13 +74,6 @@ KNOWN = {  # name: (function, arguments, calls written in place)
     "read by another region": (lambda x: mx.stack([x * 2 + 1, x - x * x]).sum(0) * 2, (x,), 1),
 }  # fmt: skip
 
-
-@pytest.fixture(scope="module", autouse=True)
-def all_sizes():
-    """Small arrays take the ways of large ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slicing, "SMALL", 0)
-        yield
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -37,13 +37,13 @@ def close(found, wanted) -> None:
 def played(monkeypatch):
     """How often a program's own steps ran: a tape runs none."""
     ran: list[str] = []
-    stepped = Program._stepped
+    stepped = Program._results
 
     def counted(self, inputs):
         ran.append("steps")
         return stepped(self, inputs)
 
-    monkeypatch.setattr(Program, "_stepped", counted)
+    monkeypatch.setattr(Program, "_results", counted)
     return ran
 
 

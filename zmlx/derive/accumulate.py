@@ -12,7 +12,7 @@ its value has others. It is spread where something is summed over such a dimensi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -58,27 +58,27 @@ def derive_vjp(region: Graph) -> Derivative:
     """Reverse mode: the gradients of the region's inputs."""
     active = _active(region)
     targets, outputs = _ends(region, active)
-    copy = _Copy(region)
+    copy = Copy(region)
     given = [copy.input(region[node]["shape"], region[node]["dtype"]) for node in region.outputs]
     pending: dict[int, dict[tuple[int, ...], int]] = {}
     for position in outputs:
-        _contribute(copy, pending, region.outputs[position], given[position])
+        contribute(copy, pending, region.outputs[position], given[position])
     wanted = {region.inputs[t] for t in targets}
     gradients: dict[int, int] = {}
     for node in sorted(active, reverse=True):
         buckets = pending.pop(node, None)
         if buckets is None:
             continue
-        cotangent = _gathered(copy, node, buckets)
+        cotangent = gathered(copy, node, buckets)
         if node in wanted:
             cotangent = copy.builder.astype(cotangent, region[node]["dtype"], "")
             gradients[node] = copy.spread(cotangent, node)
         elif region.kind(node) == "op":
-            _pull_back(copy, pending, active, node, cotangent)
+            pull_back(copy, pending, active, node, cotangent)
         else:
             fold = copy.fold(node)
             value = pulled(copy.builder, fold, copy.node(node), cotangent)
-            _contribute(copy, pending, region.operands(node)[0], value)
+            contribute(copy, pending, region.operands(node)[0], value)
     copy.graph.outputs = [gradients[region.inputs[t]] for t in targets]
     seeds = range(len(region.inputs), len(copy.graph.inputs))
     return Derivative(copy.graph, targets, outputs, seeds)
@@ -95,7 +95,7 @@ def derive_jvp(
     """
     active = _active(region, moving)
     targets, outputs = _ends(region, active)
-    copy = _Copy(region)
+    copy = Copy(region)
     tangents: dict[int, int] = {}
     for target in targets:
         node = region.inputs[target]
@@ -124,7 +124,7 @@ def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
             if moving is None or data["index"] in moving:
                 reached.add(node)
         elif data["kind"] in ("op", "reduce"):
-            sources = [o for o, _ in _differentiable(region, node) if o in reached]
+            sources = [o for o, _ in differentiable(region, node) if o in reached]
             edges += [(source, node) for source in sources]
             reached.update([node] if sources else [])
     useful = set(region.outputs)
@@ -134,7 +134,7 @@ def _active(region: Graph, moving: Collection[int] | None = None) -> set[int]:
     return reached & useful
 
 
-def _differentiable(region: Graph, node: int) -> Iterable[tuple[int, int]]:
+def differentiable(region: Graph, node: int) -> Iterable[tuple[int, int]]:
     """(operand, position) pairs for which the row has a derivative that is not zero."""
     data = region[node]
     if data["kind"] == "reduce":
@@ -149,25 +149,34 @@ def _ends(region: Graph, active: set[int]) -> tuple[tuple[int, ...], tuple[int, 
 
 
 # -- the region's own values inside the derivative ------------------------------------------------
-class _Copy:
+class Copy:
     """Recomputes the region's nodes in the derivative's graph, each when it is first needed."""
 
     def __init__(self, region: Graph) -> None:
         self.region, self.builder = region, Builder()
         self.graph = self.builder.graph
         self._nodes: dict[int, int] = {}
-        for node in region.inputs:
+        for node in self._first():
             self._nodes[node] = self.graph.add(region.kind(node), **region.attributes(node))
+
+    def _first(self) -> Sequence[int]:
+        """The inputs that stand before all else."""
+        return self.region.inputs
 
     def input(self, shape: tuple[int, ...], dtype: str) -> int:
         return self.graph.add("input", shape=shape, dtype=dtype)
+
+    @property
+    def copies(self) -> Mapping[int, int]:
+        """The copies made by now, by the region's nodes."""
+        return self._nodes
 
     def node(self, node: int) -> int:
         """The copy of the region's `node`."""
         stack = [node]
         while stack:
             top = stack[-1]
-            missing = [o for o in self.region.operands(top) if o not in self._nodes]
+            missing = [o for o in self._needs(top) if o not in self._nodes]
             if top in self._nodes or not missing:
                 stack.pop()
                 if top not in self._nodes:
@@ -175,6 +184,10 @@ class _Copy:
             else:
                 stack += missing
         return self._nodes[node]
+
+    def _needs(self, node: int) -> tuple[int, ...]:
+        """What a copy of `node` is made of."""
+        return self.region.operands(node)
 
     def _made(self, node: int) -> int:
         data = self.region[node]
@@ -209,7 +222,7 @@ class _Copy:
 class _Values(Mapping[str, int]):
     """x, y, z and out of one region node, copied on demand, in the type that it computes in."""
 
-    def __init__(self, copy: _Copy, node: int, factor: int) -> None:
+    def __init__(self, copy: Copy, node: int, factor: int) -> None:
         self.copy, self.node, self.factor = copy, node, factor
 
     def __getitem__(self, name: str) -> int:
@@ -230,23 +243,23 @@ class _Values(Mapping[str, int]):
         return len(OPERANDS) + 2
 
 
-def _chained(copy: _Copy, node: int, position: int, factor: int) -> int:
+def _chained(copy: Copy, node: int, position: int, factor: int) -> int:
     """factor times the derivative of `node` by its operand at `position`."""
     data = copy.region[node]
     rule = chain_rule(data["op"])[position]
-    assert rule is not None  # callers go by _differentiable
+    assert rule is not None  # callers go by differentiable
     return copy.builder.plant(rule, _Values(copy, node, factor), data["at"], data["loc"])
 
 
 # -- reverse mode ---------------------------------------------------------------------------------
-def _pull_back(
-    copy: _Copy,
+def pull_back(
+    copy: Copy,
     pending: dict[int, dict[tuple[int, ...], int]],
     active: set[int],
     node: int,
     cotangent: int,
 ) -> None:
-    for operand, position in _differentiable(copy.region, node):
+    for operand, position in differentiable(copy.region, node):
         if operand in active:
             value = _chained(copy, node, position, cotangent)
             data = copy.region[operand]
@@ -255,11 +268,11 @@ def _pull_back(
             if not dtypes.is_float(data["dtype"]):  # MLX casts what flows to it, sums first
                 value = _summed(copy, value, data["shape"])
                 value = copy.builder.astype(value, data["dtype"], "")
-            _contribute(copy, pending, operand, value)
+            contribute(copy, pending, operand, value)
 
 
-def _contribute(
-    copy: _Copy, pending: dict[int, dict[tuple[int, ...], int]], node: int, value: int
+def contribute(
+    copy: Copy, pending: dict[int, dict[tuple[int, ...], int]], node: int, value: int
 ) -> None:
     """Add `value` to what `node` receives, at the shape `value` has."""
     buckets = pending.setdefault(node, {})
@@ -269,7 +282,7 @@ def _contribute(
     )
 
 
-def _gathered(copy: _Copy, node: int, buckets: Mapping[tuple[int, ...], int]) -> int:
+def gathered(copy: Copy, node: int, buckets: Mapping[tuple[int, ...], int]) -> int:
     """All that `node` receives, summed over the dimensions along which it was broadcast."""
     shape = copy.region[node]["shape"]
     parts = [_summed(copy, value, shape) for value in buckets.values()]
@@ -279,7 +292,7 @@ def _gathered(copy: _Copy, node: int, buckets: Mapping[tuple[int, ...], int]) ->
     return total
 
 
-def _spans(copy: _Copy, value: int, node: int, operand: int) -> bool:
+def _spans(copy: Copy, value: int, node: int, operand: int) -> bool:
     """Whether `value` stands for a dimension of `node` along which `operand` was broadcast."""
     full, have = copy.region[node]["shape"], copy.graph[value]["shape"]
     own = copy.region[operand]["shape"]
@@ -291,7 +304,7 @@ def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + shape
 
 
-def _summed(copy: _Copy, value: int, shape: tuple[int, ...]) -> int:
+def _summed(copy: Copy, value: int, shape: tuple[int, ...]) -> int:
     """`value` summed over the dimensions that `shape` lacks, or has with size one."""
     have = copy.graph[value]["shape"]
     lead = max(0, len(have) - len(shape))
@@ -312,7 +325,7 @@ def _summed(copy: _Copy, value: int, shape: tuple[int, ...]) -> int:
 
 
 # -- forward mode ---------------------------------------------------------------------------------
-def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int:
+def _push_forward(copy: Copy, tangents: Mapping[int, int], node: int) -> int:
     """The tangent of a node on a differentiable path."""
     data = copy.region[node]
     if data["kind"] == "reduce":
@@ -321,7 +334,7 @@ def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int:
         return pushed(copy.builder, copy.fold(node), copy.node(node), tangent)
     parts = [
         _chained(copy, node, position, _converted(copy, node, position, tangents))
-        for operand, position in _differentiable(copy.region, node)
+        for operand, position in differentiable(copy.region, node)
         if operand in tangents
     ]
     total = parts[0]
@@ -332,7 +345,7 @@ def _push_forward(copy: _Copy, tangents: Mapping[int, int], node: int) -> int:
     return total
 
 
-def _converted(copy: _Copy, node: int, position: int, tangents: Mapping[int, int]) -> int:
+def _converted(copy: Copy, node: int, position: int, tangents: Mapping[int, int]) -> int:
     """The tangent of an operand that is cast before `node` computes is cast as well."""
     data = copy.region[node]
     operand = data["operands"][position]
@@ -341,7 +354,7 @@ def _converted(copy: _Copy, node: int, position: int, tangents: Mapping[int, int
     return copy.builder.astype(tangents[operand], data["at"], data["loc"])
 
 
-def _spread(copy: _Copy, node: int, tangents: Mapping[int, int]) -> int:
+def _spread(copy: Copy, node: int, tangents: Mapping[int, int]) -> int:
     """The tangent of output `node` in its type and at its full shape.
 
     That of an integer may be of a float type: MLX leaves it so.

@@ -48,12 +48,12 @@ class Term:
 
 
 @verified("factor")
-def factored(graph: Graph, seeds: Collection[int] = ()) -> Graph:
+def factored(graph: Graph, seeds: Collection[int] = (), moved: Collection[int] = ()) -> Graph:
     """`graph` with its sums of products rearranged, where that saves operations.
 
-    `seeds` are the positions of the inputs that are cotangents or tangents.
+    `seeds` are the positions of the inputs that are cotangents or tangents, `moved` further nodes.
     """
-    made = _Rewriter(graph, seeds).result
+    made = _Rewriter(graph, {*moved, *[graph.inputs[i] for i in seeds]}).result
     return made if _cost(made) < _cost(graph) else graph
 
 
@@ -89,7 +89,7 @@ class _Rewriter:
     It never makes an op of numbers alone: such a one has no size, and would be no part of a kernel.
     """
 
-    def __init__(self, source: Graph, seeds: Collection[int] = ()) -> None:
+    def __init__(self, source: Graph, seeds: set[int]) -> None:
         self.source, self.result = source, Graph()
         self._new: dict[int, int] = {}
         self._factors: dict[int, Factors] = {}  # of the new graph's products
@@ -98,8 +98,7 @@ class _Rewriter:
         self._moved: set[int] = set()  # cotangents and tangents among the new graph's nodes
         self._arrays: set[int] = set()  # nodes of the new graph that depend on an array
         self._outputs = set(source.outputs)
-        inputs = source.inputs
-        self._seeds = {inputs[i] for i in seeds}
+        self._seeds = seeds
         for node in source:
             self._new[node] = self._copied(node)
             if node in self._seeds:

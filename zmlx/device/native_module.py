@@ -28,8 +28,8 @@ _ABI_VERSION = re.compile(r"_v([0-9]+)")
 _SOURCES = (
     *("primitive.cpp", "launch.h", "library.h", "repeater.h", "ruled.h", "tiles.h", "pool.h"),
     *("grid.h", "crew.h", "fill.h", "guarded.h", "sanitizer.h", "sanitized.h", "compiled.h"),
-    *("tapes.h", "tracing.h", "over.h", "settle.h", "pulls.h", "chain.h", "known.h"),
-    *("summands.h", "passing.h", "hosted.h", "owned.h"),
+    *("tapes.h", "tracing.h", "settle.h", "pulls.h", "known.h", "hosted.h", "owned.h"),
+    *("between.h", "tape.h", "whole.h"),
 )
 _NEEDED = 'pip install "nanobind>=3"'
 _loaded: dict[str, Any] = {}  # by key; nanobind registers its types once in a process

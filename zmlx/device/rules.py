@@ -31,11 +31,7 @@ class Rules(Protocol):
         argnums: Sequence[int],
         outputs: Arrays,
     ) -> Arrays:
-        """The gradient of each primal named in `argnums`; None for outputs that nobody uses.
-
-        A cotangent is a list of up to `summands` arrays, to be added up, where the rules have an
-        attribute of that name.
-        """
+        """The gradient of each primal named in `argnums`; None for outputs that nobody uses."""
         ...
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> Arrays:
@@ -137,25 +133,6 @@ def put_down(pulls: Any, pull: Pull, launch: Launcher, rules: Rules) -> None:
         kernel.pull(pulls, pull.wanted, pull.used, pull.reads, pull.gives, rules)
 
 
-Link = tuple[Launcher, Rules, Sequence[int]]  # what it reads: inputs, then earlier results
-
-
-def chain(links: Sequence[Link], gives: Sequence[int]) -> Launcher | None:
-    """These launches, with their rules, as one; it gives the arrays at the places `gives`.
-
-    None where one of them is no kernel of the native module.
-    """
-    if not all(is_native(link[0]) for link in links):
-        return None
-    made: Any = native_or_none().Chain()
-    for launch, rules, reads in links:
-        kernel: Any = launch
-        kernel.link(made, reads, rules)
-    made.give(gives)
-    run: Launcher = made
-    return run
-
-
 def or_ops(run: Launcher, ops: Launcher) -> Launcher:
     """`run`, a kernel's; where the device cannot have the kernel, `ops`, after one warning."""
 
@@ -192,7 +169,6 @@ class Fitted:
 
     def __init__(self, rules: Rules, scalars: Sequence[bool]) -> None:
         self._rules, self._scalars = rules, scalars
-        self.summands: int = getattr(rules, "summands", 1)
 
     def vjp(
         self,

@@ -1,7 +1,7 @@
 """Cuts: which part of an array a slice takes along one axis, and how several of them lie in it.
 
 Comes in: views of one array, with the numbers and sizes of a call. Goes out: Cuts, and the pieces
-between all their ends, in order. zmlx.fuse.sliced writes the gradient of the array piece by piece.
+between all their ends, in order. zmlx.fuse.adjoints puts the gradient of the array together so.
 """
 
 from __future__ import annotations
@@ -36,6 +36,29 @@ class Piece:
     stop: int
     covers: tuple[int, ...]
     whole: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the slices of one array lie in it: their cuts by view, and the pieces between them."""
+
+    views: tuple[int, ...]
+    cuts: tuple[Cut, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def stacks(self) -> bool:
+        """Whether every piece is one slice that has lost the dimension."""
+        return all(cut.drops for cut in self.cuts) and all(p.whole for p in self.pieces)
+
+    @property
+    def structure(self) -> Any:
+        """What of it decides the graph; sizes do not."""
+        return (
+            self.views,
+            tuple((cut.axis, cut.drops) for cut in self.cuts),
+            tuple((piece.covers, piece.whole) for piece in self.pieces),
+        )
 
 
 def array_of(graph: Graph, node: int) -> int | None:

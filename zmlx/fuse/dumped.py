@@ -23,6 +23,7 @@ from zmlx.fuse.extract import Region
 from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Runtime
+from zmlx.fuse.saved import Bill
 from zmlx.fuse.walks import walks_of
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.schedule import ends_only
@@ -57,13 +58,25 @@ def inner(runtime: Runtime, name: str, graph: Graph) -> Runtime:
     return replace(runtime, folder=folder.inner(_last(name), graph_text(graph)))
 
 
-def derivative(name: str, region: Graph, derived: Graph, factored: Graph) -> None:
-    """A derivative of `region`, before and after factoring."""
+def derivative(
+    name: str, region: Graph, derived: Graph, factored: Graph, bill: Bill | None = None
+) -> None:
+    """A derivative of `region`, before and after factoring; `bill`, of a whole one, in words."""
     if not dump.active():
         return
     part = f"{_last(name)}-{dump.digest(str(region))}"
-    dump.stage("derived", partial(graph_text, derived), part)
+    told = "" if bill is None else _bill_text(region, bill)
+    dump.stage("derived", lambda: graph_text(derived) + told, part)
     dump.stage("factored", partial(graph_text, factored), part)
+
+
+def _bill_text(forward: Graph, bill: Bill) -> str:
+    """What a gradient reads of the forward pass and computes again, with bytes."""
+    lines = [f"read of the forward pass, {sum(size for _, size in bill.saved)} bytes:"]
+    lines += [f"  {_node(forward, node)}, {size} bytes" for node, size in bill.saved]
+    lines += [f"computed again, not kept, {sum(size for _, size in bill.again)} bytes:"]
+    lines += [f"  {_node(forward, node)}, {size} bytes" for node, size in bill.again]
+    return "\n\n" + "\n".join(lines)
 
 
 def kernel(name: str, made: KernelSource) -> None:

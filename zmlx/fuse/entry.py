@@ -31,7 +31,7 @@ class Entry:
     used: int = 0  # when it was last called, for the cache's bound
     owner: int | None = None  # the object that it holds for; None where it holds for all
     _run: Run = field(init=False)
-    _unsettled: RegionFunction | Picked | Program | None = field(init=False)
+    _unsettled: RegionFunction | Picked | None = field(init=False)
     _numbers: Compute = field(init=False)
     _plain: bool = field(init=False)
     _writes: bool = field(init=False)
@@ -41,7 +41,7 @@ class Entry:
     def __post_init__(self) -> None:
         graph = self.trace.graph
         run = self._run = self.program.simple() or self.program
-        self._unsettled = run if isinstance(run, (RegionFunction, Picked, Program)) else None
+        self._unsettled = run if isinstance(run, (RegionFunction, Picked)) else None
         scalars = [graph[n]["expr"] for n in graph.inputs if graph.kind(n) == "scalar"]
         self._numbers, self._plain = computed(scalars), not scalars
         self._writes = bool(self.trace.updates or self.trace.writes)

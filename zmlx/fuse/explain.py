@@ -96,7 +96,7 @@ class Explanation:
             )
         ]
         self._share(program)
-        self.saved = saved_of(planned.graph, planned.regions, program.functions, self.names)
+        self.saved = saved_of(program, self.names)
         self._calls = set(program.written.calls)
         self.written = [f"{label} at {loc}" for label, loc in program.written.calls]
         notes = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}

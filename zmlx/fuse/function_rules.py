@@ -1,7 +1,7 @@
 """FunctionRules: MLX's transformations of a kernel, by a function that computes the same.
 
 Comes in: a function of MLX's ops (fused functions included). Goes out: rules for
-zmlx.device.rules.differentiable. zmlx.fuse.sliced, joined and passing use them.
+zmlx.device.rules.differentiable. zmlx.fuse.joined uses them.
 """
 
 from __future__ import annotations

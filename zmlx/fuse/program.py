@@ -8,31 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import dump
-from zmlx.device.base import Launcher, device_for_current_stream
-from zmlx.device.rules import Link, chain, is_native
+from zmlx.device.base import device_for_current_stream
 from zmlx.fuse import dumped
 from zmlx.fuse.extract import Region
 from zmlx.fuse.joined import JoinedFunction
-from zmlx.fuse.joins import Joined
 from zmlx.fuse.lift import lift
-from zmlx.fuse.passing import passes, passing
 from zmlx.fuse.plan import Native, Plan, plan
 from zmlx.fuse.region import Picked, RegionFunction, launchers
 from zmlx.fuse.replay import constant
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
-from zmlx.fuse.sliced import SlicedFunction, sliced
-from zmlx.fuse.slicing import several, slicing
-from zmlx.fuse.squeezed import Squeezed, then_squeezed
-from zmlx.fuse.steps import Step, kernel_step, native_step, sliced_step, together_step
+from zmlx.fuse.squeezed import Squeezed
+from zmlx.fuse.steps import Step, Values, kernel_step, native_step, together_step
 from zmlx.fuse.taped import taped
 from zmlx.fuse.together import Together, fewest
+from zmlx.fuse.whole import WholeGradient
 from zmlx.fuse.written import Written, written_out
 from zmlx.log import logger
 from zmlx.trace.graph import NUMBERS, Graph
@@ -75,12 +71,12 @@ class Program:
         ]
         pairs = zip(self.plan.regions, self.functions, strict=True)
         self._runs: list[Run] = [Squeezed.of(region, function) for region, function in pairs]
-        self._passes = passes(self.plan)
         self._single = self._made_steps()
         self._steps = self._shared_steps(runtime, name)
         self._build_kernels()
         held = [self._template[node] for node in captured]
-        self._taped = taped(self.plan, runtime, self._stepped, held)
+        self.gradient = None if sums or runtime.exact else self._whole(runtime, name)
+        self._taped = taped(self.plan, runtime, self._results, held, self.gradient)
 
     def _made_steps(self) -> list[Step]:
         """A function for each step of the plan."""
@@ -93,7 +89,7 @@ class Program:
         ]
 
     def _shared_steps(self, runtime: Runtime, name: str) -> list[Step]:
-        """The same, but one for all steps that share a kernel, or slice one array."""
+        """The same, but one for all steps that share a kernel or a launch."""
         graph, plan = self.plan.graph, self.plan
         runs = dict(zip(plan.regions, self._runs, strict=True))
         self.joined = [
@@ -103,19 +99,14 @@ class Program:
         single = dict(zip([_step_key(s) for s in plan.steps], self._single, strict=True))
         shared: dict[Any, Step] = {}
         for joined, function in zip(plan.joined, self.joined, strict=True):
-            run = self._kernel(joined, function, runtime)
+            run = kernel_step(graph, joined.ends, joined.results, function)
             keys = (*joined.regions, *[join.node for join in joined.joins])
             shared |= dict.fromkeys(keys, run)
-        for region in plan.regions:
-            if region not in shared:
-                shared[region] = self._kernel(region, runs[region], runtime)
+        kernels = single | shared
         self.together = self._together(runtime, name)
         for alike in self.together:
-            run = together_step(graph, alike, [shared[region] for region in alike.regions])
+            run = together_step(graph, alike, [kernels[region] for region in alike.regions])
             shared |= dict.fromkeys(alike.regions, run)
-        for nodes in several(graph):
-            run = slicing(graph, nodes, [single[n] for n in nodes])
-            shared |= dict.fromkeys(nodes, run)
         return list(dict.fromkeys((single | shared).values()))
 
     def _together(self, runtime: Runtime, name: str) -> list[Together]:
@@ -127,23 +118,11 @@ class Program:
             for i, regions in enumerate(groups)
         ]
 
-    def _kernel(self, step: Region | Joined, function: Any, runtime: Runtime) -> Step:
-        """What runs the kernel of `step`, by the arrays behind slices where there are several."""
-        graph, ends = self.plan.graph, step.ends
-        if isinstance(step, Region):
-            found = sliced(graph, (step,), (), ends.outputs, ends.inputs, ends.scalars)
-        else:
-            found = sliced(graph, step.regions, step.joins, step.kept, ends.inputs, ends.scalars)
-        if found is None:
-            results, run = passing(step, self._passes, function, runtime)
-            return kernel_step(graph, ends, results, run)
-        function = function.function if isinstance(function, Squeezed) else function
-        small = function.plain if isinstance(function, JoinedFunction) else function
-        made = sliced_step(found, SlicedFunction(found, function, small, runtime, function.name))
-        return then_squeezed(made, step) if isinstance(step, Region) else made
+    def _whole(self, runtime: Runtime, name: str) -> WholeGradient:
+        return WholeGradient(self.plan, runtime, name, partial(Program, sums=True))
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
-        return (self._taped or self._stepped)(inputs)
+        return self.stepped(inputs) if self._taped is None else self._taped(inputs)
 
     @cached_property
     def unwritten(self) -> Program:
@@ -152,7 +131,12 @@ class Program:
         with runtime.making():
             return Program(graph, runtime, name)
 
-    def _stepped(self, inputs: Sequence[Any]) -> list[mx.array]:
+    def stepped(self, inputs: Sequence[Any]) -> list[mx.array]:
+        """The results, each step run by Python."""
+        return self._results(inputs)[0]
+
+    def _results(self, inputs: Sequence[Any]) -> tuple[list[mx.array], Values]:
+        """The results, and the values by node that they are among."""
         values = self._template.copy()
         for node, value in zip(self._read, inputs, strict=False):  # the captured ones are there
             values[node] = value
@@ -163,7 +147,7 @@ class Program:
             results[i] = results[i].__copy__()
         for i in self._repeats:  # mx.vjp heeds one cotangent only for an array returned twice
             results[i] = mx.contiguous(results[i], allow_col_major=True)
-        return results
+        return results, values
 
     def stepwise(self, inputs: Sequence[Any]) -> Iterator[list[mx.array]]:
         """What each step of the plan makes, in its order; a step runs when it is asked for."""
@@ -189,44 +173,6 @@ class Program:
             return self._runs[0]
         reads = [self._inputs.index(n) for n in inputs]
         return Picked(self._runs[0], reads, [results.index(n) for n in self._outputs])
-
-    def settled(self, arrays: Sequence[mx.array]) -> Run:
-        """The program for arrays of this signature alone: where it is nothing but launches of
-        kernels, they are one call.
-        """
-        if self.together:
-            return self
-        links: list[Link] = []
-        values, places = list(arrays), {node: i for i, node in enumerate(self._inputs)}
-        for step, run in zip(self.plan.steps, self._runs, strict=False):
-            if not isinstance(step, Region) or not isinstance(run, RegionFunction):
-                return self
-            if step.ends.scalars or not {*step.ends.inputs} <= {*places}:
-                return self
-            reads = [places[node] for node in step.ends.inputs]
-            given = [values[i] for i in reads]
-            launched = run.launched(given)
-            if launched is None or not is_native(launched[0]):
-                return self
-            links.append((*launched, reads))
-            for node, result in zip(step.results, run(given), strict=True):
-                places[node] = len(values)
-                values.append(result)
-        if not links or len(links) < len(self.plan.steps) or self._shared or self._repeats:
-            return self
-        return self._or_stepwise(chain(links, [places[node] for node in self._outputs]))
-
-    def _or_stepwise(self, launch: Launcher | None) -> Run:
-        if launch is None:
-            return self
-
-        def run(arrays: Sequence[mx.array]) -> list[mx.array]:
-            try:
-                return launch(arrays)
-            except ValueError:  # inputs of no common shape
-                return self(arrays)
-
-        return run
 
     def _build_kernels(self) -> None:
         """Compile what the example shapes need in one run of the compiler.

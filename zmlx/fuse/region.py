@@ -209,8 +209,6 @@ class Specialized:
 class RegionRules:
     """The transformations of a specialised region (zmlx.device.rules.Rules)."""
 
-    summands = 4  # of a cotangent, that a kernel reads; more would fill its buffers
-
     def __init__(self, function: RegionFunction, special: Specialized) -> None:
         self._function, self._special = function, special
         self._pulls: dict[tuple[tuple[int, ...], ...], tuple[Run, tuple[int, ...]]] = {}
@@ -220,20 +218,13 @@ class RegionRules:
     def vjp(
         self,
         primals: Arrays,
-        cotangents: Sequence[mx.array | list[mx.array] | None],
+        cotangents: Sequence[mx.array | None],
         argnums: Sequence[int],
         outputs: Arrays,
     ) -> list[mx.array]:
-        """The gradients asked for, by one kernel and the sums over broadcast dimensions.
-
-        What MLX is still to add up the kernel adds up.
-        """
+        """The gradients asked for, by one kernel and the sums over broadcast dimensions."""
         wanted = tuple(argnums)
-        given = [
-            (i, part)
-            for i, c in enumerate(cotangents) if c is not None
-            for part in (c if isinstance(c, list) else [c])
-        ]  # fmt: skip
+        given = [(i, c) for i, c in enumerate(cotangents) if c is not None]
         used = tuple([i for i, _ in given])
         seeds = [like(part, outputs[i]) for i, part in given]
         if (wanted, used) not in self._pulls:
@@ -273,10 +264,7 @@ class RegionRules:
         return [o if o.ndim > rank else mx.broadcast_to(o, (size, *o.shape)) for o in outputs]
 
     def _pull(self, wanted: tuple[int, ...], used: tuple[int, ...]) -> tuple[Run, tuple[int, ...]]:
-        """The program for gradients through the `used` outputs, and which it does compute.
-
-        An output stands in `used` once for each cotangent that comes for it.
-        """
+        """The program for gradients through the `used` outputs, and which it does compute."""
         special = self._special
         with special.runtime.making():
             return self._pulled(special, wanted, used)

@@ -30,6 +30,7 @@ from zmlx.trace.paths import Names
 
 if TYPE_CHECKING:
     from zmlx.fuse.inside import Inside
+    from zmlx.fuse.program import Program
     from zmlx.fuse.region import Specialized
 
 
@@ -150,14 +151,17 @@ class Saved:
     anyway: bool  # whether it is in memory without a gradient as well
 
 
-def saved_of(
-    graph: Graph, regions: Sequence[Region], functions: Sequence[RegionFunction], called: Names
-) -> list[Saved]:
-    """What the gradients of all regions read, in the order of the graph."""
+def saved_of(program: Program, called: Names) -> list[Saved]:
+    """What gradients read, in the order of the graph."""
+    graph, regions = program.plan.graph, program.plan.regions
+    whole = None if program.simple() or program.gradient is None else program.gradient.bill()
     read: set[int] = set()
-    for region, function in zip(regions, functions, strict=True):
-        special = function.specialized(_shapes(region.graph))
-        read.update(read_by(region, simplify(special.vjp.graph)))
+    if whole is not None:
+        read = {node for node, _ in whole.saved}
+    else:
+        for region, function in zip(regions, program.functions, strict=True):
+            special = function.specialized(_shapes(region.graph))
+            read.update(read_by(region, simplify(special.vjp.graph)))
     found = []
     for node in sorted(read):
         why, anyway = why_kept(graph, node, regions)

@@ -6,15 +6,12 @@ its results. zmlx.fuse.program calls it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import mlx.core as mx
 
 from zmlx.fuse.extract import Region
 from zmlx.fuse.runtime import Run
-
-Step = Callable[[list[Any]], None]  # over values by node
 
 
 class Squeezed:
@@ -36,18 +33,3 @@ class Squeezed:
         pairs = zip(self.function(arrays), self.axes, strict=True)
         return [mx.squeeze(value, axes) if axes else value for value, axes in pairs]
 
-
-def then_squeezed(step: Step, region: Region) -> Step:
-    """`step`, which makes the outputs of `region`, and its results."""
-    outputs = [region.graph[n] for n in region.graph.outputs]
-    triples = zip(region.ends.outputs, region.squeezes, outputs, strict=False)
-    short = [(node, to, data["axes"]) for node, to, data in triples if to is not None]
-    if not short:
-        return step
-
-    def run(values: list[Any]) -> None:
-        step(values)
-        for node, to, axes in short:
-            values[to] = mx.squeeze(values[node], axes)
-
-    return run

@@ -17,10 +17,8 @@ from zmlx.device.rules import any_traced, native_or_none
 from zmlx.fuse.extract import Ends
 from zmlx.fuse.filled import filler, is_fixed
 from zmlx.fuse.plan import Native
-from zmlx.fuse.pulled import Sliced
 from zmlx.fuse.replay import count, dtype_of, op_function
 from zmlx.fuse.runtime import Run
-from zmlx.fuse.sliced import SlicedFunction
 from zmlx.fuse.splits import anywhere
 from zmlx.fuse.together import Together
 from zmlx.msl.emit import scalar_type
@@ -58,22 +56,6 @@ def together_step(graph: Graph, function: Together, apart: Sequence[Step]) -> St
                 step(values)
         else:
             together(values)
-
-    return run
-
-
-def sliced_step(step: Sliced, function: SlicedFunction) -> Step:
-    inputs, sources, outputs = step.inputs, step.sources, step.results
-    scalars = [(node, number_maker(step.graph[node]["dtype"])) for node in step.scalars]
-    numbers = step.numbers
-
-    def run(values: Values) -> None:
-        arrays = [values[node] for node in inputs]
-        arrays += [array_of(values[node]) for node, array_of in scalars]
-        behind = [values[node] for node in sources]
-        steering = [values[node] for node in numbers]
-        for node, result in zip(outputs, function(arrays, behind, steering), strict=True):
-            values[node] = result
 
     return run
 

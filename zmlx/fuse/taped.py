@@ -13,38 +13,50 @@ import mlx.core as mx
 
 from zmlx import switches
 from zmlx.device import tuning
-from zmlx.device.rules import native_or_none
+from zmlx.device.rules import any_traced, native_or_none, traces_shapeless
 from zmlx.fuse.places import Places
 from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.views import Lifted
+from zmlx.fuse.whole import WholeGradient
 from zmlx.trace.calls import Flat
 from zmlx.trace.graph import NUMBERS, OpaqueCall
 from zmlx.trace.operands import arrays_in
 
+# From inputs to results, and the values of all nodes.
+Steps = Callable[[Sequence[Any]], tuple[list[mx.array], Sequence[Any]]]
 _BUILTIN = ("nb_func", "nb_method")  # types of MLX's own functions
 
 
-def taped(plan: Plan, runtime: Runtime, run: Run, held: Sequence[mx.array]) -> Run | None:
-    """`run` by tapes; None where its steps may differ from call to call.
+def taped(
+    plan: Plan, runtime: Runtime, run: Steps, held: Sequence[mx.array],
+    gradient: WholeGradient | None = None,
+) -> Run | None:  # fmt: skip
+    """The results of `run` by tapes; None where nothing is won by more than running its steps.
 
     `held` are arrays that it reads beside its inputs, as they are when it is called; `run` takes
-    the inputs, and others in place of those behind them.
+    the inputs, and others in place of those behind them. Where MLX traces the call, the results are
+    one op to it, of which `gradient`, if it is there, gives the gradients.
     """
     native = native_or_none()
+    if native is None or _is_one_launch(plan):
+        return None
     told = runtime.check or runtime.watched or runtime.folder is not None or switches.SANITIZE.on()
-    if native is None or told:  # of each launch
-        return None
-    if _is_one_launch(plan) or not _repeats(plan):
-        return None
-    return _Taped(run, native.Tapes, held)
+    slow = _plainly(run) if gradient is None else _stepwise(native, run, held, gradient)
+    if told or not _repeats(plan):  # of each launch
+        return None if gradient is None else slow
+    return _Taped(run, slow, native.Tapes, held, gradient)
 
 
 class _Taped:
-    """`run`, by tapes."""
+    """`run`, by tapes; `slow` gives the same results without."""
 
-    def __init__(self, run: Run, tapes: Callable[[], Any], held: Sequence[mx.array]) -> None:
-        self._run, self._make, self._held = run, tapes, held
+    def __init__(
+        self, run: Steps, slow: Run, tapes: Callable[[], Any], held: Sequence[mx.array],
+        gradient: WholeGradient | None,
+    ) -> None:  # fmt: skip
+        self._run, self._slow, self._make, self._held = run, slow, tapes, held
+        self._gradient = gradient
         self._tapes = tapes()
         tuning.depends(self)
 
@@ -55,21 +67,44 @@ class _Taped:
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
         given, tapes = [*inputs, *self._held], self._tapes
         made: list[mx.array] | None = tapes(given)
-        if made is None and (stand_ins := tapes.stand_ins(given)) is not None:
-            made = _recorded(tapes, given, stand_ins, self._run)
-        return self._run(inputs) if made is None else made
+        if made is not None:
+            return made
+        stand_ins = tapes.stand_ins(given, self._gradient is not None)
+        if stand_ins is not None:
+            made = self._recorded(tapes, given, stand_ins)
+        return self._slow(inputs) if made is None else made
+
+    def _recorded(
+        self, tapes: Any, given: Sequence[Any], stand_ins: Sequence[Any]
+    ) -> list[mx.array] | None:
+        """The results for `given`, of a tape that is made now; None where none can be."""
+        try:
+            results, values = self._run(stand_ins)
+            writer = None if self._gradient is None else self._gradient.of(values)
+            tapes.learn(given, stand_ins, results, writer)
+        except Exception:  # something looked at a value, or failed: the steps themselves say so
+            return None
+        made: list[mx.array] | None = tapes(given)
+        return made
 
 
-def _recorded(
-    tapes: Any, given: Sequence[Any], stand_ins: Sequence[Any], run: Run
-) -> list[mx.array] | None:
-    """The results for `given`, of a tape that is made now; None where none can be."""
-    try:
-        tapes.learn(given, stand_ins, run(stand_ins))
-    except Exception:  # something looked at a value, or failed: the steps themselves say so
-        return None
-    made: list[mx.array] | None = tapes(given)
-    return made
+def _plainly(run: Steps) -> Run:
+    return lambda inputs: run(inputs)[0]
+
+
+def _stepwise(native: Any, run: Steps, held: Sequence[mx.array], gradient: WholeGradient) -> Run:
+    """The results of `run`, which Python runs each time, as one op where MLX traces them."""
+
+    def call(inputs: Sequence[Any]) -> list[mx.array]:
+        results, values = run(inputs)
+        arrays = [a for a in (*inputs, *held) if isinstance(a, mx.array)]
+        one = results and all(isinstance(r, mx.array) for r in results)
+        if not one or not any_traced(arrays) or traces_shapeless():
+            return results
+        made: list[mx.array] = native.whole(arrays, results, gradient.of(values))
+        return made
+
+    return call
 
 
 def _is_one_launch(plan: Plan) -> bool:

@@ -19,7 +19,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "chain.h"
 #include "compiled.h"
 #include "grid.h"
 #include "hosted.h"
@@ -33,12 +32,11 @@
 #include "mlx/utils.h"
 #include "pulls.h"
 #include "repeater.h"
-#include "over.h"
-#include "passing.h"
 #include "ruled.h"
 #include "settle.h"
 #include "tapes.h"
 #include "tracing.h"
+#include "whole.h"
 
 namespace nb = nanobind;
 
@@ -94,10 +92,6 @@ class Kernel {
       return picked(launch(picked(inputs, reads)), gives);
     };
     pulls.add(numbers_of(wanted), numbers_of(used), std::move(run));
-  }
-
-  void link(Chain& chain, nb::handle reads, nb::object rules) const {
-    chain.add(with(std::move(rules)), numbers_of(reads));
   }
 
   const std::shared_ptr<const Compiled>& compiled() const {
@@ -218,21 +212,19 @@ NB_MODULE(zmlx_native, m) {
   m.def("any_crosses", &zmlx::any_crosses, nb::arg("arrays"));
   m.def("any_tracer", &zmlx::any_tracer, nb::arg("arrays"));
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
-  m.def(
-      "over", &zmlx::over, nb::arg("outputs"), nb::arg("sources"), nb::arg("views"),
-      nb::arg("places"), nb::arg("rules"));
-  m.def(
-      "passing", &zmlx::passing, nb::arg("results"), nb::arg("arrays"), nb::arg("passes"),
-      nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
   m.def(
       "compiled_cuda", &zmlx::compiled_cuda, nb::arg("name"), nb::arg("code"), nb::arg("inputs"),
       nb::arg("reads"), nb::arg("grid"), nb::arg("threadgroup"), nb::arg("output_shapes"),
       nb::arg("output_dtypes"), nb::arg("init").none(), nb::arg("ensure_row_contiguous"));
   zmlx::bind_grid(m);
-  zmlx::bind_chain(m);
   zmlx::bind_known(m);
   zmlx::bind_tapes(m);
+  m.def(
+      "pull_between", &zmlx::pull_between, nb::arg("moving"), nb::arg("stops"), nb::arg("ends"),
+      nb::arg("seeds"));
+  m.def("whole", &zmlx::whole_by, nb::arg("inputs"), nb::arg("results"), nb::arg("writer"));
+  m.def("reached", &zmlx::reached, nb::arg("moving"), nb::arg("stops"), nb::arg("ends"));
   zmlx::bind_tracing(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
       .def(nb::init<>())
@@ -247,6 +239,5 @@ NB_MODULE(zmlx_native, m) {
       .def(
           "pull", &zmlx::Kernel::pull, nb::arg("pulls"), nb::arg("wanted"), nb::arg("used"),
           nb::arg("reads"), nb::arg("gives"), nb::arg("rules"))
-      .def("link", &zmlx::Kernel::link, nb::arg("chain"), nb::arg("reads"), nb::arg("rules"))
       .def_prop_ro("name", [](const zmlx::Kernel& kernel) { return kernel.name().c_str(); });
 }

@@ -22,7 +22,6 @@
 #include "mlx/utils.h"
 #include "pulls.h"
 #include "settle.h"
-#include "summands.h"
 #include "tracing.h"
 
 namespace zmlx {
@@ -194,14 +193,12 @@ class Ruled : public mx::Primitive {
   }
 
   // One gradient for each of `argnums`. The cotangent of an output that nobody uses, which MLX makes
-  // of zeros, comes as None: times an infinite partial it would spoil the others. One that MLX is
-  // still to add up comes as a list of what is added, where the rules take that.
+  // of zeros, comes as None: times an infinite partial it would spoil the others.
   std::vector<mx::array> vjp(
       const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     nb::gil_scoped_acquire lock;
     const Here here(stream());
-    const size_t most = nb::cast<size_t>(nb::getattr(rules_.get(), "summands", nb::int_(1)));
     nb::list seeds;
     std::vector<int> used;
     std::vector<mx::array> inputs(primals);
@@ -211,14 +208,11 @@ class Ruled : public mx::Primitive {
         seeds.append(nb::none());
         continue;
       }
-      nb::list parts;
-      for (const auto& part : summands(cotangents[i], most)) {
-        used.push_back(static_cast<int>(i));
-        inputs.push_back(viewed(part));
-        parts.append(nb::cast(inputs.back()));
-        alike = alike && part.dtype() == outputs[i].dtype() && part.shape() == outputs[i].shape();
-      }
-      seeds.append(nb::len(parts) == 1 ? nb::object(parts[0]) : nb::object(parts));
+      used.push_back(static_cast<int>(i));
+      inputs.push_back(viewed(cotangents[i]));
+      seeds.append(nb::cast(inputs.back()));
+      alike = alike && cotangents[i].dtype() == outputs[i].dtype() &&
+          cotangents[i].shape() == outputs[i].shape();
     }
     const auto pull = alike ? found(argnums, used) : nullptr;
     if (pull != nullptr) {

@@ -17,14 +17,22 @@ namespace zmlx {
 
 namespace mx = mlx::core;
 
+// Whether a primitive looks at an array without gaps in another way: one with gaps it may copy.
+inline bool is_shape(std::string_view name) {
+  return name == "Reshape" || name == "Flatten" || name == "Unflatten";
+}
+
+// Whether a primitive only looks at its input in another way, or may do so.
+inline bool only_views(const mx::Primitive& primitive) {
+  const std::string_view name = primitive.name();
+  return is_shape(name) || name == "Copy" || name == "StopGradient" || name == "Broadcast" ||
+      name == "ExpandDims" || name == "Squeeze" || name == "Transpose" || name == "Slice";
+}
+
 // Whether the primitive of `array` only looks at its input in another way, where that is there.
 inline bool is_view(const mx::array& array) {
-  const std::string_view name = array.primitive().name();
-  if (name == "Reshape" || name == "Flatten" || name == "Unflatten") {  // else they copy
-    return array.inputs()[0].is_available() && array.inputs()[0].flags().row_contiguous;
-  }
-  return name == "Copy" || name == "StopGradient" || name == "Broadcast" ||
-      name == "ExpandDims" || name == "Squeeze" || name == "Transpose" || name == "Slice";
+  const bool dense = array.inputs()[0].is_available() && array.inputs()[0].flags().row_contiguous;
+  return only_views(array.primitive()) && (dense || !is_shape(array.primitive().name()));
 }
 
 constexpr int kViews = 16;  // one above the other, at most

@@ -8,8 +8,8 @@
 
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,152 +25,11 @@
 #include "repeater.h"
 #include "ruled.h"
 #include "settle.h"
+#include "tape.h"
 #include "tracing.h"
+#include "whole.h"
 
 namespace zmlx {
-
-using Again = std::function<mx::array(const mx::array&)>;
-
-// How to make `array` of another input; null where its primitive serves: mx.vmap changes these three.
-inline Again again(const mx::array& array) {
-  auto& primitive = array.primitive();
-  const std::string_view name = primitive.name();
-  const mx::Stream stream = primitive.stream();
-  if (array.inputs().size() != 1) {
-    return nullptr;
-  }
-  if (name == "Transpose") {
-    return [axes = static_cast<mx::Transpose&>(primitive).state(), stream](const mx::array& x) {
-      return mx::transpose(x, axes, stream);
-    };
-  }
-  if (name == "Reshape") {
-    return [shape = array.shape(), stream](const mx::array& x) { return mx::reshape(x, shape, stream); };
-  }
-  if (name == "Broadcast") {
-    return [shape = array.shape(), stream](const mx::array& x) {
-      return mx::broadcast_to(x, shape, stream);
-    };
-  }
-  return nullptr;
-}
-
-class Tape {
- public:
-  // The graph between `inputs` and `outputs`; nothing where it cannot be used again.
-  static std::optional<Tape> of(
-      const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs) {
-    Tape tape;
-    for (const auto& array : inputs) {
-      tape.place(array);
-    }
-    for (const auto& array : outputs) {
-      if (!tape.reach(array)) {
-        return std::nullopt;
-      }
-      tape.gives_.push_back(tape.places_.at(array.id()));
-    }
-    tape.places_.clear();
-    return tape;
-  }
-
-  nb::list play(std::vector<mx::array> arrays) const {
-    arrays.reserve(size_);
-    for (const auto& step : steps_) {
-      if (step.constant.has_value()) {
-        arrays.push_back(*step.constant);
-        continue;
-      }
-      std::vector<mx::array> reads = picked(arrays, step.reads);
-      if (step.again) {
-        arrays.push_back(step.again(reads[0]));
-        continue;
-      }
-      if (step.shapes.size() == 1) {
-        arrays.emplace_back(step.shapes[0], step.dtypes[0], step.primitive, std::move(reads));
-        continue;
-      }
-      auto shapes = step.shapes;
-      for (auto& made :
-           mx::array::make_arrays(std::move(shapes), step.dtypes, step.primitive, reads)) {
-        arrays.push_back(std::move(made));
-      }
-    }
-    return list_of(picked(arrays, gives_));
-  }
-
- private:
-  struct Step {
-    std::optional<mx::array> constant;  // or what follows
-    Again again;                        // in place of a primitive that cannot serve twice
-    std::shared_ptr<mx::Primitive> primitive;
-    std::vector<int> reads;
-    std::vector<mx::Shape> shapes;
-    std::vector<mx::Dtype> dtypes;
-  };
-
-  void place(const mx::array& array) {
-    places_.insert_or_assign(array.id(), static_cast<int>(size_++));
-  }
-
-  bool known(const mx::array& array) const {
-    return places_.count(array.id()) > 0;
-  }
-
-  // Put down all that `array` is computed from; whether all of it can be made again.
-  bool reach(const mx::array& array) {
-    std::vector<mx::array> open{array};
-    while (!open.empty()) {
-      const mx::array next = open.back();
-      if (known(next)) {
-        open.pop_back();
-        continue;
-      }
-      if (!next.has_primitive()) {
-        if (!next.is_available()) {
-          return false;
-        }
-        steps_.push_back({next, nullptr, nullptr, {}, {}, {}});
-        place(next);
-        continue;
-      }
-      const std::string_view name = next.primitive().name();
-      if (name == "RandomBits" || name == "CustomTransforms") {
-        return false;  // of a state that is not seen here, or of a Python function that keeps itself
-      }
-      bool ready = true;
-      for (const auto& input : next.inputs()) {
-        if (!known(input)) {
-          ready = false;
-          open.push_back(input);
-        }
-      }
-      if (ready) {
-        put(next);
-        open.pop_back();
-      }
-    }
-    return true;
-  }
-
-  void put(const mx::array& array) {
-    Step step{std::nullopt, again(array), array.primitive_ptr(), {}, {}, {}};
-    for (const auto& input : array.inputs()) {
-      step.reads.push_back(places_.at(input.id()));
-    }
-    for (const auto& made : array.outputs()) {
-      step.shapes.push_back(made.shape());
-      step.dtypes.push_back(made.dtype());
-      place(made);
-    }
-    steps_.push_back(std::move(step));
-  }
-
-  size_t size_ = 0;
-  std::unordered_map<std::uintptr_t, int> places_;
-  std::vector<Step> steps_;
-  std::vector<int> gives_;
-};
 
 class Tapes {
  public:
@@ -178,16 +37,20 @@ class Tapes {
   nb::object call(nb::handle items) {
     const Given given(items);
     const auto found = kept_.find(given.key);
-    if (found == kept_.end() || !found->second.tape.has_value() || given.shapeless()) {
+    if (found == kept_.end() || !found->second.known() || given.shapeless()) {
       return nb::none();
     }
     Held::bury();
     settle_traced(given.arrays);
-    return found->second.tape->play(given.arrays);
+    const Kept& kept = found->second;
+    const Tape& tape = kept.score ? kept.score->forward() : *kept.tape;
+    const auto all = tape.play(given.arrays);
+    return kept.score ? whole_of(given.arrays, all, kept.score) : list_of(picked(all, tape.gives()));
   }
 
-  // Items like these to record a tape with; None unless such came before, and no tape was tried.
-  nb::object stand_ins(nb::handle items) {
+  // Items like these to record a tape with; None where a tape was tried before. They are asked for by
+  // the second call with such items, where MLX traces and `whole` by the first.
+  nb::object stand_ins(nb::handle items, bool whole) {
     const Given given(items);
     if (given.key.empty() || given.shapeless()) {
       return nb::none();
@@ -195,8 +58,9 @@ class Tapes {
     if (kept_.size() >= kMost) {
       kept_.clear();
     }
+    whole = whole && given.traced();
     Kept& kept = kept_[given.key];
-    if (++kept.seen != kSecond) {
+    if (++kept.seen != (whole ? 1 : kSecond)) {
       return nb::none();
     }
     nb::list made;
@@ -213,9 +77,19 @@ class Tapes {
     return made;
   }
 
-  // Keep how `outputs` were made of `stand_ins`, which stand for `items`.
-  void learn(nb::handle items, nb::handle stand_ins, nb::handle outputs) {
-    kept_[Given(items).key].tape = Tape::of(Given(stand_ins).arrays, arrays_of(outputs));
+  // Keep how `outputs` were made of `stand_ins`, which stand for `items`. With a `writer` of gradients
+  // (see Score) the results are one op to the transformation that traces `items`.
+  void learn(nb::handle items, nb::handle stand_ins, nb::handle outputs, nb::handle writer) {
+    const Given given(items);
+    Kept& kept = kept_[given.key];
+    auto inputs = Given(stand_ins).arrays;
+    auto tape = Tape::of(inputs, arrays_of(outputs));
+    if (tape.has_value() && !writer.is_none() && given.traced()) {
+      kept.score = std::make_shared<Score>(std::move(*tape), std::move(inputs), writer);
+    } else if (tape.has_value()) {
+      tape->close();
+      kept.tape = std::move(tape);
+    }
   }
 
  private:
@@ -224,7 +98,12 @@ class Tapes {
 
   struct Kept {
     int seen = 0;
-    std::optional<Tape> tape;
+    std::optional<Tape> tape;      // or
+    std::shared_ptr<Score> score;  // where MLX traces
+
+    bool known() const {
+      return tape.has_value() || score != nullptr;
+    }
   };
 
   // Arrays, and all that decides which primitives are made of them: device, streams, numbers, and of
@@ -258,13 +137,13 @@ class Tapes {
       }
     }
 
+    bool traced() const {
+      return std::any_of(
+          arrays.begin(), arrays.end(), [](const mx::array& array) { return array.is_tracer(); });
+    }
+
     bool shapeless() const {
-      for (const auto& array : arrays) {
-        if (array.is_tracer()) {
-          return traces_shapeless();
-        }
-      }
-      return false;
+      return traced() && traces_shapeless();
     }
 
    private:
@@ -298,8 +177,10 @@ inline void bind_tapes(nb::module_& m) {
   nb::class_<Tapes>(m, "Tapes")
       .def(nb::init<>())
       .def("__call__", &Tapes::call, nb::arg("items"))
-      .def("stand_ins", &Tapes::stand_ins, nb::arg("items"))
-      .def("learn", &Tapes::learn, nb::arg("items"), nb::arg("stand_ins"), nb::arg("outputs"));
+      .def("stand_ins", &Tapes::stand_ins, nb::arg("items"), nb::arg("whole") = false)
+      .def(
+          "learn", &Tapes::learn, nb::arg("items"), nb::arg("stand_ins"), nb::arg("outputs"),
+          nb::arg("writer") = nb::none());
 }
 
 }  // namespace zmlx

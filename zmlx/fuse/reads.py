@@ -1,0 +1,49 @@
+"""Reads: a gradient's graph, and what it reads of the forward pass.
+
+zmlx.fuse.backward makes a Backward, zmlx.fuse.saved chooses what it reads, zmlx.fuse.whole runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zmlx.fuse.cuts import Layout
+from zmlx.trace.graph import Graph
+
+Shape = tuple[int, ...]
+Told = Callable[[Mapping[int, Layout]], int]
+# Of a call: for each operand, by position, the results (0 where it gives one) that depend on it.
+Links = Callable[[int], Mapping[int, Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class Read:
+    """An input of a backward graph: the value of a node of the forward graph.
+
+    Or its size along an axis, or a number told from how slices lie in it.
+    """
+
+    node: int
+    size: int | None = None
+    told: Told | None = None
+
+    @property
+    def is_number(self) -> bool:
+        return self.size is not None or self.told is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """Inputs of `graph`: the cotangents of the outputs used, in order, then `reads`.
+
+    Outputs: the gradients of the inputs `found`, by position. `copies`: where in `graph` stand
+    values of the forward graph's nodes that are computed again, or could be.
+    """
+
+    graph: Graph
+    seeds: range
+    reads: tuple[Read, ...]
+    found: tuple[int, ...]
+    copies: Mapping[int, int]
+    moved: tuple[int, ...] = ()  # nodes that are cotangents, beside the seeds

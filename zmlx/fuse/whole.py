@@ -1,0 +1,203 @@
+"""Whole: the gradient of a whole program, planned as one graph.
+
+Comes in: a program's plan, and the values of one forward pass. Goes out: gradients, by a program of
+their own that is made once for each set of them. zmlx.fuse.program gives it to the native module,
+which asks for what it has no tape of (zmlx.fuse.taped) and ties nothing together itself.
+
+The forward pass runs as it does without a gradient and keeps nothing for one: what a gradient reads
+is in memory between the forward pass's kernels anyway, or is computed again (zmlx.fuse.saved).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from zmlx import dtypes
+from zmlx.derive.factor import factored
+from zmlx.device.rules import native_or_none
+from zmlx.errors import DeriveError
+from zmlx.fuse import dumped
+from zmlx.fuse.cuts import Cut, Layout, array_of, call_of, cutter, pieces
+from zmlx.fuse.extract import Region
+from zmlx.fuse.plan import Plan
+from zmlx.fuse.reads import Backward, Links, Read
+from zmlx.fuse.runtime import Runtime
+from zmlx.fuse.saved import Bill, chosen
+from zmlx.log import logger
+from zmlx.trace.graph import NUMBERS, Graph
+from zmlx.trace.operands import arrays_in
+
+if TYPE_CHECKING:
+    from zmlx.fuse.program import Program
+
+Values = Sequence[Any]  # by node of the forward graph
+Gradients = list[mx.array | None]
+Pull = Callable[[Sequence[int], Sequence[int], Sequence[mx.array]], Gradients | None]
+MakeProgram = Callable[[Graph, Runtime, str], "Program"]
+FEWEST = 2  # slices of one array of which the gradient is put together
+_log = logger("zmlx.fuse")
+
+
+class WholeGradient:
+    """The gradients of one plan; `make` makes a program of a graph."""
+
+    def __init__(self, plan: Plan, runtime: Runtime, name: str, make: MakeProgram) -> None:
+        self.plan, self.runtime, self.name, self._make = plan, runtime, name, make
+        self._at_hand = at_hand(plan)
+        self._sliced = _slices(plan.graph)
+        self._programs: dict[Any, tuple[Program, Backward]] = {}
+
+    def of(self, values: Values) -> Pull:
+        """What gives gradients of the forward pass with these values: those `wanted` (positions of
+        inputs) of what the results `used` receive, None for those that receive nothing.
+
+        None in place of all where there is no graph for them.
+        """
+
+        def pull(
+            wanted: Sequence[int], used: Sequence[int], seeds: Sequence[mx.array]
+        ) -> Gradients | None:
+            try:
+                with self.runtime.making():
+                    return self._pulled(values, tuple(wanted), tuple(used), seeds)
+            except DeriveError as error:
+                _log.info("%s: its gradient is made step by step: %s", self.name, error)
+                return None
+
+        return pull
+
+    def bill(self) -> Bill | None:
+        """What the gradients of all float arrays read, where all results receive; None where there
+        is no graph for them.
+        """
+        graph = self.plan.graph
+        kinds = [(graph.kind(n), graph[n]["dtype"]) for n in graph.inputs]
+        wanted = [i for i, (k, t) in enumerate(kinds) if k == "input" and dtypes.is_float(t)]
+        values = [_example(graph[node]) for node in graph]
+        used = tuple(range(len(graph.outputs)))
+        try:
+            return self._derived(tuple(wanted), used, self._any_link, self._layouts(values))[1]
+        except DeriveError:
+            return None
+
+    def _pulled(
+        self, values: Values, wanted: tuple[int, ...], used: tuple[int, ...],
+        seeds: Sequence[mx.array],
+    ) -> Gradients:  # fmt: skip
+        layouts = self._layouts(values)
+        structure = tuple((array, layout.structure) for array, layout in layouts.items())
+        key = (wanted, used, structure)
+        if key not in self._programs:
+            self._programs[key] = self._made(values, wanted, used, layouts)
+        program, back = self._programs[key]
+        given = [_given(values, read, layouts) for read in back.reads]
+        results = program.stepped([*seeds, *given])
+        found = dict(zip(back.found, results, strict=True))
+        return [found.get(i) for i in wanted]
+
+    def _made(
+        self, values: Values, wanted: tuple[int, ...], used: tuple[int, ...],
+        layouts: Mapping[int, Layout],
+    ) -> tuple[Program, Backward]:  # fmt: skip
+        graph = self.plan.graph
+        back, bill = self._derived(wanted, used, self._links(values), layouts)
+        name = f"{self.name}.vjp"
+        made = factored(back.graph, back.seeds, back.moved)
+        dumped.derivative(name, graph, back.graph, made, bill)
+        runtime = dumped.inner(self.runtime, name, made)
+        with runtime.making():
+            return self._make(made, runtime, name), back
+
+    def _derived(
+        self, wanted: tuple[int, ...], used: tuple[int, ...], links: Links,
+        layouts: Mapping[int, Layout],
+    ) -> tuple[Backward, Bill]:  # fmt: skip
+        from zmlx.fuse.backward import backward  # sympy, which it needs, is slow to load
+
+        graph = self.plan.graph
+        derived = backward(graph, wanted, used, self._at_hand, links, layouts)
+        return chosen(derived, graph, self._at_hand)
+
+    def _any_link(self, node: int) -> Mapping[int, Sequence[int]]:
+        """All results of a call as depending on all arrays that it is given."""
+        graph = self.plan.graph
+        results = range(max(1, graph[node]["call"].outputs))
+        operands = enumerate(graph.operands(node))
+        return {p: results for p, o in operands if graph.kind(o) not in ("const", *NUMBERS)}
+
+    def _links(self, values: Values) -> Links:
+        graph, native = self.plan.graph, native_or_none()
+
+        def links(node: int) -> Mapping[int, Sequence[int]]:
+            operands = [(p, values[o]) for p, o in enumerate(graph.operands(node))]
+            arrays = [(p, v) for p, v in operands if isinstance(v, mx.array)]
+            given = [v for _, v in arrays]
+            results = list(arrays_in(values[node]))
+            found = native.reached(given, given, results)
+            return {p: r for (p, _), r in zip(arrays, found, strict=True)}
+
+        return links
+
+    def _layouts(self, values: Values) -> dict[int, Layout]:
+        """How slices lie in the arrays that have several."""
+        found = {}
+        for array, slices in self._sliced.items():
+            if not isinstance(values[array], mx.array):
+                continue
+            shape = values[array].shape
+            cuts = [cut(shape, [values[n] for n in numbers]) for _, cut, numbers in slices]
+            known: list[Cut] = [cut for cut in cuts if cut is not None]
+            if len(known) < len(cuts):
+                continue
+            parts = pieces(known, shape[known[0].axis])
+            if parts is not None:
+                found[array] = Layout(tuple(view for view, _, _ in slices), tuple(known), parts)
+        return found
+
+
+def _example(data: Mapping[str, Any]) -> Any:
+    """An array in the example's shape, for a number 0."""
+    number = data["kind"] in ("const", *NUMBERS)
+    return 0 if number else mx.broadcast_to(mx.zeros(()), data["shape"])
+
+
+def at_hand(plan: Plan) -> dict[int, int]:
+    """For each node whose value a forward pass has, the node that holds it: itself, or the one that
+    has lost the axes that it folds.
+    """
+    graph = plan.graph
+    found = {n: n for n in graph if graph.kind(n) in ("input", "scalar", "array")}
+    in_place = {r for joined in plan.joined for r in joined.regions}
+    for step in plan.steps:
+        if not isinstance(step, Region):
+            found[step.result] = step.result
+            if step.squeeze is not None:
+                found[step.node] = step.squeeze
+        elif step not in in_place:
+            pairs = zip(step.ends.outputs, step.results, strict=True)
+            found |= {node: result for node, result in pairs}
+            found |= {result: result for result in step.results}
+    for joined in plan.joined:
+        found |= {node: node for node in joined.results}
+    return found
+
+
+def _slices(graph: Graph) -> dict[int, list[tuple[int, Any, tuple[int, ...]]]]:
+    """The slices of each array that has several: node, what cuts it, the numbers that steer it."""
+    found: dict[int, list[tuple[int, Any, tuple[int, ...]]]] = {}
+    for node in graph:
+        array = array_of(graph, node)
+        if array is not None:
+            numbers = graph.operands(call_of(graph, node))[1:]
+            found.setdefault(array, []).append((node, cutter(graph, node), numbers))
+    return {array: slices for array, slices in found.items() if len(slices) >= FEWEST}
+
+
+def _given(values: Values, read: Read, layouts: Mapping[int, Layout]) -> Any:
+    if read.told is not None:
+        return read.told(layouts)
+    value = values[read.node]
+    return value if read.size is None else value.shape[read.size]
