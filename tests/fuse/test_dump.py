@@ -61,10 +61,10 @@ def test_every_stage_leaves_a_file_and_they_sort_in_its_order(found: dict[str, s
     wanted = [
         *("01-trace.txt", "02-simplified.txt", "03-lifted.txt", "04-plan.txt"),
         *(rf"06-{kernel}{ending}" for ending in endings),
-        *("07-launches.txt", r"08-derived\.region0\.vjp-\w{8}.txt"),
-        r"09-factored\.region0\.vjp-\w{8}.txt",
+        *("07-launches.txt", r"08-derived\.gated\.vjp-\w{8}.txt"),
+        r"09-factored\.gated\.vjp-\w{8}.txt",
     ]
-    folder = r"10-region0\.vjp-\w{8}/"
+    folder = r"10-gated\.vjp-\w{8}/"
     wanted += [folder + name for name in wanted[1:4]]
     names = [name.partition("/")[2] for name in found]
     assert len({name.partition("/")[0] for name in found}) == 1
@@ -92,6 +92,7 @@ def test_what_the_files_say(found: dict[str, str]) -> None:
     sums = text(found, "10-.*/07-launches.txt")
     assert "grid (1, 2, 1), threadgroup (1, 1, 1), LANES=1024" in sums
     derived, factored = (text(found, rf"{n}\..*") for n in ("08-derived", "09-factored"))
+    assert "read of the forward pass, 960 bytes:" in derived and "computed again" in derived
     assert "= const(3)" in factored and "= const(3)" not in derived  # g + 3*g*h*h
     kernels = {name.rpartition(".")[2]: t for name, t in found.items() if "vjp/06-" not in name}
     assert "zmlx_walk0(" in kernels["metal"] and '#include "msl_on_cuda.h"' in kernels["cu"]

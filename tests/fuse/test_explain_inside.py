@@ -72,7 +72,7 @@ def test_a_gradient_shows_its_kernels_forward_and_backward() -> None:
 def test_a_gradient_of_the_fused_function_itself_is_no_forward_report() -> None:
     summed = zmlx.fuse(lambda x: (mx.tanh(x) * x).sum())
     e = zmlx.explain(mx.grad(summed), x)
-    assert [launch.function for launch in inside_of(e).launches] == ["<lambda>.region0.vjp.region0"]
+    assert [launch.function for launch in inside_of(e).launches] == ["<lambda>.vjp.region0"]
 
 
 def test_what_a_gradient_does_not_need_is_no_kernel() -> None:
@@ -133,7 +133,7 @@ def test_a_training_step_is_explained_and_left_as_it_was() -> None:
     weight, step, key = net.layers[0].weight + 0, adam.step.item(), mx.random.state[0] + 0
     e = train.explain(x)
     functions = [launch.function for launch in inside_of(e).launches]
-    assert functions == ["Sequential.region0", "Sequential.region0.vjp.region0"]
+    assert functions == ["Sequential.region0", "Sequential.vjp.region0"]
     assert any("sqrt" in region.ops for region in e.regions)  # the optimizer, outside
     assert mx.array_equal(net.layers[0].weight, weight).item()
     assert (adam.step.item(), mx.array_equal(mx.random.state[0], key).item()) == (step, True)

@@ -35,7 +35,7 @@ _KERNELS = """
     Imag Remainder Round Rsqrt Select Sigmoid Sign Sin Sinh Sqrt Square Subtract Tan Tanh"""
 _IDLE = """
     AsStrided Broadcast Copy CustomTransforms Depends ExpandDims Flatten Full Reshape Squeeze
-    StopGradient Transpose Unflatten"""
+    StopGradient Transpose Unflatten Whole"""
 _UNNAMED = "CustomKernel"
 _ELEMENTWISE, _NO_WORK = frozenset(_KERNELS.split()), frozenset(_IDLE.split())
 

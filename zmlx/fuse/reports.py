@@ -154,7 +154,8 @@ class Saved:
 def saved_of(program: Program, called: Names) -> list[Saved]:
     """What gradients read, in the order of the graph."""
     graph, regions = program.plan.graph, program.plan.regions
-    whole = None if program.simple() or program.gradient is None else program.gradient.bill()
+    gradient = None if program.simple() or not regions else program.gradient
+    whole = gradient and gradient.bill()
     read: set[int] = set()
     if whole is not None:
         read = {node for node, _ in whole.saved}
