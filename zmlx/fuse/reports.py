@@ -155,7 +155,7 @@ def saved_of(program: Program, called: Names) -> list[Saved]:
     """What gradients read, in the order of the graph."""
     graph, regions = program.plan.graph, program.plan.regions
     gradient = None if program.simple() or not regions else program.gradient
-    whole = gradient and gradient.bill()
+    whole = None if gradient is None else gradient.bill()
     read: set[int] = set()
     if whole is not None:
         read = {node for node, _ in whole.saved}
