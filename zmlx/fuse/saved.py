@@ -70,7 +70,7 @@ def chosen(back: Backward, forward: Graph, at_hand: Mapping[int, int]) -> tuple[
 
 def _is_read(graph: Graph, node: int) -> bool:
     """Whether anything needs the values of an input, and not only that it was there."""
-    for user in graph.users(node):
+    for user in [u for u in graph.users(node) if graph.kind(u) not in NUMBERS]:
         call = graph[user].get("call")
         places = [i for i, o in enumerate(graph.operands(user)) if o == node]
         if call is None or type(call.fn) is not Pulled or any(map(call.fn.reads, places)):
