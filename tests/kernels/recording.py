@@ -31,6 +31,7 @@ class RecordingDevice:
         self.record, self.case = record, ""
         self.name = "host" if host else "metal"
         self.takes_turns, self.worth_alone = host, 10 if host else NEVER_ALONE
+        self.rows_alone = False
         self._seen: dict[Any, Texts] = {}
 
     @property

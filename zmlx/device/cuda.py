@@ -50,6 +50,7 @@ class CudaDevice(GpuDevice):
 
     name = "cuda"
     slots = 128  # of 4 KB
+    rows_alone = True  # logsumexp 2 times, softmax 1.4 times, layer norm 2 times as fast as MLX's
     threadgroup = 128  # within 3 % of the best of 128, 256 and 512 in every kernel measured
 
     def unavailable(self) -> str | None:
@@ -77,8 +78,14 @@ class CudaDevice(GpuDevice):
         few = len(_arrays(kernel)) <= FEW_ARRAYS
         return ACROSS.get(_widest(kernel), straight) if simple and few else straight
 
+    def deals(self, kernel: KernelSource) -> bool:
+        """See GpuDevice."""
+        return _divides(kernel)
+
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
         made = cuda_kernel(name, cuda_text(spec), spec.ensure_row_contiguous)
+        if spec.whole:
+            return made
         return lambda inputs, grid, **more: made(
             inputs=[*inputs, _grid_array(grid)], grid=grid, **more
         )

@@ -2,7 +2,7 @@
 
 Comes in: a MetalKernelSpec. Goes out: what mx.fast.cuda_kernel takes. CUDA launches whole groups
 only and does not tell a kernel its grid in threads, so the grid comes as one more input and the
-threads beyond it return at once.
+threads beyond it return at once; but where the spec says that there are none.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def cuda_text(spec: MetalKernelSpec) -> CudaText:
     facts = HALVES if spec.halves else ""
     if spec.widest:
         facts += f"#define ZM_WIDEST {spec.widest}\n"
+    grid, beyond = ((), "") if spec.whole else ((GRID,), _BEYOND)
     return CudaText(
-        (*spec.input_names, GRID),
+        (*spec.input_names, *grid),
         outputs,
-        f'{_BEYOND}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
+        f'{beyond}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
         f'{facts}{names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
     )
 

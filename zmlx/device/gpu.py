@@ -26,7 +26,8 @@ from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MAX_BUFFERS, Extent, MetalKernelSpec
 
 INT32_MAX = 2**31 - 1
-LARGEST_GROUP = 1024  # threads
+LARGEST_GROUP, WARP = 1024, 32  # threads
+SHORT_ROWS, SHORT_ELEMENTS = 8, 8  # rows of fewer than so many threads; elements of a thread there
 
 
 class GpuDevice(ABC):
@@ -36,6 +37,7 @@ class GpuDevice(ABC):
     threadgroup: int  # threads
     takes_turns = False
     worth_alone = NEVER_ALONE
+    rows_alone = False  # where nobody has measured it
     slots = MAX_BUFFERS  # arguments that a kernel may take
 
     def __init__(self) -> None:
@@ -56,6 +58,10 @@ class GpuDevice(ABC):
     def across(self, kernel: KernelSource) -> tuple[int, int]:
         """Elements of a thread and threads of a group where an input's memory crosses the rows."""
         return self.elements(kernel), self.group(kernel)
+
+    def deals(self, kernel: KernelSource) -> bool:
+        """Whether the text of `kernel` asks for SHORT, see zmlx.msl.loop."""
+        return False
 
     @abstractmethod
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
@@ -88,7 +94,7 @@ class GpuDevice(ABC):
         repeat = None if native is None else native.Repeater()
         made = GpuLauncher(
             kernel, self.made(kernel), kinds, self.elements(kernel), self.group(kernel), repeat,
-            self.across(kernel), tuning.settings(self.name, kernel),
+            self.across(kernel), self.deals(kernel), tuning.settings(self.name, kernel),
         )  # fmt: skip
         return self._launchers.setdefault(kernel.digest, made)
 
@@ -104,6 +110,7 @@ class GpuLauncher:
     threadgroup: int
     repeat: Any  # a Repeater of the native module, None where there is none
     across: tuple[int, int]  # elements and threads where an input's memory crosses the rows
+    deals: bool = False  # the text has a way of its own for short rows
     tuned: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by size class
 
     def __call__(
@@ -170,12 +177,18 @@ class GpuLauncher:
 
     def extent(self, arrays: Sequence[mx.array]) -> tuple[Extent, Extent, list[tuple[str, Any]]]:
         """The grid in threads, a threadgroup, and the template of a launch over `arrays`."""
-        size = prod(output_shape(self.kernel, arrays))
+        shape = output_shape(self.kernel, arrays)
+        size = prod(shape)
         least, threadgroup = self.setting(size, arrays)
+        short = self.deals and _is_short(shape, least)
+        least = min(least, SHORT_ELEMENTS) if short else least
         elements = elements_of_a_thread(size, least)
         threads = -(-size // elements)
+        threads = -(-threads // WARP) * WARP if short else threads  # its lanes share their elements
         index = index_type(size, self.kernel.rank, elements)
         template = [("ELEMS", elements), ("INDEX", index)]
+        if self.deals:
+            template.append(("SHORT", short))
         return (threads, 1, 1), (min(threadgroup, threads), 1, 1), template
 
 
@@ -183,6 +196,12 @@ def crosses(arrays: Sequence[mx.array]) -> bool:
     """Whether the memory of one of `arrays` runs across its rows; False where none can tell."""
     native = native_or_none()
     return native is not None and bool(native.any_crosses(arrays))
+
+
+def _is_short(shape: Sequence[int], elements: int) -> bool:
+    """Whether threads of so many elements would often take parts of two rows."""
+    columns = next((n for n in reversed(shape) if n != 1), 1)
+    return columns < SHORT_ROWS * elements and columns % elements != 0
 
 
 def elements_of_a_thread(size: int, least: int) -> int:

@@ -51,7 +51,8 @@ class Program:
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
         self.written = Written(lifted)
         if folds and device.unavailable() is None:
-            self.written = written_out(lifted, not sums, device.worth_alone)
+            dear = 0 if device.rows_alone else device.worth_alone
+            self.written = written_out(lifted, not sums, dear)
         self._unwritten = (simple, replace(runtime, folds=False, ends=False), name)
         runtime = replace(runtime, written=bool(self.written.calls) and not sums)
         self.plan = plan(self.written.graph, device.worth_alone, sums, **runtime.folding)

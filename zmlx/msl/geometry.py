@@ -7,7 +7,7 @@ the template that zmlx.msl.walk_text explains. zmlx.fuse.walked launches by it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zmlx import dtypes
 from zmlx.msl.schedule import Schedule
@@ -18,6 +18,7 @@ PACK_BYTES = 16  # what a thread moves in one go
 HELD_BYTES = 256  # of a thread, in registers
 MAX_GROUPS = 32768  # CUDA has at most 65535 along y; more rows share a group
 SINK_GROUPS = 528  # groups that each add up rows, four for each multiprocessor of a large GPU
+WHOLE_GROUPS = 264  # the same, of whole rows: two for each
 SINK_ROWS = 8  # of a group, at least
 SINK_LENGTHS = (64, 16)  # rows that a thread folds where columns are cut: at most, at least
 CUT_BYTES = 32  # of a thread, each value of a sink for a column
@@ -48,6 +49,7 @@ class Geometry:
     groups: int  # each gives one part of a fold over rows
     exact: bool = False
     once: bool = False
+    full: bool = False  # all lines have a row in every turn
     room: int = 0
     cut: int = 0  # columns of a group, where they are cut
     cuts: int = 1
@@ -58,6 +60,7 @@ class Geometry:
         template: tuple[tuple[str, int | bool | str], ...] = (
             ("LANES", self.lanes), ("PACKS", self.packs), ("TX", self.threads),
             ("RY", self.lines), ("EXACT", self.exact), ("ONCE", self.once),
+            ("FULL", self.full),
         )  # fmt: skip
         if self.room:
             template = (("LANES", self.lanes), ("ROOM", self.room), ("EXACT", self.exact))
@@ -135,6 +138,11 @@ def starves_across(sizes: Sizes) -> bool:
 def on_gpu(plan: Schedule, sizes: Sizes) -> Geometry:
     """How a GPU runs it."""
     sizes = _blocks(plan, sizes)
+    made = _shared_out(plan, sizes)
+    return replace(made, full=sizes[1] % (made.groups * made.lines) == 0)
+
+
+def _shared_out(plan: Schedule, sizes: Sizes) -> Geometry:
     if plan.ends_only:
         if any(map(plan.keeps_columns, plan.sinks)):
             return _columns_apart(plan, sizes)
@@ -232,7 +240,7 @@ def _sharing(plan: Schedule, sizes: Sizes, threads: int, lines: int) -> Geometry
     held = share * lanes * _bytes(plan) <= HELD_BYTES  # else a row has a group to itself
     groups = min(-(-rows // lines), MAX_GROUPS)
     if plan.sinks:
-        enough = max(1, SINK_GROUPS // layers)
+        enough = max(1, WHOLE_GROUPS // layers)
         groups = max(1, min(groups, enough, -(-rows // (lines * SINK_ROWS))))
     exact = held and share * threads * lanes == columns
     once = groups * lines >= rows

@@ -24,7 +24,7 @@ def body(
     """The text. Types are those of values; of outputs as values and in memory."""
     scalars = [f"const {kind} p{i} = {kind}(s{i}[0]);" for i, kind in enumerate(scalar_types)]
     lines = [*_sizes(space), *_steps(space), *scalars]
-    lines += walk(space, array_types, len(scalar_types), output_types, [_PLACE])
+    lines += walk(space, array_types, len(scalar_types), output_types, [_PLACE], short=True)
     return "\n".join(lines) + "\n"
 
 
@@ -37,8 +37,12 @@ def walk(
     scalars: int,
     output_types: Sequence[tuple[str, str]],
     place: Sequence[str] = (),
+    short: bool = False,
 ) -> list[str]:
-    """The lines behind sizes, steps and scalars; `place` tells which thread `t` this is."""
+    """The lines behind sizes, steps and scalars; `place` tells which thread `t` this is.
+
+    `short`: where `has_short`, a template says whether rows are SHORT.
+    """
     inner = space.dims[-1] if space.dims else None
     loads = _Loads(space, array_types, inner)
     arguments = [f"x{i}" for i in loads.read] + [f"p{i}" for i in range(scalars)]
@@ -47,6 +51,10 @@ def walk(
         begin += [_coordinates(space), *_divided(space)]
     if loads.moving:
         wide = [*_dealt(space), *_wide(space, loads, arguments, output_types)]
+        if short and has_short(space):
+            wide = [*_scattered(space, loads, arguments, output_types), *wide]
+        if len(space.dims) > 1:
+            wide = [*_layouts(space), *wide]
         begin = ["#ifdef ZMLX_WIDE", *wide, "#else", *begin, "#endif"]
     return [
         *loads.once(),
@@ -132,6 +140,11 @@ def may_be_flat(space: Space) -> bool:
     return len(space.dims) > 1 and bool(moves) and all(m == space.dims for m in moves)
 
 
+def has_short(space: Space) -> bool:
+    """Whether the text has a way of its own for short rows: patterns that broadcast."""
+    return len(space.dims) > 1 and not may_be_flat(space)
+
+
 def _dense(space: Space) -> str:
     """The condition under which every input is row-contiguous, or one element all over.
 
@@ -163,16 +176,11 @@ def _dealt(space: Space) -> list[str]:
     if len(space.dims) < 2:
         return [*lines, "const INDEX begin = zmlx_deal<ELEMS>(t, total, true, apart);", *_BEYOND]
     outer, inner = space.dims[-2:]
-    flat, even = may_be_flat(space), f"n{inner} % (32 * ELEMS) == 0"
-    if flat:
-        lines += [f"const bool flat = {_dense(space)};"]
-        even = f"flat || {even}"
-    both = [i for i, m in enumerate(space.moves) if space.read[i] and {outer, inner} <= set(m)]
+    even = f"n{inner} % (32 * ELEMS) == 0"
+    even = f"flat || {even}" if may_be_flat(space) else even
     begin = f"zmlx_deal<ELEMS>(t, total, {even}, apart)"
-    if both:
-        tests = [f"(in{i}_step{outer} == 1 && in{i}_step{inner} != 1)" for i in both]
+    if _crossing(space):
         lines += [
-            f"const bool across = {' || '.join(tests)};",
             f"INDEX begin = zmlx_deal<ELEMS>(t, total, !across && ({even}), apart);",
             "if (across) {",
             f"  begin = zmlx_across<ELEMS>(t, n{inner}, n{outer}, apart);",
@@ -181,6 +189,20 @@ def _dealt(space: Space) -> list[str]:
     else:
         lines += [f"const INDEX begin = {begin};"]
     return [*lines, *_BEYOND]
+
+
+def _crossing(space: Space) -> list[int]:
+    """Inputs whose memory may run along the second innermost dimension."""
+    last = set(space.dims[-2:])
+    return [i for i, m in enumerate(space.moves) if space.read[i] and last <= set(m)]
+
+
+def _layouts(space: Space) -> list[str]:
+    """`flat` and `across`, see _dealt, where the pattern allows either."""
+    outer, inner = space.dims[-2:]
+    lines = [f"const bool flat = {_dense(space)};"] if may_be_flat(space) else []
+    tests = [f"(in{i}_step{outer} == 1 && in{i}_step{inner} != 1)" for i in _crossing(space)]
+    return lines + ([f"const bool across = {' || '.join(tests)};"] if tests else [])
 
 
 _BEYOND = ["if (begin >= total) {", "  return;", "}"]
@@ -224,6 +246,85 @@ def _wide(
         *[f"zmlx_give<ELEMS>(out{i} + begin, r{i}, apart);" for i in range(len(output_types))],
         "return;",
     ]), "}"]  # fmt: skip
+
+
+# Rows so short that most threads would take parts of two (SHORT): the lanes of a warp take
+# neighbours, and each goes on by as many elements as there are lanes, counting in every dimension.
+_SCATTERED = """\
+if (SHORT{straight}) {{
+  constexpr int kTurn = ELEMS < 8 ? ELEMS : 8;  // loads of an array under way
+  const INDEX begin = (t >> 5) * INDEX(32 * ELEMS) + (t & 31);
+{coordinates}
+  INDEX far = 32;
+{steps}
+  for (int b = 0; b < ELEMS; b += kTurn) {{
+    const INDEX from = begin + INDEX(b * 32);
+{declared}
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {{
+      if (total - from > INDEX(k * 32)) {{
+{loads}
+      }}
+{next}
+    }}
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {{
+      if (total - from > INDEX(k * 32)) {{
+{work}
+      }}
+    }}
+  }}
+  return;
+}}"""
+
+
+def _scattered(
+    space: Space,
+    loads: _Loads,
+    arguments: Sequence[str],
+    output_types: Sequence[tuple[str, str]],
+) -> list[str]:
+    """All elements of the thread, where rows are short and threads do not divide them."""
+    moved = [i for i in loads.read if space.moves[i]]
+    steps, onward, carry = [], [f"at{i} += far{i};" for i in moved], ""
+    for d, before in zip(reversed(space.dims), reversed([None, *space.dims[:-1]]), strict=True):
+        onward.append(f"c{d} += d{d}{carry};")
+        if before is None:
+            steps.append(f"const INDEX d{d} = far;")
+            continue
+        steps += [f"const INDEX d{d} = far % n{d};", f"far /= n{d};"]
+        carry = f" + carry{d}"
+        onward += [f"const INDEX carry{d} = c{d} >= n{d};", f"c{d} -= carry{d} * n{d};"]
+        for i in moved:
+            back = _offset(space, i, {before: "1", d: f"-n{d}"})
+            if back:
+                steps.append(f"const long back{i}_{d} = {back};")
+                onward.append(f"at{i} += carry{d} ? back{i}_{d} : 0;")
+    for i in moved:
+        steps.append(f"long at{i} = {_offset(space, i, {d: f'c{d}' for d in space.dims})};")
+        steps.append(f"const long far{i} = {_offset(space, i, {d: f'd{d}' for d in space.dims})};")
+    work = _each(
+        [f"const {loads.kinds[i]} x{i} = v{i}[k];" for i in moved], arguments, output_types,
+        [f"out{i}[from + k * 32] = {memory}(y{i});" for i, (_, memory) in enumerate(output_types)],
+    )  # fmt: skip
+    held = [f"v{i}[k] = {loads.kinds[i]}(in{i}[at{i}]);" for i in moved]
+    parts = {
+        "coordinates": indent([_coordinates(space), *_divided(space)]),
+        "steps": indent(steps),
+        "declared": indent([f"{loads.kinds[i]} v{i}[kTurn];" for i in moved], 4),
+        "loads": indent(held, 8),
+        "next": indent(onward, 6),
+        "work": indent(work, 8),
+    }
+    joined = {name: "\n".join(lines) for name, lines in parts.items()}
+    straight = " && !across" if _crossing(space) else ""
+    return _SCATTERED.format(straight=straight, **joined).splitlines()
+
+
+def _offset(space: Space, i: int, counts: dict[int, str]) -> str:
+    """How far input `i` moves by `counts` elements in these dimensions."""
+    moves = space.moves[i]
+    return " + ".join(f"long({n}) * in{i}_step{d}" for d, n in counts.items() if d in moves)
 
 
 def _row(
@@ -285,5 +386,5 @@ def next_row(dims: Sequence[int]) -> list[str]:
     return [f"c{inner} = 0;", *lines]
 
 
-def indent(lines: Sequence[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
+def indent(lines: Sequence[str], by: int = 2) -> list[str]:
+    return [" " * by + line for line in lines]

@@ -27,7 +27,8 @@ class MetalKernelSpec:
     as an array of one element, on every device. `halves` says that every result will be rounded to
     a type of 16 bits: a device may take functions that are exact enough for that; `exact` that the
     device must use the very functions MLX uses there. `widest` are the bytes of an element of the
-    widest array, where threads are dealt elements by zmlx_deal.
+    widest array, where threads are dealt elements by zmlx_deal. `whole` says that every grid is
+    whole threadgroups of whole simdgroups, and that the text does not ask for the grid in threads.
     """
 
     name: str
@@ -40,6 +41,7 @@ class MetalKernelSpec:
     halves: bool = False
     exact: bool = False
     widest: int = 0
+    whole: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -48,6 +50,7 @@ class MetalKernelSpec:
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
             str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
             *(["exact"] if self.exact else []), *([str(self.widest)] if self.widest else []),
+            *(["whole"] if self.whole else []),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -59,7 +59,7 @@ class Across(Parts):
             steps.append(f"{self._coordinate(d)}{size}")
         return " + ".join(steps)
 
-    def _coordinates(self) -> list[str]:
+    def coordinates(self) -> list[str]:
         lines, rest = [], "kk_lead"
         for d in reversed(self.leads[1:]):
             lines.append(f"const long kk_c{d} = {rest} % kk_n{d};")
@@ -168,7 +168,7 @@ class AcrossAlone(Across):
 
     def row_begins(self) -> list[str]:
         """Where the rows begin in each input, and the values of each that is not full."""
-        lines = self._coordinates()
+        lines = self.coordinates()
         reads = []
         for node, i in self.place.items():
             if node not in self.plan.full and not self.space.moves[i]:

@@ -11,6 +11,7 @@ from zmlx.msl import walk_text as text
 from zmlx.msl.walk_parts import indent, join_of, spot
 from zmlx.ops.reductions import REDUCTIONS
 
+MOST_AT_ONCE = 8  # values of a type that a thread has in threadgroup memory
 Fold = tuple[str, str, str]  # op, type, the name of the running value
 
 
@@ -19,11 +20,17 @@ def shared_memory(meetings: Sequence[Sequence[Fold]], lines: Sequence[Sequence[F
     in it, where there is any such meeting.
     """
     declared = [
-        form.format(kind=k, count=n)
+        form.format(kind=k, count=n, turn=turn(lines))
         for form, found in ((text.SHARED, meetings), (text.LINES, lines))
         for k, n in sorted(_most(found).items())
     ]
     return [*declared, *text.MEETING.splitlines()] if declared else []
+
+
+def turn(lines: Sequence[Sequence[Fold]]) -> int:
+    """How many values of each sink a group's lines join at one time: 1, 2, 4 or 8."""
+    most = max(_most(lines).values(), default=1)
+    return 1 << max(0, (MOST_AT_ONCE // most).bit_length() - 1)
 
 
 def _most(meetings: Sequence[Sequence[Fold]]) -> dict[str, int]:
@@ -47,6 +54,11 @@ class Slots:
         return taken
 
 
+def fast_join(op: str, kind: str) -> str:
+    """The text that joins a and b, by one instruction where a GPU has it."""
+    return f"kk_{op}(a, b)" if op in ("max", "min") and kind == "float" else join_of(op)
+
+
 def near(op: str, kind: str, total: str, count: str, value: str = "") -> str:
     """`total` of what neighbouring threads bring as `value`, else as their own `total`."""
     if REDUCTIONS[op].index:
@@ -58,7 +70,7 @@ def near_text(op: str, kind: str) -> str:
     """The function that does so."""
     name, hit = f"{op}_{kind}", join_of(op)
     if not REDUCTIONS[op].index:
-        return text.NEAR.format(kind=kind, op=name, join=hit)
+        return text.NEAR.format(kind=kind, op=name, join=fast_join(op, kind))
     names = {"a": "value", "spot_a": "place", "b": "other", "spot_b": "there"}
     found = text.FOUND.format(kind=kind, hit=hit, **names).splitlines()
     return text.NEAR_PLACE.format(op=name, kind=kind, found=indent(found, 4))

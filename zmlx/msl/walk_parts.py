@@ -151,7 +151,7 @@ class Parts:
     # -- once a row ---------------------------------------------------------------------------
     def row_begins(self) -> list[str]:
         """Where a row begins in each input, and what does not differ from column to column."""
-        lines = self._coordinates()
+        lines = self.coordinates()
         for node, i in self.place.items():
             if node in self.plan.full:
                 lines.append(f"const long kk_row{i} = {self.begin(node)};")
@@ -168,7 +168,8 @@ class Parts:
             terms.append(f"kk_left * kk_step{i}_{self.column}")
         return " + ".join(terms) or "0"
 
-    def _coordinates(self) -> list[str]:
+    def coordinates(self) -> list[str]:
+        """kk_c0, kk_c1, …: where kk_row lies in the dimensions of rows."""
         if self.column < 2:
             return []
         lines, rest = [], "kk_row"
@@ -240,7 +241,7 @@ class Parts:
         value = f"kk_live ? {value} : {self.neutral(node)}" if live else value
         if data["op"] == "sum" and total.startswith("kk_sink"):
             return [f"{total} += {value};"]
-        join = join_of(data["op"])
+        join = self.join(data["op"], kind)
         return [f"{{ const {kind} a = {total}, b = {value};", f"  {total} = {join}; }}"]
 
     def merged(self, node: int, total: str, part: str) -> list[str]:
@@ -251,6 +252,10 @@ class Parts:
                 kind=kind, a=total, spot_a=spot(total), b=part, spot_b=spot(part), hit=join
             ).splitlines()
         return [f"{{ const {kind} a = {total}, b = {part};", f"  {total} = {join}; }}"]
+
+    def join(self, op: str, kind: str) -> str:
+        """The text that joins a and b, values of type `kind`."""
+        return join_of(op)
 
     # -- a walk -------------------------------------------------------------------------------
     def full_inputs(self, walk: Walk) -> list[int]:

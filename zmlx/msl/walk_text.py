@@ -3,10 +3,10 @@
 Names: kk_row is a row, kk_line its place in the group, kk_thread a thread of the row, kk_at the
 first column of a pack. Template: TX threads share a row (a power of two), RY rows a group, which
 takes only one row a line where ONCE; a thread takes LANES neighbouring columns at once, PACKS times
-(0: as often as it needs); EXACT says that no thread is left without columns. Where columns are cut,
-a group takes CUT of them, kk_columns in all, from kk_left on; a row has kk_wide. Where rows have
-outer dimensions, kk_o counts what lies in these, kk_before the rows before it, and kk_nth parts,
-of which each group gives one.
+(0: as often as it needs); EXACT says that no thread is left without columns, FULL that no line is
+without a row. Where columns are cut, a group takes CUT of them, kk_columns in all, from kk_left on;
+a row has kk_wide. Where rows have outer dimensions, kk_o counts what lies in these, kk_before the
+rows before it, and kk_nth parts, of which each group gives one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from __future__ import annotations
 PARTS = """\
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
+#endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
 #endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
@@ -33,6 +38,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -60,6 +75,16 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 """
 
@@ -68,7 +93,7 @@ NEAR = """\
 inline {kind} kk_near_{op}({kind} a, int near) {{
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {{
-    const {kind} b = metal::simd_shuffle_xor(a, ushort(far));
+    const {kind} b = kk_other(a, far);
     a = {join};
   }}
   return a;
@@ -86,8 +111,8 @@ NEAR_PLACE = """\
 inline void kk_near_{op}(thread {kind}& value, thread int& place, int near) {{
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {{
-    const {kind} other = metal::simd_shuffle_xor(value, ushort(far));
-    const int there = metal::simd_shuffle_xor(place, ushort(far));
+    const {kind} other = kk_other(value, far);
+    const int there = kk_other(place, far);
 {found}
   }}
 }}
@@ -129,7 +154,7 @@ if ({quick}) {{
 # Rows beyond the last are computed as the last one, so that all threads of a group meet.
 ROWS = """\
 for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {{
-  const bool kk_live = kk_base + long(kk_line) < kk_rows;
+  const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
   const long kk_row = {before}(kk_live ? kk_base + long(kk_line) : kk_rows - 1);
 {body}
   if (ONCE) {{
@@ -168,6 +193,26 @@ ZMLX_UNROLL
 for (int kk_v = 0; kk_v < LANES; ++kk_v) {{
 {lines}
 }}"""
+# Where groups go through many rows: the next one is on its way while this one is worked on. GPUs
+# that hide the wait by other groups, of which registers allow fewer so, do without (KK_AHEAD).
+AHEAD_FIRST = """\
+if (KK_AHEAD) {{
+  const long kk_row = {before}((kk_block < kk_rows) ? kk_block : kk_rows - 1);
+{begins}
+{next}
+}}"""
+AHEAD = """\
+if (KK_AHEAD) {{
+{moved}
+  if (kk_base + kk_blocks < kk_rows) {{
+    const long kk_far = kk_base + kk_blocks + long(kk_line);
+    const long kk_row = {before}((kk_far < kk_rows) ? kk_far : kk_rows - 1);
+{begins}
+{next}
+  }}
+}} else {{
+{here}
+}}"""
 # One barrier a meeting: its threadgroup memory is not written again before the next but one.
 MEET = """\
 if (TX > 32) {{
@@ -187,24 +232,25 @@ for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {{
   kk_sink{node}[kk_k] = {neutral};
 }}"""
 # The lines of a group join what they have of each column, half upon half; the first one gives it.
-LINES = "threadgroup {kind} kk_lines_{kind}[{count}][(RY > 1) ? RY * TX : 1];"
+# `turn` values of each take their turn at one time, so that few barriers serve many.
+LINES = "threadgroup {kind} kk_lines_{kind}[{count}][{turn}][(RY > 1) ? RY * TX : 1];"
 LINES_JOIN = """\
-if (RY > 1) {{
+ZMLX_UNROLL
+for (int kk_b = 0; kk_b < ((RY > 1) ? {values} : 0); kk_b += {turn}) {{
 {tell}
   metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
   for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {{
     if (kk_line < kk_half) {{
-      const int kk_other = kk_place + kk_half * TX;
+      const int kk_far = kk_place + kk_half * TX;
 {join}
     }}
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
   }}
 {hear}
-  metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
 }}"""
-LINES_LOOP = """\
+LINES_TURN = """\
 ZMLX_UNROLL
-for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {{
+for (int kk_k = kk_b; kk_k < ((kk_b + {turn} < {values}) ? kk_b + {turn} : {values}); ++kk_k) {{
 {lines}
 }}"""
 SINK_END = """\

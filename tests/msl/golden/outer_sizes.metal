@@ -1,4 +1,4 @@
-// zmlx_add_34b4c7a6a2664f09
+// zmlx_add_9448634d4e7970cf
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -17,6 +17,67 @@ const long in0_step2 = in0_strides[2];
 const long in1_step1 = in1_strides[0];
 const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
+if (SHORT) {
+  constexpr int kTurn = ELEMS < 8 ? ELEMS : 8;  // loads of an array under way
+  const INDEX begin = (t >> 5) * INDEX(32 * ELEMS) + (t & 31);
+  INDEX c0 = 0, c1 = 0, c2 = 0;
+  INDEX rest = begin;
+  c2 = rest % n2;
+  rest /= n2;
+  c1 = rest % n1;
+  rest /= n1;
+  c0 = rest;
+  INDEX far = 32;
+  const INDEX d2 = far % n2;
+  far /= n2;
+  const long back0_2 = long(-n2) * in0_step2;
+  const long back1_2 = long(1) * in1_step1;
+  const INDEX d1 = far % n1;
+  far /= n1;
+  const long back0_1 = long(1) * in0_step0;
+  const long back1_1 = long(-n1) * in1_step1;
+  const INDEX d0 = far;
+  long at0 = long(c0) * in0_step0 + long(c2) * in0_step2;
+  const long far0 = long(d0) * in0_step0 + long(d2) * in0_step2;
+  long at1 = long(c1) * in1_step1;
+  const long far1 = long(d1) * in1_step1;
+  for (int b = 0; b < ELEMS; b += kTurn) {
+    const INDEX from = begin + INDEX(b * 32);
+    float v0[kTurn];
+    float v1[kTurn];
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      if (total - from > INDEX(k * 32)) {
+        v0[k] = float(in0[at0]);
+        v1[k] = float(in1[at1]);
+      }
+      at0 += far0;
+      at1 += far1;
+      c2 += d2;
+      const INDEX carry2 = c2 >= n2;
+      c2 -= carry2 * n2;
+      at0 += carry2 ? back0_2 : 0;
+      at1 += carry2 ? back1_2 : 0;
+      c1 += d1 + carry2;
+      const INDEX carry1 = c1 >= n1;
+      c1 -= carry1 * n1;
+      at0 += carry1 ? back0_1 : 0;
+      at1 += carry1 ? back1_1 : 0;
+      c0 += d0 + carry1;
+    }
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      if (total - from > INDEX(k * 32)) {
+        const float x0 = v0[k];
+        const float x1 = v1[k];
+        float y0;
+        zmlx_region(x0, x1, y0);
+        out0[from + k * 32] = float(y0);
+      }
+    }
+  }
+  return;
+}
 INDEX apart = 0;
 const INDEX begin = zmlx_deal<ELEMS>(t, total, n2 % (32 * ELEMS) == 0, apart);
 if (begin >= total) {

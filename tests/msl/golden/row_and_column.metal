@@ -1,4 +1,4 @@
-// zmlx_multiply_add_ff62a143b9ca5ddb
+// zmlx_multiply_add_48b7466a24af7228
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -18,8 +18,66 @@ const long in1_step1 = in1_strides[0];
 const long in2_step0 = in2_strides[0];
 const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
-INDEX apart = 0;
 const bool across = (in0_step0 == 1 && in0_step1 != 1);
+if (SHORT && !across) {
+  constexpr int kTurn = ELEMS < 8 ? ELEMS : 8;  // loads of an array under way
+  const INDEX begin = (t >> 5) * INDEX(32 * ELEMS) + (t & 31);
+  INDEX c0 = 0, c1 = 0;
+  INDEX rest = begin;
+  c1 = rest % n1;
+  rest /= n1;
+  c0 = rest;
+  INDEX far = 32;
+  const INDEX d1 = far % n1;
+  far /= n1;
+  const long back0_1 = long(1) * in0_step0 + long(-n1) * in0_step1;
+  const long back1_1 = long(-n1) * in1_step1;
+  const long back2_1 = long(1) * in2_step0;
+  const INDEX d0 = far;
+  long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long far0 = long(d0) * in0_step0 + long(d1) * in0_step1;
+  long at1 = long(c1) * in1_step1;
+  const long far1 = long(d1) * in1_step1;
+  long at2 = long(c0) * in2_step0;
+  const long far2 = long(d0) * in2_step0;
+  for (int b = 0; b < ELEMS; b += kTurn) {
+    const INDEX from = begin + INDEX(b * 32);
+    float v0[kTurn];
+    float v1[kTurn];
+    float v2[kTurn];
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      if (total - from > INDEX(k * 32)) {
+        v0[k] = float(in0[at0]);
+        v1[k] = float(in1[at1]);
+        v2[k] = float(in2[at2]);
+      }
+      at0 += far0;
+      at1 += far1;
+      at2 += far2;
+      c1 += d1;
+      const INDEX carry1 = c1 >= n1;
+      c1 -= carry1 * n1;
+      at0 += carry1 ? back0_1 : 0;
+      at1 += carry1 ? back1_1 : 0;
+      at2 += carry1 ? back2_1 : 0;
+      c0 += d0 + carry1;
+    }
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      if (total - from > INDEX(k * 32)) {
+        const float x0 = v0[k];
+        const float x1 = v1[k];
+        const float x2 = v2[k];
+        float y0;
+        zmlx_region(x0, x1, x2, y0);
+        out0[from + k * 32] = float(y0);
+      }
+    }
+  }
+  return;
+}
+INDEX apart = 0;
 INDEX begin = zmlx_deal<ELEMS>(t, total, !across && (n1 % (32 * ELEMS) == 0), apart);
 if (across) {
   begin = zmlx_across<ELEMS>(t, n1, n0, apart);

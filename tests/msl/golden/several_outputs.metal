@@ -1,4 +1,4 @@
-// zmlx_less_exp_add_17a5093470d8c19f
+// zmlx_less_exp_add_fbbea5b477efaf0e
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -20,8 +20,62 @@ const long in0_step1 = in0_strides[1];
 const long in1_step1 = in1_strides[0];
 const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
-INDEX apart = 0;
 const bool across = (in0_step0 == 1 && in0_step1 != 1);
+if (SHORT && !across) {
+  constexpr int kTurn = ELEMS < 8 ? ELEMS : 8;  // loads of an array under way
+  const INDEX begin = (t >> 5) * INDEX(32 * ELEMS) + (t & 31);
+  INDEX c0 = 0, c1 = 0;
+  INDEX rest = begin;
+  c1 = rest % n1;
+  rest /= n1;
+  c0 = rest;
+  INDEX far = 32;
+  const INDEX d1 = far % n1;
+  far /= n1;
+  const long back0_1 = long(1) * in0_step0 + long(-n1) * in0_step1;
+  const long back1_1 = long(-n1) * in1_step1;
+  const INDEX d0 = far;
+  long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
+  const long far0 = long(d0) * in0_step0 + long(d1) * in0_step1;
+  long at1 = long(c1) * in1_step1;
+  const long far1 = long(d1) * in1_step1;
+  for (int b = 0; b < ELEMS; b += kTurn) {
+    const INDEX from = begin + INDEX(b * 32);
+    float v0[kTurn];
+    float v1[kTurn];
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      if (total - from > INDEX(k * 32)) {
+        v0[k] = float(in0[at0]);
+        v1[k] = float(in1[at1]);
+      }
+      at0 += far0;
+      at1 += far1;
+      c1 += d1;
+      const INDEX carry1 = c1 >= n1;
+      c1 -= carry1 * n1;
+      at0 += carry1 ? back0_1 : 0;
+      at1 += carry1 ? back1_1 : 0;
+      c0 += d0 + carry1;
+    }
+    ZMLX_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      if (total - from > INDEX(k * 32)) {
+        const float x0 = v0[k];
+        const float x1 = v1[k];
+        bool y0;
+        float y1;
+        float y2;
+        zmlx_region(x0, x1, y0, y1, y2);
+        out0[from + k * 32] = bool(y0);
+        out1[from + k * 32] = float(y1);
+        out2[from + k * 32] = float(y2);
+      }
+    }
+  }
+  return;
+}
+INDEX apart = 0;
 INDEX begin = zmlx_deal<ELEMS>(t, total, !across && (n1 % (32 * ELEMS) == 0), apart);
 if (across) {
   begin = zmlx_across<ELEMS>(t, n1, n0, apart);

@@ -1,4 +1,4 @@
-// zmlx_sigmoid_multiply_f0073cf652a38cdf
+// zmlx_sigmoid_multiply_e4c998c89c9a30cb
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -26,9 +26,9 @@ const long in1_step0 = in1_strides[0];
 const long in1_step1 = in1_strides[1];
 const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
-INDEX apart = 0;
 const bool flat = ((in0_step1 == 1 && in0_step0 == long(n1)) || (in0_step0 == 0 && in0_step1 == 0)) && ((in1_step1 == 1 && in1_step0 == long(n1)) || (in1_step0 == 0 && in1_step1 == 0));
 const bool across = (in0_step0 == 1 && in0_step1 != 1) || (in1_step0 == 1 && in1_step1 != 1);
+INDEX apart = 0;
 INDEX begin = zmlx_deal<ELEMS>(t, total, !across && (flat || n1 % (32 * ELEMS) == 0), apart);
 if (across) {
   begin = zmlx_across<ELEMS>(t, n1, n0, apart);

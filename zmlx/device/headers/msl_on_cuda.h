@@ -47,6 +47,18 @@ ZM_INLINE float zm_reciprocal(float x) {
   return r;
 }
 
+// The larger and the smaller one, or NaN where one of them is.
+ZM_INLINE float zm_max(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+ZM_INLINE float zm_min(float a, float b) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+
 #ifdef ZM_HALVES
 // Every result has 16 bits: these are off by at most 2^-16 of their value, where a half rounds by up
 // to 2^-11, and take 2 to 10 instructions where CUDA's own take 8 to 16. What is below float32's

@@ -4,6 +4,11 @@
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
+#endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
@@ -20,6 +25,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -47,11 +62,21 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 inline float kk_near_sum_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    const float b = kk_other(a, far);
     a = a + b;
   }
   return a;
@@ -75,7 +100,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_0ed65d179f4ac6a0(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_7a8cdf8db64b704d(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -106,7 +131,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
   }
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
     const long kk_row1 = kk_left * kk_step1_1;
@@ -142,7 +167,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold4 = kk_near_sum_float(kk_fold4, kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -153,7 +179,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   }
 } else {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0 + kk_left * kk_step0_1;
     const long kk_row1 = kk_left * kk_step1_1;
@@ -174,7 +200,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
+      kk_fold4 = kk_near_sum_float(kk_fold4, kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
