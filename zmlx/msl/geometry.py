@@ -139,7 +139,11 @@ def on_gpu(plan: Schedule, sizes: Sizes) -> Geometry:
     """How a GPU runs it."""
     sizes = _blocks(plan, sizes)
     made = _shared_out(plan, sizes)
-    return replace(made, full=sizes[1] % (made.groups * made.lines) == 0)
+    return _told_full(made, sizes[1])
+
+
+def _told_full(made: Geometry, rows: int) -> Geometry:
+    return replace(made, full=rows % (made.groups * made.lines) == 0)
 
 
 def _shared_out(plan: Schedule, sizes: Sizes) -> Geometry:
@@ -210,7 +214,7 @@ def asked(
     packs = -(-sizes[2] // made.lanes)
     if threads * lines > LARGEST or threads >= 2 * packs or (not made.packs and lines > 1):
         return None
-    found = _sharing(plan, sizes, threads, lines)
+    found = _told_full(_sharing(plan, sizes, threads, lines), sizes[1])
     return found if (found.packs > 0) == (made.packs > 0) else None
 
 

@@ -28,7 +28,7 @@ class MetalKernelSpec:
     a type of 16 bits: a device may take functions that are exact enough for that; `exact` that the
     device must use the very functions MLX uses there. `widest` are the bytes of an element of the
     widest array, where threads are dealt elements by zmlx_deal. `whole` says that every grid is
-    whole threadgroups of whole simdgroups, and that the text does not ask for the grid in threads.
+    whole threadgroups, and that the text does not ask for the grid in threads.
     """
 
     name: str

@@ -310,7 +310,7 @@ ZM_INLINE T simd_prefix_exclusive_product(T x) {
     const uint self = zm_flat() % 32u;                    \
     return zm_from(x, (self * 0u + (LANE)), __activemask()); \
   }
-// Where all threads of the warp come here: one instruction.
+// Where all threads that the warp has come here: one instruction.
 template <typename T>
 ZM_INLINE T zm_xor_of_all(T x, int other) {
   return __shfl_xor_sync(0xffffffffu, x, other);

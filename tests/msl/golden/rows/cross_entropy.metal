@@ -4,6 +4,11 @@
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
+#endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
@@ -20,6 +25,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -47,19 +62,29 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 inline float kk_near_max_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
-    a = (b > a || b != b) ? b : a;
+    const float b = kk_other(a, far);
+    a = kk_max(a, b);
   }
   return a;
 }
 inline float kk_near_sum_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    const float b = kk_other(a, far);
     a = a + b;
   }
   return a;
@@ -158,7 +183,7 @@ const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
 if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step2_1 == 1 && kk_whole<int, LANES>(in2)) {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const int n1 = int(in1[kk_row * kk_step1_0]);
@@ -184,7 +209,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
           float y0;
           zmlx_walk0(x0, y0);
           { const float a = kk_fold4, b = y0;
-            kk_fold4 = (b > a || b != b) ? b : a; }
+            kk_fold4 = kk_max(a, b); }
         }
       }
     }
@@ -256,7 +281,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   }
 } else {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const int n1 = int(in1[kk_row * kk_step1_0]);
@@ -269,7 +294,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       float y0;
       zmlx_slow_walk0(x0, y0);
       { const float a = kk_fold4, b = y0;
-        kk_fold4 = (b > a || b != b) ? b : a; }
+        kk_fold4 = kk_max(a, b); }
     }
     kk_fold4 = kk_near_max_float(kk_fold4, (TX < 32) ? TX : 32);
     if (TX > 32) {
@@ -330,6 +355,11 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
+#endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
@@ -346,6 +376,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -373,19 +413,29 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 inline float kk_near_max_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
-    a = (b > a || b != b) ? b : a;
+    const float b = kk_other(a, far);
+    a = kk_max(a, b);
   }
   return a;
 }
 inline float kk_near_sum_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    const float b = kk_other(a, far);
     a = a + b;
   }
   return a;
@@ -500,7 +550,7 @@ const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
 if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 && kk_step3_1 == 1 && kk_whole<int, LANES>(in3)) {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const float n0 = float(in0[kk_row * kk_step0_0]);
     const long kk_row1 = kk_row * kk_step1_0;
@@ -529,7 +579,7 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
           float y0;
           zmlx_walk0(x1, y0);
           { const float a = kk_fold6, b = y0;
-            kk_fold6 = (b > a || b != b) ? b : a; }
+            kk_fold6 = kk_max(a, b); }
         }
       }
     }
@@ -610,7 +660,7 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
   }
 } else {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const float n0 = float(in0[kk_row * kk_step0_0]);
     const long kk_row1 = kk_row * kk_step1_0;
@@ -625,7 +675,7 @@ if (kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step1_0 % LANES == 0 &&
       float y0;
       zmlx_slow_walk0(x1, y0);
       { const float a = kk_fold6, b = y0;
-        kk_fold6 = (b > a || b != b) ? b : a; }
+        kk_fold6 = kk_max(a, b); }
     }
     kk_fold6 = kk_near_max_float(kk_fold6, (TX < 32) ? TX : 32);
     if (TX > 32) {

@@ -4,6 +4,11 @@
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
+#endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
@@ -20,6 +25,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -47,11 +62,21 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 inline float kk_near_sum_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    const float b = kk_other(a, far);
     a = a + b;
   }
   return a;
@@ -147,7 +172,7 @@ const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
 if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step2_1 == 1 && kk_whole<float, LANES>(in2)) {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const long kk_row1 = 0;
@@ -253,7 +278,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   }
 } else {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const long kk_row1 = 0;
@@ -324,6 +349,11 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
+#endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
@@ -340,6 +370,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -367,11 +407,21 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 inline float kk_near_sum_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    const float b = kk_other(a, far);
     a = a + b;
   }
   return a;
@@ -598,7 +648,7 @@ const long kk_groups = long(threadgroups_per_grid.y);
 const long kk_block = kk_group * long(RY) + long(kk_line);
 const long kk_blocks = kk_groups * long(RY);
 threadgroup float kk_partials_float[2][1][32];
-threadgroup float kk_lines_float[2][(RY > 1) ? RY * TX : 1];
+threadgroup float kk_lines_float[2][4][(RY > 1) ? RY * TX : 1];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
 if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step2_1 == 1 && kk_whole<float, LANES>(in2) && kk_step3_1 == 1 && kk_whole<float, LANES>(in3) && kk_step3_0 % LANES == 0) {
@@ -612,8 +662,35 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
     kk_sink45[kk_k] = float(0.0f);
   }
+  kk_part<float, LANES> w1[PACKS];
+  kk_part<float, LANES> w2[PACKS];
+  ZMLX_UNROLL
+  for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+    const int kk_at = (kk_p * TX + kk_thread) * LANES;
+    if (EXACT || kk_at < kk_columns) {
+      const long kk_row1 = 0;
+      const long kk_row2 = 0;
+      w1[kk_p] = kk_take<float, LANES>(in1 + (kk_row1 + kk_at));
+      w2[kk_p] = kk_take<float, LANES>(in2 + (kk_row2 + kk_at));
+    }
+  }
+  kk_part<float, LANES> kk_next0[PACKS];
+  kk_part<float, LANES> kk_next3[PACKS];
+  if (KK_AHEAD) {
+    const long kk_row = ((kk_block < kk_rows) ? kk_block : kk_rows - 1);
+    const long kk_row0 = kk_row * kk_step0_0;
+    const long kk_row3 = kk_row * kk_step3_0;
+    ZMLX_UNROLL
+    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+      const int kk_at = (kk_p * TX + kk_thread) * LANES;
+      if (EXACT || kk_at < kk_columns) {
+        kk_next0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+        kk_next3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
+      }
+    }
+  }
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const long kk_row1 = 0;
@@ -621,17 +698,41 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     const long kk_row3 = kk_row * kk_step3_0;
     float kk_keep17[PACKS * LANES];
     kk_part<float, LANES> kk_held0[PACKS];
-    kk_part<float, LANES> kk_held1[PACKS];
-    kk_part<float, LANES> kk_held2[PACKS];
     kk_part<float, LANES> kk_held3[PACKS];
-    float kk_fold5 = float(0.0f);
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
-        kk_held0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+    if (KK_AHEAD) {
+      ZMLX_UNROLL
+      for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+        const int kk_at = (kk_p * TX + kk_thread) * LANES;
+        if (EXACT || kk_at < kk_columns) {
+          kk_held0[kk_p] = kk_next0[kk_p];
+          kk_held3[kk_p] = kk_next3[kk_p];
+        }
+      }
+      if (kk_base + kk_blocks < kk_rows) {
+        const long kk_far = kk_base + kk_blocks + long(kk_line);
+        const long kk_row = ((kk_far < kk_rows) ? kk_far : kk_rows - 1);
+        const long kk_row0 = kk_row * kk_step0_0;
+        const long kk_row3 = kk_row * kk_step3_0;
+        ZMLX_UNROLL
+        for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+          const int kk_at = (kk_p * TX + kk_thread) * LANES;
+          if (EXACT || kk_at < kk_columns) {
+            kk_next0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+            kk_next3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
+          }
+        }
+      }
+    } else {
+      ZMLX_UNROLL
+      for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
+        const int kk_at = (kk_p * TX + kk_thread) * LANES;
+        if (EXACT || kk_at < kk_columns) {
+          kk_held0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
+          kk_held3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
+        }
       }
     }
+    float kk_fold5 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -695,20 +796,11 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
       if (EXACT || kk_at < kk_columns) {
-        kk_held1[kk_p] = kk_take<float, LANES>(in1 + (kk_row1 + kk_at));
-        kk_held2[kk_p] = kk_take<float, LANES>(in2 + (kk_row2 + kk_at));
-        kk_held3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
-      }
-    }
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
           const float x0 = float(kk_held0[kk_p][kk_v]);
-          const float x1 = float(kk_held1[kk_p][kk_v]);
-          const float x2 = float(kk_held2[kk_p][kk_v]);
+          const float x1 = float(w1[kk_p][kk_v]);
+          const float x2 = float(w2[kk_p][kk_v]);
           const float x3 = float(kk_held3[kk_p][kk_v]);
           float y0;
           float y1;
@@ -741,8 +833,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
           const float x0 = float(kk_held0[kk_p][kk_v]);
-          const float x1 = float(kk_held1[kk_p][kk_v]);
-          const float x2 = float(kk_held2[kk_p][kk_v]);
+          const float x1 = float(w1[kk_p][kk_v]);
+          const float x2 = float(w2[kk_p][kk_v]);
           const float x3 = float(kk_held3[kk_p][kk_v]);
           const float x17 = kk_keep17[kk_p * LANES + kk_v];
           float y0;
@@ -774,8 +866,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
           const float x0 = float(kk_held0[kk_p][kk_v]);
-          const float x1 = float(kk_held1[kk_p][kk_v]);
-          const float x2 = float(kk_held2[kk_p][kk_v]);
+          const float x1 = float(w1[kk_p][kk_v]);
+          const float x2 = float(w2[kk_p][kk_v]);
           const float x3 = float(kk_held3[kk_p][kk_v]);
           const float x17 = kk_keep17[kk_p * LANES + kk_v];
           float y0;
@@ -796,24 +888,30 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
   }
   ZMLX_UNROLL
-  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
-    if (RY > 1) {
-      kk_lines_float[0][kk_place] = kk_sink44[kk_k];
-      kk_lines_float[1][kk_place] = kk_sink45[kk_k];
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
-        if (kk_line < kk_half) {
-          const int kk_other = kk_place + kk_half * TX;
-          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
-            kk_lines_float[0][kk_place] = a + b; }
-          { const float a = kk_lines_float[1][kk_place], b = kk_lines_float[1][kk_other];
-            kk_lines_float[1][kk_place] = a + b; }
+  for (int kk_b = 0; kk_b < ((RY > 1) ? PACKS * LANES : 0); kk_b += 4) {
+    ZMLX_UNROLL
+    for (int kk_k = kk_b; kk_k < ((kk_b + 4 < PACKS * LANES) ? kk_b + 4 : PACKS * LANES); ++kk_k) {
+      kk_lines_float[0][kk_k - kk_b][kk_place] = kk_sink44[kk_k];
+      kk_lines_float[1][kk_k - kk_b][kk_place] = kk_sink45[kk_k];
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+      if (kk_line < kk_half) {
+        const int kk_far = kk_place + kk_half * TX;
+        ZMLX_UNROLL
+        for (int kk_k = kk_b; kk_k < ((kk_b + 4 < PACKS * LANES) ? kk_b + 4 : PACKS * LANES); ++kk_k) {
+          { const float a = kk_lines_float[0][kk_k - kk_b][kk_place], b = kk_lines_float[0][kk_k - kk_b][kk_far];
+            kk_lines_float[0][kk_k - kk_b][kk_place] = a + b; }
+          { const float a = kk_lines_float[1][kk_k - kk_b][kk_place], b = kk_lines_float[1][kk_k - kk_b][kk_far];
+            kk_lines_float[1][kk_k - kk_b][kk_place] = a + b; }
         }
-        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       }
-      kk_sink44[kk_k] = kk_lines_float[0][kk_place];
-      kk_sink45[kk_k] = kk_lines_float[1][kk_place];
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+    ZMLX_UNROLL
+    for (int kk_k = kk_b; kk_k < ((kk_b + 4 < PACKS * LANES) ? kk_b + 4 : PACKS * LANES); ++kk_k) {
+      kk_sink44[kk_k] = kk_lines_float[0][kk_k - kk_b][kk_place];
+      kk_sink45[kk_k] = kk_lines_float[1][kk_k - kk_b][kk_place];
     }
   }
   ZMLX_UNROLL
@@ -848,7 +946,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     kk_sink45[kk_k] = float(0.0f);
   }
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const long kk_row1 = 0;
@@ -973,24 +1071,30 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
   }
   ZMLX_UNROLL
-  for (int kk_k = 0; kk_k < ((RY > 1) ? PACKS * LANES : 0); ++kk_k) {
-    if (RY > 1) {
-      kk_lines_float[0][kk_place] = kk_sink44[kk_k];
-      kk_lines_float[1][kk_place] = kk_sink45[kk_k];
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
-        if (kk_line < kk_half) {
-          const int kk_other = kk_place + kk_half * TX;
-          { const float a = kk_lines_float[0][kk_place], b = kk_lines_float[0][kk_other];
-            kk_lines_float[0][kk_place] = a + b; }
-          { const float a = kk_lines_float[1][kk_place], b = kk_lines_float[1][kk_other];
-            kk_lines_float[1][kk_place] = a + b; }
+  for (int kk_b = 0; kk_b < ((RY > 1) ? PACKS * LANES : 0); kk_b += 4) {
+    ZMLX_UNROLL
+    for (int kk_k = kk_b; kk_k < ((kk_b + 4 < PACKS * LANES) ? kk_b + 4 : PACKS * LANES); ++kk_k) {
+      kk_lines_float[0][kk_k - kk_b][kk_place] = kk_sink44[kk_k];
+      kk_lines_float[1][kk_k - kk_b][kk_place] = kk_sink45[kk_k];
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
+      if (kk_line < kk_half) {
+        const int kk_far = kk_place + kk_half * TX;
+        ZMLX_UNROLL
+        for (int kk_k = kk_b; kk_k < ((kk_b + 4 < PACKS * LANES) ? kk_b + 4 : PACKS * LANES); ++kk_k) {
+          { const float a = kk_lines_float[0][kk_k - kk_b][kk_place], b = kk_lines_float[0][kk_k - kk_b][kk_far];
+            kk_lines_float[0][kk_k - kk_b][kk_place] = a + b; }
+          { const float a = kk_lines_float[1][kk_k - kk_b][kk_place], b = kk_lines_float[1][kk_k - kk_b][kk_far];
+            kk_lines_float[1][kk_k - kk_b][kk_place] = a + b; }
         }
-        metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       }
-      kk_sink44[kk_k] = kk_lines_float[0][kk_place];
-      kk_sink45[kk_k] = kk_lines_float[1][kk_place];
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    }
+    ZMLX_UNROLL
+    for (int kk_k = kk_b; kk_k < ((kk_b + 4 < PACKS * LANES) ? kk_b + 4 : PACKS * LANES); ++kk_k) {
+      kk_sink44[kk_k] = kk_lines_float[0][kk_k - kk_b][kk_place];
+      kk_sink45[kk_k] = kk_lines_float[1][kk_k - kk_b][kk_place];
     }
   }
   ZMLX_UNROLL

@@ -4,6 +4,11 @@
 #ifndef ZMLX_UNROLL
 #define ZMLX_UNROLL
 #endif
+#if defined(ZMLX_WIDE) || defined(ZM_SANITIZE)
+#define KK_AHEAD true
+#else
+#define KK_AHEAD false
+#endif
 #ifdef ZMLX_WIDE
 template <typename T, int N>
 using kk_part = zm_part<N, T>;
@@ -20,6 +25,16 @@ inline void kk_give(P* to, const V (&values)[N]) {
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
+}
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::zm_xor_of_all(a, far);
+}
+inline float kk_max(float a, float b) {
+  return zm_max(a, b);
+}
+inline float kk_min(float a, float b) {
+  return zm_min(a, b);
 }
 #else
 template <typename T, int N>
@@ -47,11 +62,21 @@ template <typename T, int N, typename P>
 inline bool kk_whole(P) {
   return true;
 }
+template <typename T>
+inline T kk_other(T a, int far) {
+  return metal::simd_shuffle_xor(a, ushort(far));
+}
+inline float kk_max(float a, float b) {
+  return (b > a || b != b) ? b : a;
+}
+inline float kk_min(float a, float b) {
+  return (b < a || b != b) ? b : a;
+}
 #endif
 inline float kk_near_sum_float(float a, int near) {
   ZMLX_UNROLL
   for (int far = near / 2; far > 0; far >>= 1) {
-    const float b = metal::simd_shuffle_xor(a, ushort(far));
+    const float b = kk_other(a, far);
     a = a + b;
   }
   return a;
@@ -101,7 +126,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step1_1 == 1 && kk_whol
     }
   }
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_left * kk_step0_1;
     const long kk_row1 = kk_left * kk_step1_1;
@@ -140,7 +165,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step1_1 == 1 && kk_whol
   }
 } else {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
-    const bool kk_live = kk_base + long(kk_line) < kk_rows;
+    const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
     const long kk_row0 = kk_left * kk_step0_1;
     const long kk_row1 = kk_left * kk_step1_1;

@@ -100,7 +100,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_7a8cdf8db64b704d(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_7e7399e34c7a4c40(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -167,8 +167,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_sum_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
@@ -200,8 +199,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold4 = kk_partials_float[kk_turn][0][kk_of];
-      kk_fold4 = kk_near_sum_float(kk_fold4, kk_share);
+      kk_fold4 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n4 = float(kk_fold4);
