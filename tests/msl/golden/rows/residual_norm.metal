@@ -355,28 +355,26 @@ inline float kk_near_sum_float(float a, int near) {
   }
   return a;
 }
-// One element: 4 ops: multiply, add, multiply, multiply.
-inline void zmlx_walk0(float x0, float x1, float x2, float x3, thread float& y0, thread float& y1) {
+// One element: 3 ops: multiply, multiply, multiply.
+inline void zmlx_walk0(float x0, float x1, float x2, thread float& y0, thread float& y1) {
   const float t0 = x0 * x1;
-  const float t1 = x2 + x3;
-  const float t2 = t1 * t1;
-  const float t3 = t0 * t1;
-  y0 = t2;
-  y1 = t3;
+  const float t1 = x2 * x2;
+  const float t2 = t0 * x2;
+  y0 = t1;
+  y1 = t2;
 }
-// One element: 9 ops: multiply, add, multiply, multiply, multiply, add, multiply, add, add.
-inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, float x5, float x6, thread float& y0, thread float& y1) {
+// One element: 8 ops: multiply, multiply, multiply, multiply, add, multiply, add, add.
+inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x0 * x1;
-  const float t1 = x2 + x3;
-  const float t2 = t1 * x4;
-  const float t3 = x0 * t2;
-  const float t4 = t0 * x4;
-  const float t5 = x5 + t4;
-  const float t6 = x6 * t1;
-  const float t7 = t5 + t6;
-  const float t8 = t7 + t6;
-  y0 = t3;
-  y1 = t8;
+  const float t1 = x2 * x3;
+  const float t2 = x0 * t1;
+  const float t3 = t0 * x3;
+  const float t4 = x4 + t3;
+  const float t5 = x5 * x2;
+  const float t6 = t4 + t5;
+  const float t7 = t6 + t5;
+  y0 = t2;
+  y1 = t7;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_row1(float x0, float x1, float p0, thread float& y0, thread float& y1) {
@@ -392,28 +390,26 @@ inline void zmlx_row1(float x0, float x1, float p0, thread float& y0, thread flo
   y0 = t2;
   y1 = t8;
 }
-// One element: 4 ops: multiply, add, multiply, multiply.
-inline void zmlx_slow_walk0(float x0, float x1, float x2, float x3, thread float& y0, thread float& y1) {
+// One element: 3 ops: multiply, multiply, multiply.
+inline void zmlx_slow_walk0(float x0, float x1, float x2, thread float& y0, thread float& y1) {
   const float t0 = x0 * x1;
-  const float t1 = x2 + x3;
-  const float t2 = t1 * t1;
-  const float t3 = t0 * t1;
-  y0 = t2;
-  y1 = t3;
+  const float t1 = x2 * x2;
+  const float t2 = t0 * x2;
+  y0 = t1;
+  y1 = t2;
 }
-// One element: 9 ops: multiply, add, multiply, multiply, multiply, add, multiply, add, add.
-inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, float x4, float x5, float x6, thread float& y0, thread float& y1) {
+// One element: 8 ops: multiply, multiply, multiply, multiply, add, multiply, add, add.
+inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x0 * x1;
-  const float t1 = x2 + x3;
-  const float t2 = t1 * x4;
-  const float t3 = x0 * t2;
-  const float t4 = t0 * x4;
-  const float t5 = x5 + t4;
-  const float t6 = x6 * t1;
-  const float t7 = t5 + t6;
-  const float t8 = t7 + t6;
-  y0 = t3;
-  y1 = t8;
+  const float t1 = x2 * x3;
+  const float t2 = x0 * t1;
+  const float t3 = t0 * x3;
+  const float t4 = x4 + t3;
+  const float t5 = x5 * x2;
+  const float t6 = t4 + t5;
+  const float t7 = t6 + t5;
+  y0 = t2;
+  y1 = t7;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_slow_row1(float x0, float x1, float p0, thread float& y0, thread float& y1) {
@@ -429,7 +425,7 @@ inline void zmlx_slow_row1(float x0, float x1, float p0, thread float& y0, threa
   y0 = t2;
   y1 = t8;
 }
-// Body of kernel zmlx_rows_sum_multiply_add(in0, in1, in2, in3, in4, out0, sum0); its signature is added on launch.
+// Body of kernel zmlx_rows_sum_multiply_add(in0, in1, in2, in3, s0, out0, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const int kk_columns = in0_shape[1];
@@ -440,9 +436,7 @@ const long kk_step2_0 = in2_strides[0];
 const long kk_step2_1 = in2_strides[1];
 const long kk_step3_0 = in3_strides[0];
 const long kk_step3_1 = in3_strides[1];
-const long kk_step4_0 = in4_strides[0];
-const long kk_step4_1 = in4_strides[1];
-const float n6 = float(in0_shape[1]);
+const float n4 = float(s0[0]);
 const int kk_thread = int(thread_position_in_threadgroup.x);
 const int kk_line = int(thread_position_in_threadgroup.y);
 const long kk_group = long(threadgroup_position_in_grid.y);
@@ -453,11 +447,11 @@ threadgroup float kk_partials_float[2][2][32];
 threadgroup float kk_lines_float[1][8][(RY > 1) ? RY * TX : 1];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
-if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step2_1 == 1 && kk_whole<float, LANES>(in2) && kk_step2_0 % LANES == 0 && kk_step3_1 == 1 && kk_whole<float, LANES>(in3) && kk_step3_0 % LANES == 0 && kk_step4_1 == 1 && kk_whole<float, LANES>(in4) && kk_step4_0 % LANES == 0) {
-  float kk_sink30[PACKS * LANES];
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<float, LANES>(in1) && kk_step2_1 == 1 && kk_whole<float, LANES>(in2) && kk_step2_0 % LANES == 0 && kk_step3_1 == 1 && kk_whole<float, LANES>(in3) && kk_step3_0 % LANES == 0) {
+  float kk_sink28[PACKS * LANES];
   ZMLX_UNROLL
   for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
-    kk_sink30[kk_k] = float(0.0f);
+    kk_sink28[kk_k] = float(0.0f);
   }
   kk_part<float, LANES> w1[PACKS];
   ZMLX_UNROLL
@@ -471,13 +465,11 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   kk_part<float, LANES> kk_next0[PACKS];
   kk_part<float, LANES> kk_next2[PACKS];
   kk_part<float, LANES> kk_next3[PACKS];
-  kk_part<float, LANES> kk_next4[PACKS];
   if (KK_AHEAD) {
     const long kk_row = ((kk_block < kk_rows) ? kk_block : kk_rows - 1);
     const long kk_row0 = kk_row * kk_step0_0;
     const long kk_row2 = kk_row * kk_step2_0;
     const long kk_row3 = kk_row * kk_step3_0;
-    const long kk_row4 = kk_row * kk_step4_0;
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -485,7 +477,6 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
         kk_next0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
         kk_next2[kk_p] = kk_take<float, LANES>(in2 + (kk_row2 + kk_at));
         kk_next3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
-        kk_next4[kk_p] = kk_take<float, LANES>(in4 + (kk_row4 + kk_at));
       }
     }
   }
@@ -496,11 +487,9 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     const long kk_row1 = 0;
     const long kk_row2 = kk_row * kk_step2_0;
     const long kk_row3 = kk_row * kk_step3_0;
-    const long kk_row4 = kk_row * kk_step4_0;
     kk_part<float, LANES> kk_held0[PACKS];
     kk_part<float, LANES> kk_held2[PACKS];
     kk_part<float, LANES> kk_held3[PACKS];
-    kk_part<float, LANES> kk_held4[PACKS];
     if (KK_AHEAD) {
       ZMLX_UNROLL
       for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
@@ -509,7 +498,6 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
           kk_held0[kk_p] = kk_next0[kk_p];
           kk_held2[kk_p] = kk_next2[kk_p];
           kk_held3[kk_p] = kk_next3[kk_p];
-          kk_held4[kk_p] = kk_next4[kk_p];
         }
       }
       if (kk_base + kk_blocks < kk_rows) {
@@ -518,7 +506,6 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
         const long kk_row0 = kk_row * kk_step0_0;
         const long kk_row2 = kk_row * kk_step2_0;
         const long kk_row3 = kk_row * kk_step3_0;
-        const long kk_row4 = kk_row * kk_step4_0;
         ZMLX_UNROLL
         for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
           const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -526,7 +513,6 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
             kk_next0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
             kk_next2[kk_p] = kk_take<float, LANES>(in2 + (kk_row2 + kk_at));
             kk_next3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
-            kk_next4[kk_p] = kk_take<float, LANES>(in4 + (kk_row4 + kk_at));
           }
         }
       }
@@ -538,12 +524,11 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
           kk_held0[kk_p] = kk_take<float, LANES>(in0 + (kk_row0 + kk_at));
           kk_held2[kk_p] = kk_take<float, LANES>(in2 + (kk_row2 + kk_at));
           kk_held3[kk_p] = kk_take<float, LANES>(in3 + (kk_row3 + kk_at));
-          kk_held4[kk_p] = kk_take<float, LANES>(in4 + (kk_row4 + kk_at));
         }
       }
     }
-    float kk_fold9 = float(0.0f);
-    float kk_fold19 = float(0.0f);
+    float kk_fold7 = float(0.0f);
+    float kk_fold17 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -553,36 +538,35 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
           const float x0 = float(kk_held0[kk_p][kk_v]);
           const float x1 = float(w1[kk_p][kk_v]);
           const float x2 = float(kk_held2[kk_p][kk_v]);
-          const float x3 = float(kk_held3[kk_p][kk_v]);
           float y0;
           float y1;
-          zmlx_walk0(x0, x1, x2, x3, y0, y1);
-          { const float a = kk_fold9, b = y0;
-            kk_fold9 = a + b; }
-          { const float a = kk_fold19, b = y1;
-            kk_fold19 = a + b; }
+          zmlx_walk0(x0, x1, x2, y0, y1);
+          { const float a = kk_fold7, b = y0;
+            kk_fold7 = a + b; }
+          { const float a = kk_fold17, b = y1;
+            kk_fold17 = a + b; }
         }
       }
     }
-    kk_fold9 = kk_near_sum_float(kk_fold9, (TX < 32) ? TX : 32);
-    kk_fold19 = kk_near_sum_float(kk_fold19, (TX < 32) ? TX : 32);
+    kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
+    kk_fold17 = kk_near_sum_float(kk_fold17, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
-        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold19;
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold17;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold19 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold17 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
-    const float n9 = float(kk_fold9);
-    const float n19 = float(kk_fold19);
-    float n13;
-    float n26;
-    zmlx_row1(n9, n19, n6, n13, n26);
+    const float n7 = float(kk_fold7);
+    const float n17 = float(kk_fold17);
+    float n11;
+    float n24;
+    zmlx_row1(n7, n17, n4, n11, n24);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -594,11 +578,10 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
           const float x1 = float(w1[kk_p][kk_v]);
           const float x2 = float(kk_held2[kk_p][kk_v]);
           const float x3 = float(kk_held3[kk_p][kk_v]);
-          const float x4 = float(kk_held4[kk_p][kk_v]);
           float y0;
           float y1;
-          zmlx_walk1(x0, x1, x2, x3, n13, x4, n26, y0, y1);
-          kk_sink30[kk_p * LANES + kk_v] += kk_live ? y0 : float(0.0f);
+          zmlx_walk1(x0, x1, x2, n11, x3, n24, y0, y1);
+          kk_sink28[kk_p * LANES + kk_v] += kk_live ? y0 : float(0.0f);
           r0[kk_v] = y1;
         }
         if (kk_live) {
@@ -614,7 +597,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   for (int kk_b = 0; kk_b < ((RY > 1) ? PACKS * LANES : 0); kk_b += 8) {
     ZMLX_UNROLL
     for (int kk_k = kk_b; kk_k < ((kk_b + 8 < PACKS * LANES) ? kk_b + 8 : PACKS * LANES); ++kk_k) {
-      kk_lines_float[0][kk_k - kk_b][kk_place] = kk_sink30[kk_k];
+      kk_lines_float[0][kk_k - kk_b][kk_place] = kk_sink28[kk_k];
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
@@ -630,7 +613,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
     ZMLX_UNROLL
     for (int kk_k = kk_b; kk_k < ((kk_b + 8 < PACKS * LANES) ? kk_b + 8 : PACKS * LANES); ++kk_k) {
-      kk_sink30[kk_k] = kk_lines_float[0][kk_k - kk_b][kk_place];
+      kk_sink28[kk_k] = kk_lines_float[0][kk_k - kk_b][kk_place];
     }
   }
   ZMLX_UNROLL
@@ -639,15 +622,15 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
       ZMLX_UNROLL
       for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-        sum0[kk_group * kk_columns + kk_at + kk_v] = kk_sink30[kk_p * LANES + kk_v];
+        sum0[kk_group * kk_columns + kk_at + kk_v] = kk_sink28[kk_p * LANES + kk_v];
       }
     }
   }
 } else {
-  float kk_sink30[PACKS * LANES];
+  float kk_sink28[PACKS * LANES];
   ZMLX_UNROLL
   for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
-    kk_sink30[kk_k] = float(0.0f);
+    kk_sink28[kk_k] = float(0.0f);
   }
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
     const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
@@ -656,41 +639,39 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     const long kk_row1 = 0;
     const long kk_row2 = kk_row * kk_step2_0;
     const long kk_row3 = kk_row * kk_step3_0;
-    const long kk_row4 = kk_row * kk_step4_0;
-    float kk_fold9 = float(0.0f);
-    float kk_fold19 = float(0.0f);
+    float kk_fold7 = float(0.0f);
+    float kk_fold17 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
       const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
-      const float x3 = float(in3[kk_row3 + kk_at * kk_step3_1]);
       float y0;
       float y1;
-      zmlx_slow_walk0(x0, x1, x2, x3, y0, y1);
-      { const float a = kk_fold9, b = y0;
-        kk_fold9 = a + b; }
-      { const float a = kk_fold19, b = y1;
-        kk_fold19 = a + b; }
+      zmlx_slow_walk0(x0, x1, x2, y0, y1);
+      { const float a = kk_fold7, b = y0;
+        kk_fold7 = a + b; }
+      { const float a = kk_fold17, b = y1;
+        kk_fold17 = a + b; }
     }
-    kk_fold9 = kk_near_sum_float(kk_fold9, (TX < 32) ? TX : 32);
-    kk_fold19 = kk_near_sum_float(kk_fold19, (TX < 32) ? TX : 32);
+    kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
+    kk_fold17 = kk_near_sum_float(kk_fold17, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold9;
-        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold19;
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold17;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold9 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_fold19 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold17 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
-    const float n9 = float(kk_fold9);
-    const float n19 = float(kk_fold19);
-    float n13;
-    float n26;
-    zmlx_slow_row1(n9, n19, n6, n13, n26);
+    const float n7 = float(kk_fold7);
+    const float n17 = float(kk_fold17);
+    float n11;
+    float n24;
+    zmlx_slow_row1(n7, n17, n4, n11, n24);
     ZMLX_UNROLL
     for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
       const int kk_at = kk_k * TX + kk_thread;
@@ -699,11 +680,10 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
         const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
         const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
         const float x3 = float(in3[kk_row3 + kk_at * kk_step3_1]);
-        const float x4 = float(in4[kk_row4 + kk_at * kk_step4_1]);
         float y0;
         float y1;
-        zmlx_slow_walk1(x0, x1, x2, x3, n13, x4, n26, y0, y1);
-        kk_sink30[kk_k] += kk_live ? y0 : float(0.0f);
+        zmlx_slow_walk1(x0, x1, x2, n11, x3, n24, y0, y1);
+        kk_sink28[kk_k] += kk_live ? y0 : float(0.0f);
         if (kk_live) {
           out0[kk_row * kk_columns + kk_at] = float(y1);
         }
@@ -717,7 +697,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
   for (int kk_b = 0; kk_b < ((RY > 1) ? PACKS * LANES : 0); kk_b += 8) {
     ZMLX_UNROLL
     for (int kk_k = kk_b; kk_k < ((kk_b + 8 < PACKS * LANES) ? kk_b + 8 : PACKS * LANES); ++kk_k) {
-      kk_lines_float[0][kk_k - kk_b][kk_place] = kk_sink30[kk_k];
+      kk_lines_float[0][kk_k - kk_b][kk_place] = kk_sink28[kk_k];
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     for (int kk_half = RY / 2; kk_half > 0; kk_half /= 2) {
@@ -733,14 +713,14 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     }
     ZMLX_UNROLL
     for (int kk_k = kk_b; kk_k < ((kk_b + 8 < PACKS * LANES) ? kk_b + 8 : PACKS * LANES); ++kk_k) {
-      kk_sink30[kk_k] = kk_lines_float[0][kk_k - kk_b][kk_place];
+      kk_sink28[kk_k] = kk_lines_float[0][kk_k - kk_b][kk_place];
     }
   }
   ZMLX_UNROLL
   for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
     const int kk_at = kk_k * TX + kk_thread;
     if (kk_line == 0 && (EXACT || kk_at < kk_columns)) {
-      sum0[kk_group * kk_columns + kk_at] = kk_sink30[kk_k];
+      sum0[kk_group * kk_columns + kk_at] = kk_sink28[kk_k];
     }
   }
 }

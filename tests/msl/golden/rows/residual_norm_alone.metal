@@ -126,28 +126,26 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
-// One element: 4 ops: multiply, add, multiply, multiply.
-inline void zmlx_walk0(float x0, float x1, float x2, float x3, thread float& y0, thread float& y1) {
+// One element: 3 ops: multiply, multiply, multiply.
+inline void zmlx_walk0(float x0, float x1, float x2, thread float& y0, thread float& y1) {
   const float t0 = x0 * x1;
-  const float t1 = x2 + x3;
-  const float t2 = t1 * t1;
-  const float t3 = t0 * t1;
-  y0 = t2;
-  y1 = t3;
+  const float t1 = x2 * x2;
+  const float t2 = t0 * x2;
+  y0 = t1;
+  y1 = t2;
 }
-// One element: 9 ops: multiply, add, multiply, multiply, multiply, add, multiply, add, add.
-inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, float x5, float x6, thread float& y0, thread float& y1) {
+// One element: 8 ops: multiply, multiply, multiply, multiply, add, multiply, add, add.
+inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x0 * x1;
-  const float t1 = x2 + x3;
-  const float t2 = t1 * x4;
-  const float t3 = x0 * t2;
-  const float t4 = t0 * x4;
-  const float t5 = x5 + t4;
-  const float t6 = x6 * t1;
-  const float t7 = t5 + t6;
-  const float t8 = t7 + t6;
-  y0 = t3;
-  y1 = t8;
+  const float t1 = x2 * x3;
+  const float t2 = x0 * t1;
+  const float t3 = t0 * x3;
+  const float t4 = x4 + t3;
+  const float t5 = x5 * x2;
+  const float t6 = t4 + t5;
+  const float t7 = t6 + t5;
+  y0 = t2;
+  y1 = t7;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_row1(float x0, float x1, float p0, thread float& y0, thread float& y1) {
@@ -163,7 +161,7 @@ inline void zmlx_row1(float x0, float x1, float p0, thread float& y0, thread flo
   y0 = t2;
   y1 = t8;
 }
-// Body of kernel zmlx_rows_sum_multiply_add(in0, in1, in2, in3, in4, out0, sum0); its signature is added on launch.
+// Body of kernel zmlx_rows_sum_multiply_add(in0, in1, in2, in3, s0, out0, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const int kk_columns = EXACT ? LANES : int(in0_shape[1]);
@@ -174,9 +172,7 @@ const long kk_step2_0 = in2_strides[0];
 const long kk_step2_1 = in2_strides[1];
 const long kk_step3_0 = in3_strides[0];
 const long kk_step3_1 = in3_strides[1];
-const long kk_step4_0 = in4_strides[0];
-const long kk_step4_1 = in4_strides[1];
-const float n6 = float(in0_shape[1]);
+const float n4 = float(s0[0]);
 const long kk_group = long(threadgroup_position_in_grid.y);
 const long kk_groups = long(threadgroups_per_grid.y);
 const long kk_span = (kk_rows + kk_groups - 1) / kk_groups;
@@ -191,15 +187,82 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   const long kk_row1 = 0;
   const long kk_row2 = kk_row * kk_step2_0;
   const long kk_row3 = kk_row * kk_step3_0;
-  const long kk_row4 = kk_row * kk_step4_0;
-  float kk_terms9[LANES];
+  float kk_terms7[LANES];
   for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {
-    kk_terms9[kk_v] = float(0.0f);
+    kk_terms7[kk_v] = float(0.0f);
   }
-  float kk_terms19[LANES];
+  float kk_terms17[LANES];
   for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {
-    kk_terms19[kk_v] = float(0.0f);
+    kk_terms17[kk_v] = float(0.0f);
   }
+  for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
+    const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
+    const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
+    if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1) {
+      #pragma omp simd
+      for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
+        const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
+        const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
+        const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
+        float y0;
+        float y1;
+        zmlx_walk0(x0, x1, x2, y0, y1);
+        { const float a = kk_terms7[kk_v], b = y0;
+          kk_terms7[kk_v] = a + b; }
+        { const float a = kk_terms17[kk_v], b = y1;
+          kk_terms17[kk_v] = a + b; }
+      }
+    } else {
+      #pragma omp simd
+      for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
+        const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
+        const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
+        const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
+        float y0;
+        float y1;
+        zmlx_walk0(x0, x1, x2, y0, y1);
+        { const float a = kk_terms7[kk_v], b = y0;
+          kk_terms7[kk_v] = a + b; }
+        { const float a = kk_terms17[kk_v], b = y1;
+          kk_terms17[kk_v] = a + b; }
+      }
+    }
+  }
+  float kk_fold7 = float(0.0f);
+  float kk_all7 = 0;
+  int kk_left7 = kk_lead;
+  for (; kk_lead == LANES && kk_left7 > 16 && kk_left7 % 2 == 0; kk_left7 /= 2) {
+    const int kk_half = kk_left7 / 2;
+    #pragma omp simd
+    for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
+      kk_terms7[kk_v] += kk_terms7[kk_v + kk_half];
+    }
+  }
+  #pragma omp simd reduction(+ : kk_all7)
+  for (int kk_v = 0; kk_v < kk_left7; ++kk_v) {
+    kk_all7 += kk_terms7[kk_v];
+  }
+  kk_fold7 += kk_all7;
+  float kk_fold17 = float(0.0f);
+  float kk_all17 = 0;
+  int kk_left17 = kk_lead;
+  for (; kk_lead == LANES && kk_left17 > 16 && kk_left17 % 2 == 0; kk_left17 /= 2) {
+    const int kk_half = kk_left17 / 2;
+    #pragma omp simd
+    for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
+      kk_terms17[kk_v] += kk_terms17[kk_v + kk_half];
+    }
+  }
+  #pragma omp simd reduction(+ : kk_all17)
+  for (int kk_v = 0; kk_v < kk_left17; ++kk_v) {
+    kk_all17 += kk_terms17[kk_v];
+  }
+  kk_fold17 += kk_all17;
+  const float n7 = float(kk_fold7);
+  const float n17 = float(kk_fold17);
+  float n11;
+  float n24;
+  zmlx_row1(n7, n17, n4, n11, n24);
   for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
@@ -212,78 +275,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         const float x3 = float(in3[kk_row3 + (kk_from + kk_v)]);
         float y0;
         float y1;
-        zmlx_walk0(x0, x1, x2, x3, y0, y1);
-        { const float a = kk_terms9[kk_v], b = y0;
-          kk_terms9[kk_v] = a + b; }
-        { const float a = kk_terms19[kk_v], b = y1;
-          kk_terms19[kk_v] = a + b; }
-      }
-    } else {
-      #pragma omp simd
-      for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-        const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
-        const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
-        const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
-        const float x3 = float(in3[kk_row3 + (kk_from + kk_v) * kk_step3_1]);
-        float y0;
-        float y1;
-        zmlx_walk0(x0, x1, x2, x3, y0, y1);
-        { const float a = kk_terms9[kk_v], b = y0;
-          kk_terms9[kk_v] = a + b; }
-        { const float a = kk_terms19[kk_v], b = y1;
-          kk_terms19[kk_v] = a + b; }
-      }
-    }
-  }
-  float kk_fold9 = float(0.0f);
-  float kk_all9 = 0;
-  int kk_left9 = kk_lead;
-  for (; kk_lead == LANES && kk_left9 > 16 && kk_left9 % 2 == 0; kk_left9 /= 2) {
-    const int kk_half = kk_left9 / 2;
-    #pragma omp simd
-    for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
-      kk_terms9[kk_v] += kk_terms9[kk_v + kk_half];
-    }
-  }
-  #pragma omp simd reduction(+ : kk_all9)
-  for (int kk_v = 0; kk_v < kk_left9; ++kk_v) {
-    kk_all9 += kk_terms9[kk_v];
-  }
-  kk_fold9 += kk_all9;
-  float kk_fold19 = float(0.0f);
-  float kk_all19 = 0;
-  int kk_left19 = kk_lead;
-  for (; kk_lead == LANES && kk_left19 > 16 && kk_left19 % 2 == 0; kk_left19 /= 2) {
-    const int kk_half = kk_left19 / 2;
-    #pragma omp simd
-    for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
-      kk_terms19[kk_v] += kk_terms19[kk_v + kk_half];
-    }
-  }
-  #pragma omp simd reduction(+ : kk_all19)
-  for (int kk_v = 0; kk_v < kk_left19; ++kk_v) {
-    kk_all19 += kk_terms19[kk_v];
-  }
-  kk_fold19 += kk_all19;
-  const float n9 = float(kk_fold9);
-  const float n19 = float(kk_fold19);
-  float n13;
-  float n26;
-  zmlx_row1(n9, n19, n6, n13, n26);
-  for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
-    const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
-    const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
-    if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1 && kk_step3_1 == 1 && kk_step4_1 == 1) {
-      #pragma omp simd
-      for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-        const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
-        const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
-        const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
-        const float x3 = float(in3[kk_row3 + (kk_from + kk_v)]);
-        const float x4 = float(in4[kk_row4 + (kk_from + kk_v)]);
-        float y0;
-        float y1;
-        zmlx_walk1(x0, x1, x2, x3, n13, x4, n26, y0, y1);
+        zmlx_walk1(x0, x1, x2, n11, x3, n24, y0, y1);
         { float kk_sum = kk_inner == kk_first ? float(0.0f) : sum0[kk_group * kk_columns + kk_from + kk_v];
         { const float a = kk_sum, b = y0;
           kk_sum = a + b; }
@@ -297,10 +289,9 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
         const float x3 = float(in3[kk_row3 + (kk_from + kk_v) * kk_step3_1]);
-        const float x4 = float(in4[kk_row4 + (kk_from + kk_v) * kk_step4_1]);
         float y0;
         float y1;
-        zmlx_walk1(x0, x1, x2, x3, n13, x4, n26, y0, y1);
+        zmlx_walk1(x0, x1, x2, n11, x3, n24, y0, y1);
         { float kk_sum = kk_inner == kk_first ? float(0.0f) : sum0[kk_group * kk_columns + kk_from + kk_v];
         { const float a = kk_sum, b = y0;
           kk_sum = a + b; }
