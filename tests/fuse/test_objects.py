@@ -287,3 +287,16 @@ def test_passing_the_bound_is_told_once(caplog):
     told = [r.getMessage() for r in caplog.records if "cache_size=2" in r.getMessage()]
     assert len(told) == 1 and "rounded" in told[0]
     assert rounded.cache_info().currsize == 2
+
+
+def test_objects_of_classes_without_a_module_are_looked_past() -> None:
+    named = type("named", (), {"size": 2.0})
+    named.__module__ = None  # as sympy's functions have it
+    held = [named, named()]
+
+    def fn(x: Any) -> Any:
+        return x * held[1].size
+
+    x = mx.array([1.0, 3.0])
+    assert zmlx.fuse(fn)(x).tolist() == [2.0, 6.0]
+    assert zmlx.fuse(lambda x, f: x * f.size)(x, named()).tolist() == [2.0, 6.0]

@@ -136,7 +136,7 @@ def _kind_of_class(cls: type) -> Kind:
         return Kind.NUMBER
     if numpy is not None and issubclass(cls, numpy.ndarray):
         return Kind.NUMPY
-    root = cls.__module__.partition(".")[0]
+    root = (cls.__module__ or "").partition(".")[0]  # sympy's functions have none
     if root in sys.stdlib_module_names and hasattr(cls, "__next__") and not has_attributes(cls):
         return Kind.ITERATOR
     known = f"{cls.__module__}.{cls.__qualname__}" in _HOLDERS
@@ -162,7 +162,7 @@ def _is_c_data(cls: type) -> bool:
 
 def _is_found(cls: type) -> bool:
     """Whether the module that a class names has it: dataclasses.make_dataclass names `types`."""
-    module = sys.modules.get(cls.__module__)
+    module = sys.modules.get(cls.__module__ or "")
     found: Any = module
     for name in cls.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -170,9 +170,10 @@ def _is_found(cls: type) -> bool:
     return found is cls and (file is None or str(file).startswith(home))
 
 
-def is_library(module: str) -> bool:
-    """Whether a class of `module` is machinery: of Python, MLX or ZMLX."""
-    return module.partition(".")[0] in {*_ATOMS, "builtins", "collections", "mlx", "numpy", "zmlx"}
+def is_library(module: str | None) -> bool:
+    """Whether a class of `module`, which some have not, is machinery: of Python, MLX or ZMLX."""
+    root = (module or "").partition(".")[0]
+    return root in {*_ATOMS, "builtins", "collections", "mlx", "numpy", "zmlx"}
 
 
 def has_attributes(cls: type) -> bool:

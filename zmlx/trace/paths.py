@@ -125,6 +125,6 @@ def items(tree: Any) -> list[tuple[str, Any]]:
         return [(f".{key}", item) for key, item in zip(tree._fields, tree, strict=True)]
     if isinstance(tree, Sequence):
         return [(f"[{i}]", item) for i, item in enumerate(tree)]
-    if type(tree).__module__.partition(".")[0] == _OWN:  # a fused function holds its traces
+    if (type(tree).__module__ or "").partition(".")[0] == _OWN:  # a fused function holds its traces
         return []
     return [(f".{key}", item) for key, item in getattr(tree, "__dict__", {}).items()]
