@@ -172,6 +172,29 @@ def test_a_fused_module_keeps_its_running_statistics(step):
     assert np.allclose(net(x), expected(x), rtol=1e-3, atol=1e-5)
 
 
+class Colliding(str):
+    """Words whose set is in the order in which it was filled."""
+
+    def __hash__(self) -> int:
+        return 7
+
+
+def test_sets_may_change_their_order():
+    """A set is put back as it was by filling it again: its members then follow another order."""
+    words = [Colliding(word) for word in "abc"]
+    net = nn.BatchNorm(3)
+    net._no_grad.update(words)
+    net._no_grad.discard(words[0])
+    net._no_grad.add(words[0])
+    assert list(net._no_grad) != list(set(list(net._no_grad)))
+    call = zmlx.fuse(net)
+    gradient = nn.value_and_grad(net, lambda x: (call(x) ** 2).mean())
+    run = zmlx.fuse(lambda x: gradient(x)[0], inputs=net.state, outputs=net.state)
+    for _ in range(3):
+        run(mx.random.normal((8, 3)) + 2)
+    assert net._no_grad.issuperset(words) and net.running_mean.min().item() > 0.3
+
+
 def test_a_hand_written_step_trains():
     def weights(fuse: Any) -> mx.array:
         model = Cell()

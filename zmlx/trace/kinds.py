@@ -256,8 +256,13 @@ def items(part: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def content(part: Any) -> Any:
-    """What a part holds now: a dict, or a list for a sequence."""
-    if isinstance(part, (list, deque, set)):
+    """What a part holds now: a dict, or a list for a sequence.
+
+    A set that is filled again may go through its members in another order: they are sorted.
+    """
+    if isinstance(part, set):
+        return sorted(part, key=id)
+    if isinstance(part, (list, deque)):
         return list(part)
     return dict(items(part))
 
