@@ -78,7 +78,7 @@ def test_the_sanitizer_watches_many_threads(case: Case, monkeypatch: pytest.Monk
         return run(self, arrays, launch)
 
     monkeypatch.setattr(HostGridLauncher, "__call__", noted)
-    with zmlx.config(sanitize=True, device="host"):
+    with mx.stream(mx.cpu), zmlx.config(sanitize=True, device="host"):
         arrays = case.arrays(SHAPE, mx.float32)
         for found, wanted in zip(case.run(*arrays), case.exact(arrays), strict=True):
             close(found, wanted, "float32", 2, case.name)

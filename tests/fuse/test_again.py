@@ -143,6 +143,7 @@ def given(size: int = 3) -> dict[str, Any]:
     return {"many": [array(3, 4, 6), array(4, 5), array(5, 2, size)], "one": array(6, size)}
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_kernels_in_a_row_are_one_call_and_right(monkeypatch) -> None:
     ran, stepped = [], Program._results
     counted = lambda self, inputs: ran.append(1) or stepped(self, inputs)  # noqa: E731

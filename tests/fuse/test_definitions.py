@@ -75,6 +75,7 @@ def test_alone_a_call_stays_with_mlx_where_that_is_as_fast(name: str) -> None:
     assert bool(written_out(graph, True, 10).calls) == (name != "mean")
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_why_a_call_stays_is_told() -> None:
     report = zmlx.explain(lambda x: mx.mean(x, -1), array(0, 6, 6))
     assert not report.regions and not report.written
@@ -90,6 +91,7 @@ def test_a_call_over_axes_that_are_not_neighbours_stays_with_mlx() -> None:
     assert not zmlx.explain(lambda x: mx.softmax(x * 2, axis=0) + 1, array(0, 6, 6)).unfused
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_only_what_joins_is_written_out() -> None:
     def fn(x: mx.array, y: mx.array) -> Any:
         return mx.softmax(x * 2, axis=-1), mx.mean(y, axis=-1), mx.softmax(y, axis=(0, 2))
@@ -155,7 +157,9 @@ def test_rows_far_from_zero(dtype: mx.Dtype) -> None:
 def test_gradients(name: str) -> None:
     case = CASES[name]
     arrays = inputs(case, (3, 4, 33), mx.float32)
-    close(pulled(zmlx.fuse(case.fn), arrays), pulled(case.fn, arrays), rtol=1e-4, atol=2e-5)
+    with mx.stream(mx.cpu):  # MLX's gradient of a layer norm over rows of 33 is wrong on CUDA
+        want = pulled(case.fn, arrays)
+    close(pulled(zmlx.fuse(case.fn), arrays), want, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "rms_norm, gated", "layer_norm"])

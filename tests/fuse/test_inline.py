@@ -144,7 +144,8 @@ def test_gradients_are_mlx_s(name: str) -> None:
     fn, _, shapes = CASES[name]
     arrays = inputs(shapes, mx.float32)
     cotangent = array(9, *fn(*arrays).shape)
-    want = mx.vjp(fn, arrays, [cotangent])[1]
+    with mx.stream(mx.cpu):  # MLX's gradient of a layer norm over rows of 33 is wrong on CUDA
+        want = mx.vjp(fn, arrays, [cotangent])[1]
     derivative = derive_vjp(simplify(written_out(fn, *arrays)))
     assert derivative.targets == tuple(range(len(arrays)))
     got = run(derivative.graph, [*arrays, cotangent])
@@ -290,6 +291,7 @@ def test_only_the_calls_chosen_are_written_out() -> None:
 
 
 @pytest.mark.usefixtures("default_device")
+@pytest.mark.usefixtures("on_cpu")  # MLX's gradient of a layer norm of 33 is wrong on CUDA
 def test_a_program_runs_what_is_written_out() -> None:
     """Kernels between reductions that MLX runs; a mean counts what is there at each call."""
 
