@@ -247,6 +247,11 @@ def _several(values: Any) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
+def sizes_to_come(arrays: Arrays) -> bool:
+    """Whether sizes of `arrays` are examples: a shapeless mx.compile traces them."""
+    return any_traced(arrays) and traces_shapeless()
+
+
 _probes: list[Callable[[], bool]] = []  # one, when the native module is there
 
 

@@ -2,7 +2,8 @@
 
 Comes in: a list of arrays. Goes out: the default device, then for each array its dtype, its rank,
 and for each size whether it is one. None where an item is no array. zmlx.fuse keys traces and
-kernels by it. The native module computes the same bytes ten times faster, where it is there.
+kernels by it. The native module computes the same bytes ten times faster, where it is there, and
+tells by the device's letter, in capitals, whether sizes are examples (mx.compile, shapeless=True).
 """
 
 from __future__ import annotations

@@ -97,6 +97,13 @@ def plan(
     return Plan(graph, _ordered(graph, units), tuple(together), tuple(same))
 
 
+def plan_apart(graph: Graph) -> Plan:
+    """Each node of `graph` by MLX: nothing is made for sizes, which are examples."""
+    reason = "sizes are still to come (mx.compile, shapeless=True)"
+    nodes = [node for node in graph if graph.kind(node) in STEPS]
+    return Plan(graph, tuple([Native(node, reason) for node in nodes]))
+
+
 def _region(graph: Graph, nodes: Sequence[int]) -> Region:
     region = extract(graph, nodes)
     squeezes = tuple([squeezed(graph, n) for n in region.ends.outputs])

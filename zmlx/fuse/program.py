@@ -19,7 +19,7 @@ from zmlx.fuse import dumped
 from zmlx.fuse.extract import Region
 from zmlx.fuse.joined import JoinedFunction
 from zmlx.fuse.lift import lift
-from zmlx.fuse.plan import Native, Plan, plan
+from zmlx.fuse.plan import Native, Plan, plan, plan_apart
 from zmlx.fuse.region import Picked, RegionFunction, launchers
 from zmlx.fuse.replay import constant
 from zmlx.fuse.runtime import Run, Runtime
@@ -44,18 +44,10 @@ class Program:
     """
 
     def __init__(self, graph: Graph, runtime: Runtime, name: str, sums: bool = False) -> None:
-        device = device_for_current_stream()
-        simple, folds = simplify(graph), runtime.folds and not runtime.exact
-        dump.stage("simplified", lambda: dumped.graph_text(simple))
-        lifted = lift(simple)
-        dump.stage("lifted", lambda: dumped.graph_text(lifted))
-        self.written = Written(lifted)
-        if folds and device.unavailable() is None:
-            dear = 0 if device.rows_alone else device.worth_alone
-            self.written = written_out(lifted, not sums, dear)
-        self._unwritten = (simple, replace(runtime, folds=False, ends=False), name)
+        self.written = Written(graph)
+        self.plan = plan_apart(graph) if runtime.apart else self._planned(graph, runtime, sums)
+        self._unwritten = (graph, replace(runtime, folds=False, ends=False), name)
         runtime = replace(runtime, written=bool(self.written.calls) and not sums)
-        self.plan = plan(self.written.graph, device.worth_alone, sums, **runtime.folding)
         dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
@@ -76,8 +68,21 @@ class Program:
         self._steps = self._shared_steps(runtime, name)
         self._build_kernels()
         held = [self._template[node] for node in captured]
-        self.gradient = None if sums or runtime.exact else self._whole(runtime, name)
+        own = sums or runtime.exact or runtime.apart  # the gradient of each step
+        self.gradient = None if own else self._whole(runtime, name)
         self._taped = taped(self.plan, runtime, self._results, held, self.gradient)
+
+    def _planned(self, graph: Graph, runtime: Runtime, sums: bool) -> Plan:
+        """`graph` in fewer nodes, cut into kernels and calls of MLX."""
+        device, simple = device_for_current_stream(), simplify(graph)
+        dump.stage("simplified", lambda: dumped.graph_text(simple))
+        lifted = lift(simple)
+        dump.stage("lifted", lambda: dumped.graph_text(lifted))
+        self.written = Written(lifted)
+        if runtime.folds and not runtime.exact and device.unavailable() is None:
+            dear = 0 if device.rows_alone else device.worth_alone
+            self.written = written_out(lifted, not sums, dear)
+        return plan(self.written.graph, device.worth_alone, sums, **runtime.folding)
 
     def _made_steps(self) -> list[Step]:
         """A function for each step of the plan."""

@@ -2,7 +2,7 @@
 
 Comes in: a region's graph. Goes out: RegionFunction, a callable from arrays to arrays that picks
 the kernel made for their ranks, types and sizes of one, or replays the region as MLX ops where
-no kernel can run. Its results carry derived rules for MLX's transformations; the rules' own regions
+no kernel can run, or sizes are still to come (mx.compile with shapeless=True). Its results carry derived rules for MLX's transformations; the rules' own regions
 are RegionFunctions again, so that gradients of gradients come for free. zmlx.fuse.program calls it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
@@ -19,7 +19,7 @@ from zmlx import dtypes
 from zmlx.derive.factor import factored
 from zmlx.device import watch
 from zmlx.device.base import Device, Launcher, device_for_current_stream
-from zmlx.device.rules import Pull, differentiable, new_pulls, put_down
+from zmlx.device.rules import Pull, differentiable, new_pulls, put_down, sizes_to_come
 from zmlx.device.warned import problem_of, run_as_ops
 from zmlx.errors import CompilerError, DeviceError
 from zmlx.fuse import dumped
@@ -64,7 +64,7 @@ class RegionFunction:
         run = self._runs.get(signature)
         if run is None:
             with self.runtime.making():
-                run = self._runs[signature] = self._guarded(self._runner(arrays))
+                run = self._runs[signature] = self._guarded(self._chosen(arrays))
         return run
 
     def launched(self, arrays: Arrays) -> tuple[Launcher, RegionRules] | None:
@@ -111,6 +111,13 @@ class RegionFunction:
         """`graph`, another form of the region, as a function, with rules for these shapes."""
         function = RegionFunction(graph, self.runtime, self.name)
         return function, RegionRules(function, function.specialized(shapes))
+
+    def _chosen(self, arrays: Arrays) -> Run:
+        return self._sized_later() if sizes_to_come(arrays) else self._runner(arrays)
+
+    def _sized_later(self) -> Run:
+        """The function where sizes are examples: a kernel would take sizes of one as such."""
+        return partial(replay, self.graph)
 
     def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])

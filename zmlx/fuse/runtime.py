@@ -39,6 +39,7 @@ class Runtime:
     folds: bool = True  # kernels fold rows and read what they folded
     ends: bool = True  # kernels fold what they compute last; else MLX does
     written: bool = False  # calls of MLX stand in the graph as ops and reductions
+    apart: bool = False  # sizes are examples (mx.compile, shapeless=True): MLX computes every node
     group: int = 0  # threads of a group at most, where a kernel folds rows; 0: by sizes
 
     @property

@@ -10,12 +10,12 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zmlx import switches
 from zmlx.device import signature
-from zmlx.device.rules import any_traced
+from zmlx.device.rules import any_traced, sizes_to_come
 from zmlx.errors import LostTraceError
 from zmlx.fuse import dumped
 from zmlx.fuse.entry import Entry, PlainEntry
@@ -181,13 +181,16 @@ class Table:
         finally:
             exact.pop()
         kind = PlainEntry if recorded.plain else Entry
+        captures = [c.array for c in recorded.captures]
         runtime = dumped.opened(self.runtime, self.name, recorded.graph)
+        if sizes_to_come([*call.leaves.arrays, *captures]):
+            runtime = replace(runtime, apart=True)
         with runtime.making():
             program = Program(recorded.graph, runtime, self.name)
         entry = kind(recorded, program, next(_clock))
         if isinstance(entry, PlainEntry):
             entry.fn = self.fn
-        if any_traced([c.array for c in recorded.captures]):
+        if any_traced(captures):
             _log.info("%s: captures arrays that MLX is transforming: not cached", self.name)
             return entry
         if not recorded.settled():

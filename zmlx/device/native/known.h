@@ -15,6 +15,7 @@
 
 #include "mlx/array.h"
 #include "mlx/utils.h"
+#include "tracing.h"
 
 namespace zmlx {
 
@@ -58,13 +59,19 @@ inline char device_sign() {
   return mx::default_device() == mx::Device::cpu ? 'c' : 'g';
 }
 
+// Tell a signature of arrays that MLX traces, where their sizes are examples: its device in capitals.
+inline void sign_traced(std::string& text) {
+  if (traces_shapeless()) {
+    text[0] = text[0] == 'c' ? 'C' : 'G';
+  }
+}
+
 // One walk over the values of a call.
 class Walk {
  public:
-  explicit Walk(PyObject* drawn) : text(1, device_sign()), drawn_(drawn) {}
+  explicit Walk(PyObject* drawn) : text_(1, device_sign()), drawn_(drawn) {}
 
   nb::list arrays, numbers, objects;
-  std::string text;
 
   bool all(const std::vector<Node>& nodes, PyObject* tuple) {
     if (!PyTuple_CheckExact(tuple) || PyTuple_GET_SIZE(tuple) != Py_ssize_t(nodes.size())) {
@@ -100,6 +107,13 @@ class Walk {
 
   bool arrays_apart() {
     return apart(read_);
+  }
+
+  const std::string& signature() {
+    if (traced_) {
+      sign_traced(text_);
+    }
+    return text_;
   }
 
  private:
@@ -139,7 +153,9 @@ class Walk {
     }
     arrays.append(nb::handle(value));
     read_.push_back(value);
-    sign(text, *nb::inst_ptr<mx::array>(nb::handle(value)));
+    const mx::array& read = *nb::inst_ptr<mx::array>(nb::handle(value));
+    sign(text_, read);
+    traced_ = traced_ || read.is_tracer();
     return true;
   }
 
@@ -218,6 +234,8 @@ class Walk {
     return std::adjacent_find(values.begin(), values.end()) == values.end();
   }
 
+  std::string text_;
+  bool traced_ = false;
   PyObject* const drawn_;  // mx.random.state, which is no container
   std::vector<PyObject*> met_, read_;  // containers, arrays
 };
@@ -238,8 +256,9 @@ class Known {
     if (!fits) {
       return nb::none();
     }
+    const std::string& text = walk.signature();
     return nb::make_tuple(
-        nb::bytes(walk.text.data(), walk.text.size()), walk.arrays, walk.numbers, walk.objects,
+        nb::bytes(text.data(), text.size()), walk.arrays, walk.numbers, walk.objects,
         walk.arrays_apart());
   }
 

@@ -179,17 +179,22 @@ Kernel load(
   return Kernel(std::move(compiled));
 }
 
-// What a kernel is made for, as bytes: the default device; then for each array its type, its rank,
-// and for each size whether it is one. None where an item is no array. The same bytes as
-// zmlx.device.signature.portable.
+// What a kernel is made for, as bytes: the default device, in capitals where sizes of traced arrays
+// are examples; then for each array its type, its rank, and for each size whether it is one. None where
+// an item is no array. Else the same bytes as zmlx.device.signature.portable.
 nb::object signature(nb::handle sequence) {
   std::string text(1, device_sign());
+  bool traced = false;
   for (nb::handle item : sequence) {
     const mx::array* array = nullptr;
     if (!nb::try_cast<const mx::array*>(item, array) || array == nullptr) {
       return nb::none();
     }
     sign(text, *array);
+    traced = traced || array->is_tracer();
+  }
+  if (traced) {
+    sign_traced(text);
   }
   return nb::bytes(text.data(), text.size());
 }
