@@ -247,6 +247,12 @@ def _several(values: Any) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
+def elements(x: mx.array, axes: Sequence[int]) -> mx.array:
+    """How many elements `x` has along `axes`, as they turn out; asked where sizes are examples."""
+    found: mx.array = native_or_none().elements(x, axes)
+    return found
+
+
 def sizes_to_come(arrays: Arrays) -> bool:
     """Whether sizes of `arrays` are examples: a shapeless mx.compile traces them."""
     return any_traced(arrays) and traces_shapeless()

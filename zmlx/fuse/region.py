@@ -1,9 +1,10 @@
 """Running one region: specialised to its inputs, launched, differentiated, batched.
 
 Comes in: a region's graph. Goes out: RegionFunction, a callable from arrays to arrays that picks
-the kernel made for their ranks, types and sizes of one, or replays the region as MLX ops where
-no kernel can run, or sizes are still to come (mx.compile with shapeless=True). Its results carry derived rules for MLX's transformations; the rules' own regions
-are RegionFunctions again, so that gradients of gradients come for free. zmlx.fuse.program calls it.
+the kernel made for their ranks, types and sizes of one, or replays the region as MLX ops where no
+kernel can run, or sizes are still to come (mx.compile with shapeless=True). Its results carry
+derived rules for MLX's transformations; the rules' own regions are RegionFunctions again, so that
+gradients of gradients come for free. zmlx.fuse.program calls it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.rules import traces_shapeless
+from zmlx.device.rules import elements, traces_shapeless
 from zmlx.ops.table import OPS
 from zmlx.trace import namespace
 from zmlx.trace.graph import Graph
@@ -52,7 +52,7 @@ def op_function(graph: Graph, node: int) -> Callable[..., mx.array]:
 def count(x: mx.array, axes: Sequence[int]) -> int | mx.array:
     """The value of a count node; an array of one element where sizes are still to come."""
     if traces_shapeless():
-        return mx.max(mx.sum(mx.ones_like(x, dtype=mx.float32), axes)).reshape(1)
+        return elements(x, axes).reshape(1)
     return prod([x.shape[axis] for axis in axes])
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device.rules import traces_shapeless
-from zmlx.fuse.splits import anywhere
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 Shape = tuple[int, ...]
@@ -125,8 +123,6 @@ class Lifted:
         self._plans: dict[Any, Plan] = {}
 
     def __call__(self, x: mx.array, *others: mx.array, given: Any = None) -> Any:
-        if traces_shapeless():
-            return _called(self.call, mx.broadcast_arrays(x, *others)[0], given)
         shapes = (x.shape, *[o.shape for o in others])
         key = (shapes, None if given is None else repr(given))
         plan = self._plans.get(key)
@@ -185,11 +181,6 @@ def _shortened(plan: Plan, shape: Shape) -> Plan:
 
 def _without_leading_ones(shape: Shape) -> Shape:
     return shape[next((d for d, size in enumerate(shape) if size != 1), len(shape)) :]
-
-
-def _called(call: OpaqueCall, x: mx.array, given: Any) -> Any:
-    args, kwargs = (call.args[1:], call.kwargs) if given is None else given
-    return anywhere(call.fn)(x, *args, **kwargs)
 
 
 def _stands(shape: Shape, full: Shape, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -54,7 +54,8 @@ def _length(x: mx.array) -> mx.array:
     tracer = intercept.current()
     if tracer is not None and tracer.sees(x):
         return reductions.counted(tracer, x, (x.ndim - 1,))
-    return mx.array(float(count(x, (-1,))))
+    found = count(x, (-1,))
+    return found if isinstance(found, mx.array) else mx.array(float(found))
 
 
 def _folding(row: RowSpec, before: int, fold: Fold) -> Step:

@@ -11,6 +11,7 @@ from functools import reduce
 
 import mlx.core as mx
 
+from zmlx.device.rules import native_or_none
 from zmlx.errors import DeriveError
 from zmlx.fuse.region import batch_first
 from zmlx.fuse.runtime import Run
@@ -71,6 +72,45 @@ class Refused:
 
     def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
         return self._run(mapped_first(inputs, axes))
+
+
+def passed(run: Run, rules: Given) -> Run:
+    """`run`, made of MLX's ops, with `rules` in place of theirs, where sizes are still to come."""
+
+    def call(arrays: Arrays) -> list[mx.array]:
+        results: list[mx.array] = native_or_none().passing(
+            run(arrays), arrays, (), _Passed(rules, len(arrays))
+        )
+        return results
+
+    return call
+
+
+class _Passed:
+    """`rules` of an op of `count` inputs, behind which MLX sees its results."""
+
+    def __init__(self, rules: Given, count: int) -> None:
+        self._rules, self._count = rules, count
+
+    def vjp(
+        self,
+        primals: Arrays,
+        cotangents: Sequence[mx.array | None],
+        argnums: Sequence[int],
+        outputs: Arrays,
+    ) -> list[mx.array]:
+        own = [i for i in argnums if i < self._count]
+        pulled = self._rules.vjp(primals[: self._count], cotangents, own, outputs)
+        found = dict(zip(own, pulled, strict=True))
+        return [found[i] if i in found else mx.zeros_like(primals[i]) for i in argnums]
+
+    def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
+        pairs = [(i, t) for i, t in zip(argnums, tangents, strict=True) if i < self._count]
+        moving = [i for i, _ in pairs]
+        return self._rules.jvp(primals[: self._count], [t for _, t in pairs], moving)
+
+    def vmap(self, inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
+        return self._rules.vmap(inputs[: self._count], axes[: self._count])
 
 
 def mapped_first(inputs: Arrays, axes: Sequence[int]) -> list[mx.array]:
