@@ -29,7 +29,7 @@ _SOURCES = (
     *("primitive.cpp", "launch.h", "library.h", "repeater.h", "ruled.h", "tiles.h", "pool.h"),
     *("grid.h", "crew.h", "fill.h", "guarded.h", "sanitizer.h", "sanitized.h", "compiled.h"),
     *("tapes.h", "tracing.h", "settle.h", "pulls.h", "known.h", "hosted.h", "owned.h"),
-    *("between.h", "tape.h", "whole.h"),
+    *("between.h", "tape.h", "whole.h", "handed.h"),
 )
 _NEEDED = 'pip install "nanobind>=3"'
 _loaded: dict[str, Any] = {}  # by key; nanobind registers its types once in a process

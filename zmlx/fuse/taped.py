@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from zmlx import switches
 from zmlx.device import tuning
-from zmlx.device.rules import any_traced, native_or_none, traces_shapeless
+from zmlx.device.rules import any_traced, native_or_none
 from zmlx.fuse.places import Places
 from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.runtime import Run, Runtime
@@ -99,7 +99,7 @@ def _stepwise(native: Any, run: Steps, held: Sequence[mx.array], gradient: Whole
         results, values = run(inputs)
         arrays = [a for a in (*inputs, *held) if isinstance(a, mx.array)]
         one = results and all(isinstance(r, mx.array) for r in results)
-        if not one or not any_traced(arrays) or traces_shapeless():
+        if not one or not any_traced(arrays):
             return results
         made: list[mx.array] = native.whole(arrays, results, gradient.of(values))
         return made

@@ -22,7 +22,7 @@ from zmlx.fuse.program import make_program
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
-from zmlx.helpers.rules import Arrays, Given, Pull, Refused, passed
+from zmlx.helpers.rules import Arrays, Given, Pull, Refused, handed
 from zmlx.helpers.settled import settled
 from zmlx.helpers.spec import OpSpec, check_arrays, common_shape
 from zmlx.helpers.written import forward_kernel, pull_kernel
@@ -258,7 +258,7 @@ class GivenFunction(RegionFunction):
         self._given = Given(self, pull)
 
     def _sized_later(self) -> Run:
-        return passed(super()._sized_later(), self._given)
+        return handed(super()._sized_later(), self._given)
 
     def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])

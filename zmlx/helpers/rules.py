@@ -74,19 +74,19 @@ class Refused:
         return self._run(mapped_first(inputs, axes))
 
 
-def passed(run: Run, rules: Given) -> Run:
+def handed(run: Run, rules: Given) -> Run:
     """`run`, made of MLX's ops, with `rules` in place of theirs, where sizes are still to come."""
 
     def call(arrays: Arrays) -> list[mx.array]:
-        results: list[mx.array] = native_or_none().passing(
-            run(arrays), arrays, (), _Passed(rules, len(arrays))
+        results: list[mx.array] = native_or_none().handed(
+            run(arrays), arrays, _Handed(rules, len(arrays))
         )
         return results
 
     return call
 
 
-class _Passed:
+class _Handed:
     """`rules` of an op of `count` inputs, behind which MLX sees its results."""
 
     def __init__(self, rules: Given, count: int) -> None:

@@ -21,6 +21,7 @@
 
 #include "compiled.h"
 #include "grid.h"
+#include "handed.h"
 #include "hosted.h"
 #include "known.h"
 #include "launch.h"
@@ -228,6 +229,7 @@ NB_MODULE(zmlx_native, m) {
   m.def(
       "pull_between", &zmlx::pull_between, nb::arg("moving"), nb::arg("stops"), nb::arg("ends"),
       nb::arg("seeds"));
+  m.def("handed", &zmlx::handed, nb::arg("results"), nb::arg("arrays"), nb::arg("rules"));
   m.def("whole", &zmlx::whole_by, nb::arg("inputs"), nb::arg("results"), nb::arg("writer"));
   m.def("reached", &zmlx::reached, nb::arg("moving"), nb::arg("stops"), nb::arg("ends"));
   zmlx::bind_tracing(m);
