@@ -15,12 +15,13 @@ import mlx.core as mx
 import typer
 from rich.console import Console
 
-from benchmarks import catalog, elementwise, gradients, latency, report, training, users
+from benchmarks import catalog, elementwise, gradients, latency, report, rowwise, training, users
 from benchmarks.harness import Result, Row, Settings, run_rows
 
 SUITES = {
     "elementwise": elementwise.rows,
     "gradients": gradients.rows,
+    "rowwise": rowwise.rows,
     "catalog": catalog.rows,
     "latency": latency.rows,
     "training": training.rows,
@@ -38,6 +39,7 @@ class Suite(str, Enum):
     all = "all"
     elementwise = "elementwise"
     gradients = "gradients"
+    rowwise = "rowwise"
     catalog = "catalog"
     latency = "latency"
     training = "training"
