@@ -74,7 +74,8 @@ def test_a_kind_of_kernel_in_every_type(name: str, capability: tuple[int, int]) 
 def test_parts_written_in_place(kind: str, numerics: str) -> None:
     with gpu(machine=False) as device:
         launch_joined(kind, numerics)
-        assert sum("_joined_" in text for text in device.compiler.texts) >= 2
+        kernels = 2 if numerics == "fp32" else 1  # gradients of exact numerics go region by region
+        assert sum("_joined_" in text for text in device.compiler.texts) >= kernels
 
 
 @pytest.mark.parametrize("numerics", ["fp32", "mlx"])

@@ -151,10 +151,10 @@ class Lifted:
             args = (index,)
         elif self.kind == SQUEEZE and not args and kwargs.get("axis") is None:
             args = (tuple(d for d, size in enumerate(full) if size == 1),)
-        new = tuple(range(len(full) - len(shape)))
+        new = (1,) * (len(full) - len(shape))  # mx.vmap takes expand_dims wrongly along axis 1
 
         def plan(x: mx.array) -> Any:
-            return call.fn(mx.expand_dims(x, new) if new else x, *args, **kwargs)
+            return call.fn(x.reshape(*new, *x.shape) if new else x, *args, **kwargs)
 
         moves = [] if self.kind == SPLIT else [d for d, n in enumerate(shape, len(new)) if n != 1]
         if self.kind == INDEX:

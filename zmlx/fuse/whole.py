@@ -87,6 +87,8 @@ class WholeGradient:
         self, values: Values, wanted: tuple[int, ...], used: tuple[int, ...],
         seeds: Sequence[mx.array],
     ) -> Gradients:  # fmt: skip
+        if not self._spread_alike(values):
+            raise DeriveError("calls return other sizes of one than they did in the trace.")
         layouts = self._layouts(values)
         structure = tuple((array, layout.structure) for array, layout in layouts.items())
         key = (wanted, used, structure)
@@ -97,6 +99,15 @@ class WholeGradient:
         results = program.stepped([*seeds, *given])
         found = dict(zip(back.found, results, strict=True))
         return [found.get(i) for i in wanted]
+
+    def _spread_alike(self, values: Values) -> bool:
+        """Whether what calls return broadcasts as the graph has it: where its sizes are one."""
+        graph = self.plan.graph
+        return all(
+            [n == 1 for n in value.shape] == [n == 1 for n in graph[node]["shape"]]
+            for node, value in zip(graph, values, strict=True)
+            if isinstance(value, mx.array)
+        )
 
     def _made(
         self, values: Values, wanted: tuple[int, ...], used: tuple[int, ...],
