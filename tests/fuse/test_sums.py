@@ -178,10 +178,10 @@ def test_more_outer_indices_than_groups(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.skipif(switches.SANITIZE.on(), reason="the sanitizer watches what a GPU would run")
 def test_a_cpu_leaves_narrow_rows_to_mlx() -> None:
-    for columns in (walked.NARROW_ENDS - 1, walked.NARROW_ENDS):
+    for columns in (walked.NARROW_DEAR - 1, walked.NARROW_DEAR):
         arrays = inputs(((33, columns), (columns,), (33, 1)))
         got = pulled(zmlx.fuse(gated), arrays)
-        assert absorbs(got) == (columns == walked.NARROW_ENDS)
+        assert absorbs(got) == (columns == walked.NARROW_DEAR)
         compare(got, exact(gated, arrays), arrays)
 
 
