@@ -37,14 +37,20 @@ def wide_functions() -> str:
 
 
 def wide(
-    graph: Graph, elements: int, device: Any, *arrays: mx.array, spoil: tuple[str, str] = ("", "")
+    graph: Graph,
+    elements: int,
+    device: Any,
+    *arrays: mx.array,
+    spoil: tuple[str, str] = ("", ""),
+    short: bool = False,
 ) -> mx.array | None:
-    """What the kernel of `graph` computes as CUDA launches it; None where it has no wide form.
+    """What the kernel of `graph` computes as CUDA launches it; None where it has no such form.
 
     CUDA launches whole groups: some threads lie beyond the array. `spoil` replaces in the body.
+    `short`: the form for short rows.
     """
     kernel = emit(graph)
-    if "#ifdef ZMLX_WIDE" not in kernel.body:
+    if "#ifdef ZMLX_WIDE" not in kernel.body or (short and "SHORT" not in kernel.body):
         return None
     spec = MetalKernelSpec(
         kernel.name, tuple(a.name for a in kernel.inputs), tuple(a.name for a in kernel.outputs),
@@ -56,7 +62,7 @@ def wide(
     groups = -(-prod(shape) // (elements * GROUP))
     launch = Launch(
         (groups * GROUP, 1, 1), (GROUP, 1, 1), (shape,), (kernel.outputs[0].dtype,),
-        (("ELEMS", elements), ("INDEX", "int32")),
+        (("ELEMS", elements), ("INDEX", "int32"), ("SHORT", short)),
     )  # fmt: skip
     (result,) = HostGridLauncher(device, spec, sanitize=True)(arrays, launch)
     mx.eval(result)
@@ -84,6 +90,24 @@ def test_every_layout(host_device: Device, watch: Watch) -> None:
             count += 1
             np.testing.assert_array_equal(np.array(got), expected(*arrays), err_msg=name)
     assert count > 25
+    watch.ran(count)
+
+
+def test_short_rows_in_every_layout(host_device: Device, watch: Watch) -> None:
+    """The lanes of a warp go on together; what no pattern broadcasts has no such form."""
+    count = 0
+    for i, (name, arrays) in enumerate(layouts().items()):
+        got = wide(weighted(*arrays), (4, 8)[i % 2], host_device, *arrays, short=True)
+        if got is not None:
+            count += 1
+            np.testing.assert_array_equal(np.array(got), expected(*arrays), err_msg=name)
+    for shape in ((7, 33), (3, 5, 33), (2, 1, 3, 11), (40, 1, 3), (1, 31)):
+        arrays = values(*shape), values(shape[-1])
+        if max(shape[:-1]) > 1:
+            got = wide(weighted(*arrays), 8, host_device, *arrays, short=True)
+            count += 1
+            np.testing.assert_array_equal(np.array(got), expected(*arrays), err_msg=str(shape))
+    assert count > 10
     watch.ran(count)
 
 
