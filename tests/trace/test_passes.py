@@ -11,7 +11,7 @@ import pytest
 import zmlx
 from zmlx.derive import accumulate, factor
 from zmlx.errors import PlanError
-from zmlx.fuse import extract, move, shapes, simplify, written
+from zmlx.fuse import backward, extract, move, shapes, simplify, written
 from zmlx.msl import schedule
 from zmlx.trace import passes, run
 from zmlx.trace.graph import Graph
@@ -83,6 +83,11 @@ def gradient(x: mx.array, y: mx.array) -> mx.array:
     return mx.grad(lambda x: (zmlx.fuse(gate)(x, y)).sum())(x)
 
 
+def of_one_kernel(x: mx.array, y: mx.array) -> mx.array:
+    fused = zmlx.fuse(lambda x, y: x * mx.exp(y) * x)
+    return mx.grad(lambda x: fused(x, y).sum())(x)
+
+
 FAULTS: dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = {
     "trace": (run, "_run", spoiling, zmlx.fuse(gate)),
     "simplify": (simplify, "_shorter", spoiling, zmlx.fuse(gate)),
@@ -91,7 +96,8 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = {
     "schedule": (schedule, "Part", spoilt_part, zmlx.fuse(centred)),
     "extract": (extract, "copy_node", wrong_type, zmlx.fuse(gate)),
     "specialize": (shapes, "broadcast", wrong_shape, zmlx.fuse(gate)),
-    "derive": (accumulate, "_gathered", lost_operand, gradient),
+    "derive": (accumulate, "gathered", lost_operand, of_one_kernel),
+    "backward": (backward, "gathered", lost_operand, gradient),
     "factor": (factor, "_Rewriter", shortest, gradient),
 }
 x, y = mx.ones((3, 4)), mx.ones((4,))
