@@ -143,14 +143,12 @@ class Way(Parts):
             join.append(f"  {at}[kk_place] = {fast_join(op, kind)}; }}")
             hear.append(f"{value} = {at}[kk_place];")
         sizes = {"values": values, "turn": turn(self.across_lines())}
-        turns = [
-            indent(text.LINES_TURN.format(lines=indent(lines), **sizes).splitlines(), by)
-            for lines, by in ((tell, 2), (join, 6), (hear, 2))
-        ]
-        tell_all, join_all, hear_all = turns
-        return text.LINES_JOIN.format(
-            tell=tell_all, join=join_all, hear=hear_all, **sizes
-        ).splitlines()
+        parts = {"tell": (tell, 2), "join": (join, 6), "hear": (hear, 2)}
+        turns = {
+            name: indent(text.LINES_TURN.format(lines=indent(lines), **sizes).splitlines(), by)
+            for name, (lines, by) in parts.items()
+        }
+        return text.LINES_JOIN.format(**turns, **sizes).splitlines()
 
     def folded(self, walk: Walk, y: dict[int, str], place: str) -> list[str]:
         """What folds and sinks make of one element; `place` is its column."""
