@@ -54,6 +54,18 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     return Counting(library().library, library().headers)
 
 
+# -- what the doctor tells -----------------------------------------------------------------------
+def test_the_report_of_a_gpu_is_that_of_what_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gpu() as device:
+        report = device.report()
+        assert report.device == "cuda" and report.missing == () and report.slower == ()
+        assert report.kernel_compiler.startswith("NVRTC 1") and "sm_90" in report.kernel_compiler
+        assert report.compiler and report.cache_directory
+        monkeypatch.setattr(cuda_kernel, "compiler", lambda: None)
+        (slower,) = device.report().slower
+        assert "pip install nvidia-cuda-nvrtc" in slower
+
+
 # -- the binding ----------------------------------------------------------------------------------
 def test_machine_code_or_ptx() -> None:
     code = library().compile(text_of("y[0] = 1;"), "k.cu", "sm_90")

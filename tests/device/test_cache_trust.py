@@ -185,7 +185,10 @@ def test_the_report_names_what_is_not_trusted(folder: Path, tmp_path: Path) -> N
     planted(entry, "fifo", tmp_path)
     faults = device().report().cache_faults
     assert sorted(faults) == sorted(
-        [f"{library} can be written by others", f"{entry} is no regular file"]
+        [
+            f"{library} can be written by others; rm {library}",
+            f"{entry} is no regular file; rm {entry}",
+        ]
     )
 
 

@@ -9,10 +9,12 @@ import mlx.core as mx
 import pytest
 from handwritten import kernel
 
+import zmlx
 from zmlx.device import base, native_module, toolchain
 from zmlx.device.base import Device, device_for_current_stream, device_named
 from zmlx.device.host import HostDevice
-from zmlx.errors import DeviceError
+from zmlx.device.metal import MetalDevice
+from zmlx.errors import DeviceError, ZmlxError
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def test_cpu_means_host() -> None:
 @pytest.mark.parametrize(("metal", "name"), [(True, "metal"), (False, "cuda")])
 def test_gpu_means_metal_or_cuda(monkeypatch: pytest.MonkeyPatch, metal: bool, name: str) -> None:
     gpu = SimpleNamespace(type=mx.DeviceType.gpu)
-    monkeypatch.setattr(mx, "default_device", lambda: gpu)
-    monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
+    monkeypatch.setattr(base, "default_device", lambda: gpu)
+    monkeypatch.setattr(base, "metal_available", lambda: metal)
     assert base.device_for_current_stream().name == name
 
 
@@ -43,6 +45,35 @@ def test_without_cuda_it_says_so() -> None:
     device = device_named("cuda")
     assert "mlx[cuda13]" in (device.unavailable() or "")
     assert device.report().missing
+
+
+def test_a_gpus_report_has_the_compiler_and_the_cache_that_it_uses(host_device: Device) -> None:
+    class Mac(MetalDevice):
+        def unavailable(self) -> None:
+            return None
+
+        def compiled_by(self) -> tuple[str, str]:
+            return "somebody", "kernels come late; hurry"
+
+    host, report = host_device.report(), Mac().report()
+    assert (report.device, report.missing, report.kernel_compiler) == ("metal", (), "somebody")
+    assert report.slower == ("kernels come late; hurry",)
+    assert report.compiler == host.compiler and report.cache_directory == host.cache_directory
+    assert report.abi_built == host.abi_built
+
+
+def test_a_gpu_without_a_cxx_compiler_runs_kernels_and_is_slower(
+    unbuilt: HostDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mac(MetalDevice):
+        def unavailable(self) -> None:
+            return None
+
+    monkeypatch.setenv("ZMLX_CXX", "no-such-compiler")
+    monkeypatch.setitem(base._devices, "host", unbuilt)
+    report = Mac().report()
+    assert report.missing == () and len(report.slower) == 1
+    assert "calls and gradients take longer: no C++ compiler" in report.slower[0]
 
 
 def test_replay_can_be_asked_for(unbuilt: HostDevice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +144,12 @@ def test_report_of_a_working_host(host_device: Device) -> None:
     assert Path(report.compiler).exists() and report.compiler_version
     assert Path(report.cache_directory).is_dir() and report.cache_bytes > 0
     assert report.cache_kernels >= 1
+
+
+def test_a_way_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZMLX_DEVICE", "gpu")
+    with (
+        mx.stream(mx.cpu),
+        pytest.raises(ZmlxError, match=r"ZMLX_DEVICE is 'gpu'; give .*replay.*set_default_device"),
+    ):
+        zmlx.fuse(lambda x: mx.sin(x) + x)(mx.ones(3))

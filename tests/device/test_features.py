@@ -127,21 +127,6 @@ def test_integer_function(
     np.testing.assert_array_equal(got, expected.astype(dtype))
 
 
-def test_bit_counts(host_device: Device) -> None:
-    sources = [
-        kernel("popcount", "metal::popcount(x0)", ["uint32"], ["int32"]),
-        kernel("popcount", "metal::popcount(x0)", ["uint64"], ["int32"]),
-        kernel("clz", "int(metal::clz(x0))", ["uint32"], ["int32"]),
-        kernel("ctz", "int(metal::ctz(x0))", ["uint32"], ["int32"]),
-    ]
-    counts, wide, leading, trailing = host_device.build(sources)
-    values = mx.array([0, 1, 12, 2**31, 2**32 - 1], mx.uint32)
-    assert counts([values])[0].tolist() == [0, 1, 2, 1, 32]
-    assert wide([mx.array(np.array([2**63 + 1, 0], np.uint64))])[0].tolist() == [2, 0]
-    assert leading([values])[0].tolist() == [32, 31, 28, 0, 0]
-    assert trailing([values])[0].tolist() == [32, 0, 2, 31, 0]
-
-
 def copies() -> list[KernelSource]:
     names = [d for d in ALL if has_msl(d)]
     return [kernel(f"copy_{d}", "x0", [d], [d]) for d in names]

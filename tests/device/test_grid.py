@@ -384,11 +384,11 @@ def test_a_text_that_does_not_compile_names_its_own_line() -> None:
         ("f(threadgroup float x[32], uint y)", "f( float x[32], uint y)"),
         ("(device int*)p; thread float (&t)[3]", "( int*)p;  float (&t)[3]"),
         ("constant float& r, const constant int* s", "const float& r, const  int* s"),
-        ("constant float k[] = {1.0};", "ZMLX_CONSTANT float k[] = {1.0f};"),
+        ("constant float k[] = {1.0};", "ZMLX_STATIC const float k[] = {1.0f};"),
         ("2. + .5e-3 + 1e5 + 2.5bf + 1.5h + 1.5f + 0x1p3f + 7 + v.x1",
          "2.f + .5e-3f + 1e5f + bfloat16_t(2.5f) + half(1.5f) + 1.5f + 0x1p3f + 7 + v.x1"),
         ('// threadgroup float a; 1.0\n"device 2.0"', '// threadgroup float a; 1.0\n"device 2.0"'),
-        ("float* s [[threadgroup(0)]]", "float* s [[threadgroup(0)]]"),
+        ("float* s [[threadgroup(0)]]", "float* s [[zm_threadgroup(0)]]"),
     ],
 )  # fmt: skip
 def test_address_spaces(text: str, wanted: str) -> None:

@@ -162,7 +162,7 @@ def test_what_ran_watched_is_counted() -> None:
     (fresh,) = sanitize.watched().items() - before.items()
     assert fresh[1] == sanitize.Watched(launches=3, accesses=3 * 2 * 64)
     with pytest.raises(SanitizeError):
-        mx.eval(kernel(mx.zeros(60), grid=(64, 1, 1)))
+        mx.eval(kernel(mx.zeros(60), grid=(64, 1, 1), threadgroup=(32, 1, 1)))
     assert sanitize.watched()[fresh[0]].launches == 4
 
 

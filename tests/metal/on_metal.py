@@ -25,8 +25,9 @@ Shaped = tuple[tuple[int, ...], mx.Dtype]
 class Mac(MetalDevice):
     """Metal as the current device; `texts` are those of the kernels launched so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, small: bool = True) -> None:
         super().__init__()
+        self._small = small
         self._launched: dict[Any, Callable[[], list[str]]] = {}
 
     def unavailable(self) -> None:
@@ -47,7 +48,7 @@ class Mac(MetalDevice):
         def keep(*, inputs: Sequence[mx.array], **how: Any) -> Any:
             shaped = tuple((tuple(x.shape), x.dtype) for x in inputs)
             key = (name, shaped, str(how))
-            self._launched.setdefault(key, lambda: texts_of(launch, shaped, how))
+            self._launched.setdefault(key, lambda: texts_of(launch, shaped, how, self._small))
             return blank(inputs, how["output_shapes"], how["output_dtypes"])
 
         return keep
@@ -57,21 +58,23 @@ class Mac(MetalDevice):
         return list(dict.fromkeys(t for found in self._launched.values() for t in found()))
 
 
-def texts_of(launch: Any, shaped: Sequence[Shaped], how: dict[str, Any]) -> list[str]:
-    """The text of one launch, and that for inputs of one element each, which lie in `constant`.
+def texts_of(
+    launch: Any, shaped: Sequence[Shaped], how: dict[str, Any], small: bool = True
+) -> list[str]:
+    """The text of one launch; if `small`, also for inputs of one element, which lie in `constant`.
 
     Transformations are over by now, so other arrays of the same shapes stand in.
     """
     found = []
-    for tiny in (False, True):
+    for tiny in (False, True)[: 1 + small]:
         arrays = [mx.zeros((1,) * len(s) if tiny else s, kind) for s, kind in shaped]
         found += launched_texts(lambda xs: launch(inputs=list(xs), **how), arrays)
     return found
 
 
 @contextmanager
-def mac() -> Iterator[Mac]:
+def mac(small: bool = True) -> Iterator[Mac]:
     """Metal as the device of the current stream, and no op that was made for another."""
-    device = Mac()
+    device = Mac(small)
     with current(device):
         yield device

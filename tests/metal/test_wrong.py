@@ -72,7 +72,6 @@ WRONG = {
     "a size that is not there": ("out0[0] = in0_size;", "undeclared identifier", {}),
     "an input's name with a typo": ("out0[0] = inn0[0];", "undeclared identifier 'inn0'", {}),
     "std": ("out0[0] = std::exp(in0[0]);", "undeclared identifier 'std'", {}),
-    "if constexpr": ("if constexpr (ELEMS > 2) { out0[0] = 1.0f; }", "C\\+\\+17", {}),
     "structured binding": ("int2 v = {1, 2}; auto [a, b] = v;", "C\\+\\+17", {}),
     "static_assert without words": ("static_assert(ELEMS > 2);", "C\\+\\+17", {}),
     "write to an input": ("in0[0] = 1.0f;", "read-only|const-qualified", {}),

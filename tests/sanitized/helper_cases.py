@@ -19,6 +19,8 @@ from zmlx import autograd, codegen, elementwise, metal, msl, rowwise
 Function = Callable[..., list[mx.array]]
 
 FLOATS = ("float32", "float16", "bfloat16")
+# The names of kernels that helpers launch as they are.
+NAMED = r"zmlx_(one|two|three|graded|pair|both)_((fwd|bwd)_)?[0-9a-f]{16}"
 WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 WIDE, FEW = 36, 5  # columns: more than a simdgroup; an array of five is `constant` on Metal
 # Text that no parser of expressions takes for a formula: it stays a kernel of its own.

@@ -2,8 +2,8 @@
 
 Comes in: the text of a file and options. Goes out: a MetalKernelSpec whose line numbers are those
 of the file, and a Launch. A file holds the body that metal.kernel takes (a line `//@ body` ends the
-helpers above it), or a whole `[[kernel]] void name(...) { ... }`. Lines `//@ option value` at any
-place say what the command line may say too.
+helpers above it), or whole kernels, `[[kernel]] void name(...) { ... }`, each of which is launched.
+Lines `//@ option value` at any place say what the command line may say too.
 """
 
 from __future__ import annotations
@@ -11,36 +11,44 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from zmlx import dtypes
 from zmlx.msl.spec import Extent, Launch, MetalKernelSpec
 
 _NOTE = re.compile(r"^[ \t]*//@[ \t]*([a-z]+)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _KERNEL = re.compile(r"(?:\[\[\s*kernel\s*\]\]|\bkernel)\s+void\s+(\w+)\s*\(")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _ATTRIBUTE = re.compile(r"\[\[\s*(\w+)\s*(?:\([^)]*\))?\s*\]\]")
 _LETTERS = {1: ".x", 2: ".xy", 3: ""}
 _NAMED = {dtypes.msl_type(name): name for name in dtypes.ALL if dtypes.has_msl(name)}
 _TYPES = {**_NAMED, "bfloat": "bfloat16", **{f"{n}_t": n for n in dtypes.INTEGERS}}
+MOST = 1 << 27  # elements of an array: what is watched takes much memory for each
 OPTIONS = ("input", "output", "grid", "threadgroup", "template", "init", "atomic", "body")
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array; `value` is what every element holds, None for random numbers."""
+    """One array; `value` is what every element holds, None for random numbers.
+
+    `strides` count elements; None for an array whose rows lie one behind another.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    value: float | None = None
+    value: int | float | None = None
+    strides: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class KernelFile:
-    """A kernel and a launch of it."""
+    """A kernel and a launch of it; `whole` where the file has its signature too."""
 
     spec: MetalKernelSpec
     inputs: tuple[Array, ...]
     launch: Launch
+    whole: bool = False
 
 
 @dataclass
@@ -50,12 +58,13 @@ class _Options:
     grid: Extent | None = None
     threadgroup: Extent | None = None
     template: list[tuple[str, int | bool | str]] = field(default_factory=list)
-    init: float | None = None
+    init: int | float | None = None
     atomic: bool = False
+    references: tuple[int, ...] = ()
 
 
-def read_kernel(name: str, text: str, options: Mapping[str, Sequence[str]]) -> KernelFile:
-    """The kernel of a file; ValueError names the option that is wrong or missing.
+def read_kernels(name: str, text: str, options: Mapping[str, Sequence[str]]) -> list[KernelFile]:
+    """The kernels of a file; ValueError names the option that is wrong or missing.
 
     `options` are those of the command line; they replace the file's own of the same name.
     """
@@ -67,26 +76,55 @@ def read_kernel(name: str, text: str, options: Mapping[str, Sequence[str]]) -> K
         _take(chosen, key, value)
     if not chosen.outputs:
         raise ValueError("no output is named; give --output NAME:DTYPE:SHAPE")
-    whole = _KERNEL.search(text)
-    header, body = _whole(text, whole, chosen) if whole else _parts(text)
+    code = without_comments(text)
+    whole = list(_KERNEL.finditer(code))
+    if not whole:
+        return [_kernel(name, *_parts(text), chosen)]
+    made = []
+    for found in whole:
+        own = replace(chosen)
+        header, body = _whole(text, code, found, own)
+        made.append(_kernel(found[1], header, body, own))
+    return [replace(kernel, whole=True) for kernel in made]
+
+
+def _kernel(name: str, header: str, body: str, chosen: _Options) -> KernelFile:
+    strided = any(a.strides is not None for a in chosen.inputs)
+    references = tuple(i for i, a in enumerate(chosen.inputs) if not a.shape)
     spec = MetalKernelSpec(
         name, tuple(a.name for a in chosen.inputs), tuple(a.name for a in chosen.outputs),
-        body, header, True, chosen.atomic,
+        body, header, not strided, chosen.atomic, references=references,
     )  # fmt: skip
-    return KernelFile(spec, tuple(chosen.inputs), _launch(chosen))
+    return KernelFile(spec, tuple(chosen.inputs), _launch(chosen, references))
 
 
 def parse_array(text: str) -> Array:
-    """`name:dtype:4x100` as an array; `=number` behind it is what every element holds."""
+    """`name:dtype:4x100` as an array; `=number` behind it is what every element holds.
+
+    `name:dtype` alone has rank 0; strides in elements stand behind the shape, `4x100@200x2`.
+    """
     described, equals, value = text.partition("=")
     name, _, rest = described.partition(":")
     dtype, _, sizes = rest.partition(":")
-    pieces = sizes.split("x")
+    sizes, _, steps = sizes.partition("@")
+    shape, strides = _sizes(sizes), _sizes(steps)
     good = re.fullmatch(r"[A-Za-z_]\w*", name) and dtypes.has_msl(dtype)
-    if not good or not all(piece.isascii() and piece.isdigit() for piece in pieces):
+    if not good or shape is None or strides is None or (steps and len(strides) != len(shape)):
         raise ValueError(f"{text!r} is no NAME:DTYPE:SHAPE such as x:float32:4x100")
-    number = float(value) if equals else None
-    return Array(name, dtype, tuple(int(piece) for piece in pieces), number)
+    if prod(shape) > MOST:
+        raise ValueError(f"{text!r} has {prod(shape)} elements; give at most {MOST}")
+    return Array(name, dtype, shape, _value(value) if equals else None, strides if steps else None)
+
+
+def _sizes(text: str) -> tuple[int, ...] | None:
+    pieces = text.split("x") if text and text != "scalar" else []
+    good = all(piece.isascii() and piece.isdigit() for piece in pieces)
+    return tuple(int(piece) for piece in pieces) if good else None
+
+
+def _value(text: str) -> int | float:
+    """A number; whole ones stay whole, as a float has no room for 64 bits."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else float(text)
 
 
 def _take(chosen: _Options, key: str, value: str) -> None:
@@ -101,7 +139,7 @@ def _take(chosen: _Options, key: str, value: str) -> None:
     elif key == "template":
         chosen.template.append(_template(value))
     elif key == "init":
-        chosen.init = float(value)
+        chosen.init = _value(value)
     elif key == "atomic":
         chosen.atomic = True
     elif key != "body":
@@ -127,7 +165,7 @@ def _template(text: str) -> tuple[str, int | bool | str]:
     return name, value
 
 
-def _launch(chosen: _Options) -> Launch:
+def _launch(chosen: _Options, references: tuple[int, ...]) -> Launch:
     size = 1
     for n in chosen.outputs[0].shape:
         size *= n
@@ -137,7 +175,7 @@ def _launch(chosen: _Options) -> Launch:
         raise ValueError(f"threadgroup {group} has more than 1024 threads")
     return Launch(
         grid, group, tuple(a.shape for a in chosen.outputs),
-        tuple(a.dtype for a in chosen.outputs), tuple(chosen.template), chosen.init,
+        tuple(a.dtype for a in chosen.outputs), tuple(chosen.template), chosen.init, references,
     )  # fmt: skip
 
 
@@ -150,18 +188,24 @@ def _parts(text: str) -> tuple[str, str]:
     return above + "\n", "\n" * above.count("\n") + text[mark.end() :]
 
 
-def _whole(text: str, found: re.Match[str], chosen: _Options) -> tuple[str, str]:
+def without_comments(text: str) -> str:
+    """Blanks in place of comments, every character in its place."""
+    return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+
+
+def _whole(text: str, code: str, found: re.Match[str], chosen: _Options) -> tuple[str, str]:
     """Of a whole kernel: what stands above it, and its body behind lines that name its arguments.
 
-    Arguments become arrays in the order of the text; the options give their sizes.
+    `code` is the text without comments. Arguments become arrays in the order of the text; the
+    options give their sizes. Other kernels above it are left out.
     """
-    end = _closing(text, found.end() - 1)
-    start = text.index("{", end)
+    end = _closing(code, found.end() - 1)
+    start = code.index("{", end)
     given = {a.name: a for a in (*chosen.inputs, *chosen.outputs)}
     inputs: list[Array] = []
     outputs: list[Array] = []
     lines: list[str] = []
-    for parameter in _split(text[found.end() : end - 1]):
+    for parameter in _split(code[found.end() : end - 1]):
         attribute = _ATTRIBUTE.search(parameter)
         plain = _ATTRIBUTE.sub("", parameter).strip()
         typed, name = re.match(r"(.*?)(\w+)$", plain, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -177,13 +221,23 @@ def _whole(text: str, found: re.Match[str], chosen: _Options) -> tuple[str, str]
         if array.dtype != _TYPES[kind]:
             raise ValueError(f"{name!r} is {kind} in the text, {array.dtype} in the option")
         if "&" in typed:
-            lines.append(f"const {kind} {name} = {name}_buffer[0];")
-            array = replace(array, name=f"{name}_buffer")
+            array = replace(array, shape=(), strides=None)
         (inputs if re.search(r"\bconst(ant)?\b", typed) else outputs).append(array)
     chosen.inputs, chosen.outputs = inputs, outputs
-    body = text[start + 1 : _closing(text, start) - 1]
+    body = text[start + 1 : _closing(code, start) - 1]
     above = "\n" * text[: start + 1].count("\n")
-    return text[: found.start()], above + " ".join(lines) + " " + body
+    return _helpers(text, code, found), above + " ".join(lines) + " " + body
+
+
+def _helpers(text: str, code: str, found: re.Match[str]) -> str:
+    """What stands above a kernel, with blanks in place of other kernels."""
+    above = text[: found.start()]
+    for other in _KERNEL.finditer(code, 0, found.start()):
+        start = code.index("{", _closing(code, other.end() - 1))
+        end = _closing(code, start)
+        blank = re.sub(r"[^\n]", " ", above[other.start() : end])
+        above = above[: other.start()] + blank + above[end:]
+    return above
 
 
 def _place(kind: str, name: str, attribute: str) -> str:
@@ -200,8 +254,8 @@ def _place(kind: str, name: str, attribute: str) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Behind the bracket that closes the one at `start`; comments and strings do not count."""
-    skip = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|.', re.DOTALL)
+    """Behind the bracket that closes the one at `start`; strings do not count."""
+    skip = re.compile(r'"(?:\\.|[^"\\])*"|.', re.DOTALL)
     depth = 0
     for token in skip.finditer(text, start):
         depth += (token[0] in "({[") - (token[0] in ")}]") if len(token[0]) == 1 else 0
@@ -212,7 +266,6 @@ def _closing(text: str, start: int) -> int:
 
 def _split(text: str) -> list[str]:
     """Parameters of a function; commas inside brackets do not part them."""
-    text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text, flags=re.DOTALL)
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([<") - (letter in ")]>")

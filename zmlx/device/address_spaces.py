@@ -3,15 +3,22 @@
 Comes in: MSL text. Goes out: text with as many lines in which
 - `threadgroup T name[dims], other;` reads `ZMLX_THREADGROUP(T, name, [dims]); ...`, a macro of
   each device's header (CUDA: `__shared__ T name dims`); a type with a comma stands in ZMLX_TYPE();
-- a variable in `constant` memory reads `ZMLX_CONSTANT T name` (a macro too: `const`);
+- a variable in `constant` memory reads `ZMLX_STATIC const T name`, a static one `ZMLX_HELD const T
+  name` (CUDA: `static __device__`, `__device__`; else nothing), a member `const T name`;
 - pointers and references lose their address space, `constant` ones keep `const`;
+- `auto p = v.xz` of a text with swizzles reads `auto p = zm_plain{} = v.xz`: a vector, no view of
+  one; chains of swizzles are one (zmlx/device/metal_words.py);
 - literals such as 1.0, 1.0h and 1.0bf, float, half and bfloat in Metal, read 1.0f, half(1.0f), …
-Comments, strings and `[[attributes]]` stay. The host and the CUDA device call it.
+Comments and strings stay, `[[attributes]]` that say what a parameter is get other names. The host
+and the CUDA device call it.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+
+from zmlx.device.metal_words import composed, swizzles
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/|\\\n)
@@ -23,10 +30,17 @@ _TOKEN = re.compile(
 )
 _DECIMAL = re.compile(r"((?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)([hH]|bf|BF|)")
 _SPACES = ("device", "thread", "threadgroup")
+# Attributes whose words are macros where they stand alone.
+_PLACES = re.compile(r"thread|simdgroup|quadgroup|dispatch|device$|constant$")
+_HEADS = (";", "{", "}", ")", "struct", "class", "union")  # where a brace's own words begin
+_DECLARING = ("const", "constexpr", "static", "inline", "volatile", "extern")
+_AUTO = re.compile(r"\bauto\s+\w+\s*=(?!=)")
 
 
 def without_address_spaces(text: str) -> str:
     """`text` as plain C++; see the module's description."""
+    if swizzles(text):
+        text = _AUTO.sub(lambda m: f"{m[0]} zm_plain{{}} =", composed(text))
     tokens = [(str(m.lastgroup), m.group()) for m in _TOKEN.finditer(text)]
     return _Pass(tokens).run()
 
@@ -39,20 +53,33 @@ class _Pass:
         self._solid = [i for i, (kind, _) in enumerate(tokens) if kind != "space"]
         self._rank = {place: n for n, place in enumerate(self._solid)}
         self._out: list[str] = []
+        self._inside: list[bool] = []  # for each open brace, whether members of a type follow
 
     def run(self) -> str:
         place = 0
         while place < len(self._tokens):
             kind, text = self._tokens[place]
-            if kind == "word" and text in (*_SPACES, "constant") and not self._attribute(place):
+            self._brace(place, text)
+            if kind == "word" and self._near(place, -1) == "[[":
+                text = f"zm_{text}" if _PLACES.match(text) else text
+            elif kind == "word" and self._is_space(place, text):
                 place = self._qualifier(place, text)
                 continue
             self._out.append(_number(text) if kind == "number" else text)
             place += 1
         return "".join(self._out)
 
-    def _attribute(self, place: int) -> bool:
-        return self._near(place, -1) == "[[" or self._near(place, 1) in ("(", "::")
+    def _is_space(self, place: int, text: str) -> bool:
+        return text in (*_SPACES, "constant") and self._near(place, 1) not in ("(", "::")
+
+    def _brace(self, place: int, text: str) -> None:
+        if text == "{":
+            n = self._rank[place]
+            while n > 0 and self._text(n - 1) not in _HEADS:
+                n -= 1
+            self._inside.append(n > 0 and self._text(n - 1) in ("struct", "class", "union"))
+        elif text == "}" and self._inside:
+            self._inside.pop()
 
     def _near(self, place: int, step: int) -> str:
         n = self._rank[place] + step
@@ -70,14 +97,43 @@ class _Pass:
         return place + 1
 
     def _constant(self, place: int) -> str:
-        first = self._rank[place] + 1
+        words = self._qualifiers(place)
+        const = "" if "const" in words else "const"
+        if not self._is_variable(place) or (self._inside and self._inside[-1]):
+            return const
+        where = "ZMLX_HELD" if "static" in words else "ZMLX_STATIC"
+        return f"{where} {const}".rstrip()
+
+    def _is_variable(self, place: int) -> bool:
+        """Whether a variable is declared here, with a value: no parameter and no pointer."""
+        first, end = self._rank[place] + 1, self._macro_end(place)
         for n in range(first, len(self._solid)):
-            sign = self._tokens[self._solid[n]][1]
+            sign = self._text(n)
             if sign in ("=", "{"):
-                return "ZMLX_CONSTANT"
+                return self._solid[n] < end
             if sign in ("*", "&", ")", ";", ","):
-                break
-        return "" if "const" in (self._near(place, -1), self._near(place, 1)) else "const"
+                return False
+        return False
+
+    def _macro_end(self, place: int) -> int:
+        """Where the line of the preprocessor ends that holds `place`; far away for other lines."""
+        lines = [n for n, (kind, t) in enumerate(self._tokens) if kind == "space" and "\n" in t]
+        ends = [n for n in lines if not self._tokens[n][1].startswith("\\")]
+        at = bisect_left(ends, place)
+        start = ends[at - 1] + 1 if at else 0
+        if self._tokens[start][1] != "#":
+            return len(self._tokens)
+        return ends[at] if at < len(ends) else len(self._tokens)
+
+    def _qualifiers(self, place: int) -> set[str]:
+        """The words around an address space that say how a thing is declared."""
+        found: set[str] = set()
+        for step in (-1, 1):
+            n = step
+            while (word := self._near(place, n)) in _DECLARING:
+                found.add(word)
+                n += step
+        return found
 
     def _declaration(self, place: int) -> tuple[str, int] | None:
         """Macro calls for `threadgroup T a[1], b;` and where it ends; None for anything else."""

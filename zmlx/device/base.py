@@ -17,6 +17,9 @@ from zmlx.msl.spec import Launch, MetalKernelSpec
 
 Launcher = Callable[[Sequence[mx.array]], list[mx.array]]
 GridLauncher = Callable[[Sequence[mx.array], Launch], list[mx.array]]
+# MLX's own functions, whatever stands under their names later (zmlx.metal.install).
+metal_kernel, metal_available = mx.fast.metal_kernel, mx.metal.is_available
+default_device, device_info = mx.default_device, mx.device_info
 NEVER_ALONE = 1000  # above every cost: MLX's own kernel for a lone op is as good
 
 
@@ -62,6 +65,8 @@ class DeviceReport:
     cache_kernels: int = 0
     cache_faults: tuple[str, ...] = ()  # files there, or the directory, that are not trusted
     missing: tuple[str, ...] = ()  # each with the command that mends it
+    slower: tuple[str, ...] = ()  # what keeps kernels, which run, from being as fast as they can
+    kernel_compiler: str = ""  # where it is not the C++ compiler
 
 
 # Where each device is defined; loaded when first asked for. A new one adds its line here, and to
@@ -81,9 +86,9 @@ def device_for_current_stream() -> Device:
 
 def current_name() -> str:
     """Its name, a key of DEVICES."""
-    if mx.default_device().type == mx.DeviceType.cpu:
+    if default_device().type == mx.DeviceType.cpu:
         return "host"
-    return "metal" if mx.metal.is_available() else "cuda"
+    return "metal" if metal_available() else "cuda"
 
 
 def device_named(name: str) -> Device:

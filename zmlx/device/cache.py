@@ -70,6 +70,19 @@ class KernelCache:
         except OSError as error:
             raise CompilerError(_nowhere(error)) from error
 
+    def keep(self, content: bytes, suffix: str) -> Path:
+        """`content` as a library of the directory in use; no key finds it."""
+        import tempfile
+
+        directory = self.directory()
+        library = directory / _library_name(hashlib.sha256(content).hexdigest(), suffix)
+        if not self._verify(library, hashlib.sha256(content).hexdigest()):
+            with tempfile.TemporaryDirectory(prefix="build-", dir=directory) as folder:
+                draft = Path(folder) / "library"
+                draft.write_bytes(content)
+                owned.replace(draft, library)
+        return library
+
     def drop(self, library: Path) -> None:
         """Forget a library that does not load: what it held is built again."""
         self._verified.discard(str(library))

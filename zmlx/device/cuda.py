@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.device.cuda_kernel import cuda_kernel
+from zmlx.device.cuda_kernel import cuda_kernel, described
 from zmlx.device.cuda_text import HALVES, NAMES, CudaText, cuda_text
 from zmlx.device.gpu import LARGEST_GROUP, GpuDevice
 from zmlx.msl.kernel import Arg, KernelSource
@@ -57,6 +57,10 @@ class CudaDevice(GpuDevice):
         if mx.cuda.is_available():
             return None
         return 'this MLX has no CUDA; on Linux with an NVIDIA GPU: pip install "mlx[cuda13]"'
+
+    def compiled_by(self) -> tuple[str, str]:
+        """See GpuDevice."""
+        return described()
 
     def elements(self, kernel: KernelSource) -> int:
         """As many as make the fastest kernel; see the constants."""

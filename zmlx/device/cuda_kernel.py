@@ -22,6 +22,7 @@ import mlx.core as mx
 from zmlx.device.base import device_named
 from zmlx.device.cuda_text import HEADERS, CudaText
 from zmlx.device.nvrtc import Nvrtc, Refused, loaded
+from zmlx.device.progress import waiting
 from zmlx.device.rules import native_or_none
 from zmlx.errors import DeviceError
 from zmlx.log import logger
@@ -102,7 +103,7 @@ class CudaKernel:
     ) -> list[mx.array]:
         """The outputs, not evaluated."""
         kinds = tuple([a.dtype for a in inputs])
-        bound = _bound(threadgroup)
+        bound = _bound(threadgroup, self._text.busy)
         key = (kinds, tuple(output_dtypes), tuple([(n, type(v), v) for n, v in template]), bound)
         built = self._built.get(key)
         if built is None:
@@ -140,7 +141,8 @@ class CudaCompiler:
         key = self._key(text)
         path = host.cache.find(key)
         if path is None:
-            path = host.cache.make([key], lambda folder: self._build(folder, name, text))
+            with waiting(f"compiling a kernel ({name}), kept for later"):
+                path = host.cache.make([key], lambda folder: self._build(folder, name, text))
         code: bytes = path.read_bytes()
         return code
 
@@ -181,6 +183,19 @@ def compiler() -> CudaCompiler | None:
     return made
 
 
+def described() -> tuple[str, str]:
+    """What compiles kernels here, and what keeps that from being fast, with the command, or ""."""
+    found = compiler()
+    if found is None:
+        return "MLX (mx.fast.cuda_kernel)", (
+            "MLX compiles each kernel, in about a second, and keeps none on disk, as NVRTC and "
+            "CUDA's headers are not found together; pip install nvidia-cuda-nvrtc "
+            "nvidia-cuda-runtime, or set CUDA_HOME to a CUDA toolkit"
+        )
+    version = ".".join(map(str, found.nvrtc.version))
+    return f"NVRTC {version}, for {found.architecture}", ""
+
+
 def _capability() -> tuple[int, int] | None:
     """Of the default GPU, such as (9, 0)."""
     information = mx.device_info(mx.Device(mx.gpu, 0))
@@ -199,10 +214,12 @@ def _reads(text: CudaText) -> list[tuple[bool, ...]]:
     return [tuple(f"{name}_{part}" in text.source for part in _PARTS) for name in text.input_names]
 
 
-def _bound(threadgroup: tuple[int, int, int]) -> int:
+def _bound(threadgroup: tuple[int, int, int], busy: bool) -> int:
     """Threads for which a thread's registers must be few; 0 where the compiler may take its own."""
     threads = threadgroup[0] * threadgroup[1] * threadgroup[2]
-    return 0 if threads <= _FREE else 512 if threads <= 512 else 1024
+    if threads <= _FREE and not busy:
+        return 0
+    return 512 if threads <= 512 else 1024
 
 
 def _type(dtype: mx.Dtype) -> str:

@@ -13,6 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from zmlx.device.address_spaces import without_address_spaces
+from zmlx.device.conditionals import told
+from zmlx.device.grid_text import FAST_MATH
+from zmlx.device.metal_words import parts, swizzles
+from zmlx.device.overloads import once
 from zmlx.msl.spec import MetalKernelSpec
 
 HEADERS = Path(__file__).parent / "headers"
@@ -28,8 +32,17 @@ if (blockIdx.x * blockDim.x + threadIdx.x >= zm_grid[0] ||
 _CALL = re.compile(
     r"(?P<before>(?:\b\w+|::|\.|->)\s*)?\b(?P<name>exp2?|exp10|log2?|log10|a?sinh?|a?cosh?|a?tanh?|atan2|r?sqrt"
     r"|floor|ceil|trunc|rint|round|f?abs|f?max|f?min|fmod|pow|fma|fdim|ldexp|nextafter"
-    r"|copysign|isnan|isinf|isfinite|isnormal|signbit)(?=\s*\()"
+    r"|copysign|isnan|isinf|isfinite|isnormal|signbit|sinpi|cospi|tanpi|modf|frexp|ilogb|sincos)(?=\s*\()"
 )
+# Headers inside of msl_group_cuda.h.
+_SHARED = {
+    "ZMLX_INCLUDE_COMMON": ("msl_half_bits.h", "msl_constants.h", "msl_common_cuda.h"),
+    "ZMLX_INCLUDE_ATOMICS": ("msl_atomics_cuda.h",),
+    "ZMLX_INCLUDE_SHARED": (
+        "msl_kinds.h", "msl_half_operators_cuda.h", "msl_vectors.h", "msl_vector_operators.h",
+        "msl_together.h",
+    ),
+}  # fmt: skip
 _NO_TYPE = ("return", "else", "case", "do")
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<metal\w*>", re.MULTILINE)
 
@@ -42,11 +55,16 @@ class CudaText:
     output_names: tuple[str, ...]
     source: str
     header: str
+    busy: bool = False  # two groups are to share a multiprocessor, whatever registers each wants
 
 
 def cuda_text(spec: MetalKernelSpec) -> CudaText:
     """The kernel `spec` for CUDA."""
     outputs, atomics = spec.output_names, ""
+    inputs, referred = list(spec.input_names), ""
+    for i in spec.references:
+        inputs[i] = f"zm_at_{spec.input_names[i]}"
+        referred += f"const auto& {spec.input_names[i]} = {inputs[i]}[0];\n"
     if spec.atomic_outputs:
         outputs = tuple(f"zm_raw_{name}" for name in outputs)
         pairs = zip(spec.output_names, outputs, strict=True)
@@ -54,17 +72,28 @@ def cuda_text(spec: MetalKernelSpec) -> CudaText:
     facts = HALVES if spec.halves else ""
     if spec.widest:
         facts += f"#define ZM_WIDEST {spec.widest}\n"
+    if spec.math == "fast":
+        facts += FAST_MATH
     grid, beyond = ((), "") if spec.whole else ((GRID,), _BEYOND)
     return CudaText(
-        (*spec.input_names, *grid),
+        (*inputs, *grid),
         outputs,
-        f'{beyond}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
-        f'{facts}{names()}#line 1 "{spec.name}.header"\n' + _plain(_INCLUDE.sub("", spec.header)),
+        f'{beyond}{referred}{atomics}#line 1 "{spec.name}.body"\n' + _plain(spec.source),
+        f'{facts}{_names(spec)}#line 1 "{spec.name}.header"\n'
+        + once(_plain(_INCLUDE.sub("", spec.header))),
+        busy=spec.busy,
     )
 
 
+def _names(spec: MetalKernelSpec) -> str:
+    """Metal's names, as far as the kernel needs them."""
+    text = told(f"{spec.header}\n{spec.source}")
+    needed = "".join(_header(f"parts/{path.name}") for path in parts(text))
+    return f"{swizzles(text)}{names()}{needed}"
+
+
 def _plain(text: str) -> str:
-    return _CALL.sub(_qualified, without_address_spaces(text))
+    return _CALL.sub(_qualified, without_address_spaces(told(text)))
 
 
 def _qualified(call: re.Match[str]) -> str:
@@ -78,12 +107,14 @@ def _qualified(call: re.Match[str]) -> str:
 @lru_cache(maxsize=1)
 def names() -> str:
     """Metal's names for a kernel written by hand: the headers in front of its text."""
-    shared = [(HEADERS / name).read_text("utf-8") for name in ("msl_more.h", "msl_vectors.h")]
-    text = "".join(shared).replace("#pragma once", "")
     groups = (HEADERS / "msl_group_cuda.h").read_text("utf-8")
-    return names_of_metal() + re.sub(
-        r"^ZMLX_INCLUDE_SHARED$", lambda _: text, groups, flags=re.MULTILINE
-    )
+    for place, files in _SHARED.items():
+        groups = groups.replace(f"\n{place}\n", "\n" + "".join(map(_header, files)))
+    return names_of_metal() + groups
+
+
+def _header(name: str) -> str:
+    return (HEADERS / name).read_text("utf-8").replace("#pragma once", "")
 
 
 @lru_cache(maxsize=1)

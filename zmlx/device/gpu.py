@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from zmlx import dtypes
 from zmlx.device import tuning
-from zmlx.device.base import NEVER_ALONE, DeviceReport, GridLauncher, Launcher
+from zmlx.device.base import NEVER_ALONE, DeviceReport, GridLauncher, Launcher, device_named
 from zmlx.device.gpu_grid import GpuGridLauncher
 from zmlx.device.operands import output_shape
 from zmlx.device.rules import Fitted, native_or_none
@@ -77,11 +77,23 @@ class GpuDevice(ABC):
 
     def grid_launcher(self, spec: MetalKernelSpec) -> GridLauncher:
         """MLX compiles, for each template, when it first evaluates a call."""
-        return GpuGridLauncher(spec, lambda name: self.written(spec, name))
+        return GpuGridLauncher(spec, self.written)
+
+    def compiled_by(self) -> tuple[str, str]:
+        """What compiles kernels, and what keeps that from being fast, with the command, or ""."""
+        return "MLX", ""
 
     def report(self) -> DeviceReport:
-        problem = self.unavailable()
-        return DeviceReport(self.name, mx.__version__, missing=(problem,) if problem else ())
+        """The host's compiler makes the native module and its folder keeps kernels here too."""
+        host, problem = device_named("host").report(), self.unavailable()
+        if problem:
+            return replace(host, device=self.name, missing=(problem,))
+        made, slow = self.compiled_by()
+        slower = [f"calls and gradients take longer: {missing}" for missing in host.missing]
+        slower += [slow] if slow else []
+        return replace(
+            host, device=self.name, missing=(), slower=tuple(slower), kernel_compiler=made
+        )
 
     def _launcher(self, kernel: KernelSource) -> Launcher:
         if not kernel.elementwise:

@@ -13,7 +13,7 @@ import mlx.core as mx
 from zmlx import dtypes
 from zmlx.msl.spec import Launch, MetalKernelSpec
 
-Make = Callable[[str], Any]  # from a kernel's name to MLX's callable
+Make = Callable[[MetalKernelSpec, str], Any]  # from a kernel and its name to MLX's callable
 
 
 class GpuGridLauncher:
@@ -24,14 +24,16 @@ class GpuGridLauncher:
 
     def __init__(self, spec: MetalKernelSpec, make: Make) -> None:
         self._spec, self._make = spec, make
-        self._made: dict[tuple[mx.Dtype, ...], Any] = {}
+        self._made: dict[tuple[tuple[mx.Dtype, ...], tuple[int, ...]], Any] = {}
 
     def __call__(self, arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         kinds = tuple(a.dtype for a in arrays)
-        made = self._made.get(kinds)
+        key = kinds, launch.references
+        made = self._made.get(key)
         if made is None:
+            spec = self._spec.launched(launch)
             words = [str(kind).removeprefix("mlx.core.") for kind in kinds]
-            made = self._made[kinds] = self._make("_".join([self._spec.unique_name, *words]))
+            made = self._made[key] = self._make(spec, "_".join([spec.unique_name, *words]))
         extra = {} if launch.init_value is None else {"init_value": launch.init_value}
         return list(
             made(

@@ -11,14 +11,18 @@ import re
 from collections.abc import Sequence
 
 from zmlx.device.address_spaces import without_address_spaces
+from zmlx.device.conditionals import told
 from zmlx.device.host_text import UNBRANCHED
+from zmlx.device.metal_words import parts, swizzles
+from zmlx.device.overloads import once
 from zmlx.dtypes import msl_type
 from zmlx.msl.spec import MetalKernelSpec
 
 Template = Sequence[tuple[str, int | bool | str]]
 
 _TOGETHER = re.compile(
-    r"\b(?:threadgroup_barrier|simdgroup_barrier|simd_\w+|quad_\w+|threadgroup)\b"
+    r"\b(?:threadgroup_barrier|simdgroup_barrier|simd_\w+|quad_\w+|threadgroup"
+    r"|simdgroup_\w+8x8|simdgroup_matrix|simdgroup_load|simdgroup_store|simdgroup_multiply\w*)\b"
 )
 _POSITION = (
     "{0}(p.group[0] * g->group[0] + p.at[0], p.group[1] * g->group[1] + p.at[1], "
@@ -88,8 +92,12 @@ ZM_ENTRY void zm_entry(const zm_grid* g, long first, long last) {{
 }}
 """
 # GCC announces the accesses of an assignment, not those of a call that takes or returns a struct
-# (half, float4): a watched kernel is compiled without calls.
+# (half, float4): a watched kernel is compiled without calls. So is one whose threads meet:
+# msl_group.h tells the ways to a call apart by the inlined copies of the helpers on it.
 _INLINED = "#define noinline unused\n"
+_METAL = re.compile(r"\bnamespace\s+metal\s*\{")
+# What Metal's compiler defines in that mode. Functions stay as exact as they are.
+FAST_MATH = "#undef __FAST_MATH__\n#define __FAST_MATH__ 1\n"
 
 
 def needs_fibers(spec: MetalKernelSpec) -> bool:
@@ -109,27 +117,38 @@ def translation_unit(
 
     `sanitize` has its accesses observed, `exact` gives it MLX's own functions.
     """
+    header, source = told(spec.header), told(spec.source)
     pairs = _parameters(spec, inputs, outputs)
     parameters, values = ", ".join(p for p, _ in pairs), ", ".join(v for _, v in pairs)
-    entry = _ONE_THREAD if sanitize or needs_fibers(spec) else _WHOLE_GROUPS
-    kind = "__noinline__, flatten" if sanitize else "always_inline"
+    alone = sanitize or needs_fibers(spec)
+    entry = _ONE_THREAD if alone else _WHOLE_GROUPS
+    kind = "__noinline__, flatten" if alone else "always_inline"
     unseen = ', no_sanitize("thread")' if sanitize else ""
+    # What a text puts into metal is metal's; else nothing is seen from outside.
+    opens, closes = ("", "") if _METAL.search(header) else ("namespace {", "}")
     return (
         ("#define ZM_SANITIZE 1\n" if sanitize else "")
         + ("#define ZM_EXACT 1\n" if exact else "")
         + ("" if sanitize else UNBRANCHED)
-        + '#include "msl_written.h"\n'
-        f'#define ZM_ENTRY extern "C" __attribute__((visibility("default"){unseen}))\n'
+        + _names(f"{header}\n{source}")
+        + f'#define ZM_ENTRY extern "C" __attribute__((visibility("default"){unseen}))\n'
         "ZM_ENTRY void zm_attach(const zm_runtime* r) { zm_now = r; }\n"
         + (_PLACES.replace("static inline", "ZM_INLINE") if not sanitize else _unseen(_PLACES))
-        + "namespace {\nusing namespace metal;\n"
-        f"{_INLINED if sanitize else ''}"
-        f'#line 1 "{spec.name}.header"\n{without_address_spaces(spec.header)}\n'
+        + f"{opens}\nusing namespace metal;\n"
+        f"{_INLINED if alone else ''}"
+        f"{FAST_MATH if spec.math == 'fast' else ''}"
+        f'#line 1 "{spec.name}.header"\n{once(without_address_spaces(header))}\n'
         f"__attribute__(({kind})) inline void zm_body({parameters}) {{\n"
         f"{_template(template)}"
-        f'#line 1 "{spec.name}.body"\n{without_address_spaces(spec.source)}\n}}\n}}\n'
+        f'#line 1 "{spec.name}.body"\n{without_address_spaces(source)}\n}}\n{closes}\n'
         f'#line 1 "{spec.name}.entry"\n{entry.format(values=values)}'
     )
+
+
+def _names(text: str) -> str:
+    """Metal's names, as far as the kernel needs them."""
+    needed = "".join(f'#include "parts/{path.name}"\n' for path in parts(text))
+    return f'{swizzles(text)}#include "msl_written.h"\n{needed}'
 
 
 def _unseen(text: str) -> str:
@@ -155,6 +174,9 @@ def _parameters(
     pairs = []
     for i, (name, dtype) in enumerate(zip(spec.input_names, inputs, strict=True)):
         kind = f"const {msl_type(dtype)}*"
+        if i in spec.references:
+            pairs.append((f"const {msl_type(dtype)}& {name}", f"*({kind})g->data[{i}]"))
+            continue
         pairs.append((f"{kind} {name}", f"({kind})g->data[{i}]"))
         pairs.append((f"const int* {name}_shape", f"g->shapes[{i}]"))
         pairs.append((f"const long* {name}_strides", f"g->strides[{i}]"))

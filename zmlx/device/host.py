@@ -18,13 +18,14 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx import switches
-from zmlx.device import native_module, toolchain
+from zmlx.device import native_module, stock, toolchain
 from zmlx.device.base import DeviceReport, GridLauncher, Launcher
 from zmlx.device.cache import KernelCache
 from zmlx.device.host_grid import HostGridLauncher, thread_count, watched_launcher
 from zmlx.device.host_text import translation_unit
+from zmlx.device.progress import waiting
 from zmlx.device.warned import problem_of
-from zmlx.errors import CompilerError, DeviceError
+from zmlx.errors import CompilerError, DeviceError, ZmlxError
 from zmlx.log import logger
 from zmlx.msl.kernel import Arg, KernelSource
 from zmlx.msl.spec import MetalKernelSpec
@@ -60,9 +61,19 @@ class HostDevice:
         return self._native
 
     def unavailable(self) -> str | None:
-        if switches.DEVICE.text() == "replay":
+        asked = switches.DEVICE.text()
+        if switches.DEVICE.given(asked) is None:
+            raise ZmlxError(
+                f"[zmlx.device] {switches.DEVICE.name} is {asked!r}; give {switches.DEVICE.takes}. "
+                "MLX says on which device kernels run: mx.set_default_device(mx.gpu)."
+            )
+        if asked == "replay":
             return "ZMLX_DEVICE=replay asks for MLX ops in place of kernels"
-        return self._without_native() or toolchain.problem()
+        return self._without_native() or (None if stock.offers() else toolchain.problem())
+
+    def renew(self) -> None:
+        """Look for the native module again: a stored function has brought one."""
+        self._problem = None
 
     def native_or_none(self) -> Any:
         """The native module where it can be had, with or without a compiler for kernels."""
@@ -81,6 +92,8 @@ class HostDevice:
     def build(self, kernels: Sequence[KernelSource]) -> list[Launcher]:
         if switches.SANITIZE.on():
             return [watched_launcher(self, kernel) for kernel in kernels]
+        if stock.collecting():
+            self._libraries(list(dict.fromkeys(kernels)))
         native, threads = self.native, thread_count()
         with self._lock:
             loaded = {k.digest: self._launchers.get((k.digest, threads)) for k in kernels}
@@ -105,6 +118,7 @@ class HostDevice:
                 )  # fmt: skip
             except RuntimeError as error:
                 self.cache.drop(library)
+                stock.withdraw(library)
                 failed[kernel] = error
         return failed
 
@@ -144,15 +158,18 @@ class HostDevice:
     def _libraries(self, kernels: list[KernelSource]) -> list[tuple[KernelSource, Path]]:
         """The library of each kernel, those not in the cache compiled together."""
         keys = {kernel: _key(kernel) for kernel in kernels}
-        found = {kernel: self.cache.find(keys[kernel]) for kernel in kernels}
+        found = {k: stock.found(self.cache, keys[k], _content(k)) for k in kernels}
         missing = [kernel for kernel in kernels if found[kernel] is None]
         if missing:
             self._refuse(missing)
             started = time.perf_counter()
-            made = self.cache.make([keys[k] for k in missing], partial(_compile, missing))
+            with waiting(_words(missing)):
+                made = self.cache.make([keys[k] for k in missing], partial(_compile, missing))
             seconds = time.perf_counter() - started
             _log.info("compiled %d kernels in %.2f s: %s", len(missing), seconds, missing[0].name)
             found.update(dict.fromkeys(missing, made))
+            for kernel in missing:
+                stock.note(_content(kernel), made)
         return [(kernel, path) for kernel, path in found.items() if path is not None]
 
     @staticmethod
@@ -184,6 +201,16 @@ def _key(kernel: KernelSource) -> str:
         _headers_digest(), mx.__version__, toolchain.cpu_features(),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _words(kernels: Sequence[KernelSource]) -> str:
+    """What the user waits for."""
+    count = f"{len(kernels)} kernels" if len(kernels) > 1 else "a kernel"
+    return f"compiling {count} ({kernels[0].stem}), kept for later"
+
+
+def _content(kernel: KernelSource) -> str:
+    return stock.content(kernel.digest, kernel.stem, _headers_digest())
 
 
 def _compile(kernels: Sequence[KernelSource], folder: Path) -> Path:

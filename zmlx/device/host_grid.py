@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx import switches
-from zmlx.device import toolchain
+from zmlx.device import sanitize, stock, toolchain
 from zmlx.device.base import Launcher
 from zmlx.device.cache import Build
 from zmlx.device.grid_text import needs_fibers, translation_unit
 from zmlx.device.operands import output_shape
+from zmlx.device.progress import waiting
 from zmlx.dtypes import attribute
 from zmlx.errors import CompilerError, DeviceError
 from zmlx.log import logger
@@ -38,7 +39,12 @@ _PLACE = re.compile(r"\S+:\d+:\d+: ")  # at the start of what the compiler says 
 _log = logger("zmlx.device")
 _ELEMENTS, _GROUP = 4, 64  # of a watched kernel of the generator
 _INCLUDES = (f"-I{toolchain.HEADERS}", f"-I{toolchain.HEADERS / 'metal'}")
-_WATCHED = ("-c", "-O1", "-g1", "-fsanitize=thread")
+# The compiler's own checks call hooks.cpp; `object-size` knows where a variable ends.
+_CHECKS = "-fsanitize=thread,bounds,object-size,alignment,integer-divide-by-zero"
+_WATCHED = ("-c", "-O1", "-g1", _CHECKS)
+# Division by zero gives some value, and is no reason to leave out what depends on it.
+_GOES_ON = ("-fno-delete-null-pointer-checks", "-fno-isolate-erroneous-paths-dereference")
+_MOST_STACK = 240 << 10  # bytes that a thread's variables may take; native/crew.h has 256 KiB
 _HOOKS = toolchain.NATIVE / "hooks.cpp"
 
 
@@ -61,7 +67,7 @@ class HostGridLauncher:
 
     def __call__(self, arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         types = tuple([a.dtype for a in arrays])
-        key = (types, launch.output_dtypes, launch.typed, switches.host())
+        key = (types, launch.output_dtypes, launch.typed, launch.references, switches.host())
         run = self._loaded.get(key)
         if run is None:
             kinds = tuple(str(kind).removeprefix("mlx.core.") for kind in types)
@@ -87,7 +93,7 @@ class HostGridLauncher:
 
     def _load(self, kinds: tuple[str, ...], launch: Launch, watched: bool) -> Any:
         native, threads = self._device.native, thread_count()
-        spec = self._spec
+        spec = self._spec.launched(launch)
         text = translation_unit(
             spec, kinds, launch.output_dtypes, launch.template, watched, spec.exact
         )
@@ -95,20 +101,24 @@ class HostGridLauncher:
         names = (spec.input_names, spec.output_names) if watched else (None, None)
         build = partial(_compile_watched if watched else _compile, spec, text)
         for last in (False, True):
-            library = self._library(key, build)
+            library = self._library(key, stock.content(text, _headers_digest()), build)
             try:
                 fibers = needs_fibers(spec)
+                sanitize.keep_text(str(library), spec.header, spec.source)
                 return native.load_written(str(library), spec.name, fibers, threads, *names)
             except RuntimeError as error:
                 self._device.cache.drop(library)
+                stock.withdraw(library)
                 if last:
                     toolchain.give_up(f"makes libraries that do not load: {error}")
 
-    def _library(self, key: str, build: Build) -> Path:
-        library = self._device.cache.find(key)
+    def _library(self, key: str, content: str, build: Build) -> Path:
+        library = stock.found(self._device.cache, key, content)
         if library is None:
             started = time.perf_counter()
-            library = self._device.cache.make([key], build)
+            with waiting(f"compiling a kernel ({self._spec.name}), kept for later"):
+                library = self._device.cache.make([key], build)
+            stock.note(content, library)
             _log.info("compiled %s in %.2f s", self._spec.name, time.perf_counter() - started)
         return library
 
@@ -156,7 +166,7 @@ def watched_launcher(device: HostDevice, kernel: KernelSource) -> Launcher:
 @lru_cache(maxsize=1)
 def _headers_digest() -> str:
     texts = [path.read_bytes() for path in sorted(toolchain.HEADERS.glob("*.h"))]
-    texts += [_HOOKS.read_bytes(), " ".join(_WATCHED).encode()]
+    texts += [_HOOKS.read_bytes(), " ".join((*_WATCHED, *_alone())).encode()]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
@@ -169,10 +179,21 @@ def _key(text: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+def _alone() -> tuple[str, ...]:
+    """Flags that give each inlined copy of a function variables of its own, see msl_group.h."""
+    if toolchain.is_clang():
+        return ("-mllvm", "-no-stack-coloring")
+    return ("-fstack-reuse=none",)
+
+
 def _compile(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
     source, output = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(text, "utf-8")
-    _run(spec, [source], output, [*toolchain.kernel_flags(), *_INCLUDES])
+    flags = [*toolchain.kernel_flags(), *_INCLUDES, *_GOES_ON]
+    if needs_fibers(spec):
+        flags += _alone()
+    _run(spec, [source], output, [*flags, "-fstack-usage"])
+    _require_stack(spec, folder)
     return output
 
 
@@ -181,9 +202,22 @@ def _compile_watched(spec: MetalKernelSpec, text: str, folder: Path) -> Path:
     source, halfway, output = (folder / n for n in ("kernel.cpp", "kernel.o", "kernel.so"))
     source.write_text(text, "utf-8")
     flags = [flag for flag in toolchain.kernel_flags() if flag not in ("-O3", "-shared")]
-    _run(spec, [source], halfway, [*flags, *_INCLUDES, *_WATCHED])
+    flags += [*_INCLUDES, *_WATCHED, *_GOES_ON, *_alone(), "-fstack-usage"]
+    _run(spec, [source], halfway, flags)
+    _require_stack(spec, folder)
     _run(spec, [halfway, _HOOKS], output, ["-O1", "-fPIC", "-shared", "-w"])
     return output
+
+
+def _require_stack(spec: MetalKernelSpec, folder: Path) -> None:
+    """DeviceError where a thread's variables, as the compiler counted them, do not fit."""
+    lines = [line for file in folder.glob("*.su") for line in file.read_text("utf-8").splitlines()]
+    most = max((int(line.split("\t")[1]) for line in lines), default=0)
+    if most > _MOST_STACK:
+        raise DeviceError(
+            f"[zmlx.device] kernel {spec.name!r} does not compile: a thread's variables take "
+            f"{most} bytes, more than the {_MOST_STACK} of its stack. Use smaller arrays in it."
+        )
 
 
 def _run(spec: MetalKernelSpec, sources: list[Path], output: Path, flags: list[str]) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
-
+from zmlx.device.base import metal_available, metal_kernel
 from zmlx.device.gpu import GpuDevice
 from zmlx.msl.kernel import KernelSource
 from zmlx.msl.spec import MetalKernelSpec
@@ -25,7 +24,7 @@ class MetalDevice(GpuDevice):
     threadgroup = THREADGROUP
 
     def unavailable(self) -> str | None:
-        if mx.metal.is_available():
+        if metal_available():
             return None
         return "this MLX has no Metal; on a Mac with Apple silicon: pip install --upgrade mlx"
 
@@ -33,7 +32,8 @@ class MetalDevice(GpuDevice):
         return ELEMENTS
 
     def written(self, spec: MetalKernelSpec, name: str) -> Any:
-        return mx.fast.metal_kernel(
+        options = {} if spec.math == "safe" else {"compile_options": {"math_mode": spec.math}}
+        return metal_kernel(
             name=name,
             input_names=list(spec.input_names),
             output_names=list(spec.output_names),
@@ -41,10 +41,11 @@ class MetalDevice(GpuDevice):
             header=spec.header,
             ensure_row_contiguous=spec.ensure_row_contiguous,
             atomic_outputs=spec.atomic_outputs,
+            **options,
         )
 
     def made(self, kernel: KernelSource) -> Any:
-        return mx.fast.metal_kernel(
+        return metal_kernel(
             name=kernel.name,
             input_names=[a.name for a in kernel.inputs],
             output_names=[a.name for a in kernel.outputs],

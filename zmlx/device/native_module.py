@@ -18,8 +18,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from zmlx.device import toolchain
+from zmlx.device import stock, toolchain
 from zmlx.device.cache import KernelCache
+from zmlx.device.progress import waiting
 from zmlx.errors import CompilerError, DeviceError
 
 MODULE = "zmlx_native"
@@ -28,8 +29,10 @@ _ABI_VERSION = re.compile(r"_v([0-9]+)")
 _SOURCES = (
     *("primitive.cpp", "launch.h", "library.h", "repeater.h", "ruled.h", "tiles.h", "pool.h"),
     *("grid.h", "crew.h", "fill.h", "guarded.h", "sanitizer.h", "sanitized.h", "compiled.h"),
+    *("runtime.h", "findings.h", "races.h", "regions.h", "signals.h", "guards.h", "checks.h"),
     *("tapes.h", "tracing.h", "settle.h", "pulls.h", "known.h", "hosted.h", "owned.h"),
-    *("between.h", "tape.h", "whole.h", "handed.h"),
+    *("between.h", "tape.h", "score.h", "whole.h", "handed.h", "ready.h", "arithmetic.h"),
+    *("plain.h", "products.h", "strided.h", "memory.h"),
 )
 _NEEDED = 'pip install "nanobind>=3"'
 _loaded: dict[str, Any] = {}  # by key; nanobind registers its types once in a process
@@ -41,7 +44,7 @@ def load(cache: KernelCache) -> Any:
     key = _key()
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _kept(cache, key) or _made(cache, key)
+            _loaded[key] = _kept(cache, key) or _brought() or _made(cache, key)
         return _loaded[key]
 
 
@@ -57,10 +60,28 @@ def _kept(cache: KernelCache, key: str) -> Any:
         return None
 
 
+def _brought() -> Any:
+    """The module that a stored function brought; None where there is none that loads."""
+    path = stock.found_native()
+    if path is None:
+        return None
+    try:
+        return _import(path)
+    except (ImportError, DeviceError):
+        stock.withdraw(path)
+        return None
+
+
+def fits() -> dict[str, str]:
+    """What a module built elsewhere must have in common with one built here."""
+    return {"sources": _sources_digest(), "mlx": mx.__version__, "python": sys.version}
+
+
 def _made(cache: KernelCache, key: str) -> Any:
     if problem := missing():
         raise CompilerError(problem)
-    path = cache.make([key], _build)
+    with waiting("building the native module, once for this MLX: some ten seconds"):
+        path = cache.make([key], _build)
     try:
         return _import(path)
     except ImportError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,5 +73,5 @@ def strangers(directory: Path) -> list[str]:
                     continue
                 problem = problem_of(entry.stat(follow_symlinks=False))
                 if problem is not None:
-                    found.append(f"{entry.path} {problem}")
+                    found.append(f"{entry.path} {problem}; rm {shlex.quote(entry.path)}")
     return found

@@ -7,7 +7,9 @@ rules; without it mx.custom_function does, which cannot batch a kernel and wants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +21,7 @@ from zmlx.device.warned import run_as_ops
 from zmlx.errors import CompilerError, DeriveError
 
 Arrays = Sequence[mx.array]
+_thread = threading.local()
 
 
 class Rules(Protocol):
@@ -54,6 +57,8 @@ class AttachesRules(Protocol):
 
 def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     """`launch` with `rules` attached."""
+    if _bare():
+        return launch
     native = native_or_none()
     if native is None:
         return differentiable_ops(launch, rules)
@@ -68,11 +73,22 @@ def differentiable(launch: Launcher, rules: Rules) -> Launcher:
     return lambda arrays: ruled(launch(arrays), fit(len(arrays)))
 
 
+def launched(outputs: list[mx.array], rules: Any) -> list[mx.array]:
+    """`outputs` of one launch with `rules`, which may also have `output_shapes`, see ruled.h."""
+    native = native_or_none()
+    if native is None or _bare():
+        return outputs
+    ruled: list[mx.array] = native.ruled(outputs, rules)
+    return ruled
+
+
 def repeated(launch: Launcher, rules: Rules) -> Launcher:
     """`launch` with `rules`, where it makes the same of all arrays of the same shapes and types.
 
     The native module then repeats what it made, without Python.
     """
+    if _bare():
+        return launch
     native = native_or_none()
     if native is None:
         return differentiable_ops(launch, rules)
@@ -90,6 +106,20 @@ def repeated(launch: Launcher, rules: Rules) -> Launcher:
         return first
 
     return run
+
+
+@contextmanager
+def without_rules() -> Iterator[None]:
+    """Within the block launches are made without rules: MLX's own primitives, which files hold."""
+    before, _thread.bare = _bare(), True
+    try:
+        yield
+    finally:
+        _thread.bare = before
+
+
+def _bare() -> bool:
+    return getattr(_thread, "bare", False)
 
 
 def is_native(launch: Launcher) -> bool:
@@ -211,14 +241,48 @@ def any_traced(arrays: Arrays) -> bool:
 _tracers: list[Callable[[Arrays], bool]] = []  # one, when the native module is there
 
 
+def identities(arrays: Arrays) -> list[int]:
+    """For each array a number that is another one once it is written in place (`w += 1`).
+
+    It holds while a copy of the array lives; none where the native module is not there.
+    """
+    if not _identities:
+        native = native_or_none()
+        if native is None:
+            return []
+        _identities.append(native.identities)
+    return _identities[0](arrays)
+
+
+_identities: list[Callable[[Arrays], list[int]]] = []  # one, when the native module is there
+
+
 def native_or_none() -> Any:
     """The native module, where this machine has it or can build it."""
     host: Any = device_named("host")
     return host.native_or_none()
 
 
+@contextmanager
+def lazily() -> Iterator[None]:
+    """Within the block little kernels wait for mx.eval as all others do, in every thread.
+
+    For those who look at graphs: else such a kernel runs when it is called, if what it reads is
+    there, as a task of MLX's would cost more than the kernel.
+    """
+    native = native_or_none()
+    before = native is not None and native.set_at_once(False)
+    try:
+        yield
+    finally:
+        if native is not None:
+            native.set_at_once(before)
+
+
 def differentiable_ops(launch: Launcher, rules: Rules) -> Launcher:
     """The same for what gives the results of several ops: a primitive's rule holds one op only."""
+    if _bare():
+        return launch
     call = mx.custom_function(lambda *arrays: tuple(launch(arrays)))
 
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> list[mx.array]:

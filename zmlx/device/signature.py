@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx.device.base import default_device
 from zmlx.device.rules import native_or_none
 
 _DTYPES = {
@@ -28,7 +29,7 @@ _DTYPES = {
 
 def portable(arrays: Sequence[Any]) -> bytes | None:
     """The signature in Python."""
-    text = bytearray(b"c" if mx.default_device().type == mx.DeviceType.cpu else b"g")
+    text = bytearray(b"c" if default_device().type == mx.DeviceType.cpu else b"g")
     for array in arrays:
         if not isinstance(array, mx.array):
             return None

@@ -111,6 +111,13 @@ def _asked() -> tuple[str, str]:
     return next(((name, text) for name, text in found if text), ("", ""))
 
 
+def is_clang() -> bool:
+    """Whether the compiler is clang, by its name: macOS calls it c++ and g++ too."""
+    compiler = find_compiler()
+    names = compiler.files if compiler else ()
+    return sys.platform == "darwin" or any("clang" in os.path.basename(name) for name in names)
+
+
 def patience() -> float:
     """The seconds that a run of the compiler may take."""
     text = switches.PATIENCE.text()

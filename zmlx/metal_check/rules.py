@@ -2,7 +2,7 @@
 
 Comes in: a text, or clang's tree of it. Goes out: diagnostics. Literals, the number of buffers,
 threadgroup memory, pointers without an address space, function pointers, recursion, bfloat that
-becomes half unasked.
+becomes half unasked, `long long`; storage.py has those on variables and arguments.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from zmlx.metal_check import storage
 from zmlx.metal_check.front_end import NAME, Diagnostic
 from zmlx.msl.space import MAX_BUFFERS
 
@@ -30,12 +31,14 @@ _SPACES = re.compile(r"\b(thread|device|constant|threadgroup|auto)\b")
 
 def written_rules(text: str) -> list[Diagnostic]:
     """Float literals without a suffix, buffers beyond Metal's last one."""
-    code = _SKIPPED.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+    code = without_comments(text)
     found = [
         replace(_at(text, m.start(), _NO_SUFFIX.format(m[0])), severity="warning")
         for m in _NUMBER.finditer(code)
         if m[1].lower() not in ("f", "h", "bf")
     ]
+    for match in re.finditer(r"\blong\s+long\b", code):
+        found.append(_at(text, match.start(), "Metal has no 'long long'; long has 64 bits"))
     for match in re.finditer(r"\[\[buffer\((\d+)\)\]\]", code):
         if int(match[1]) >= MAX_BUFFERS:
             message = f"buffer {match[1]}: Metal has {MAX_BUFFERS}, numbered from 0"
@@ -43,15 +46,23 @@ def written_rules(text: str) -> list[Diagnostic]:
     return found
 
 
+def without_comments(text: str) -> str:
+    """Blanks in place of comments and strings."""
+    return _SKIPPED.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+
+
 def tree_rules(unit: Any, text: str) -> list[Diagnostic]:
     """What the tree of the text alone shows."""
     data = text.encode()
+    code = without_comments(text).encode()
+    entries = storage.kernels(code.decode())
     functions: dict[str, Any] = {}
     calls: dict[str, list[Any]] = {}
     found: list[Diagnostic] = []
     for top in _written(unit):
         if top.kind.name in ("FUNCTION_DECL", "FUNCTION_TEMPLATE"):
             functions[top.get_usr()] = top
+            found += _told(storage.of_function(top), text)
             inside = calls.setdefault(top.get_usr(), [])
         else:
             inside = []
@@ -61,9 +72,17 @@ def tree_rules(unit: Any, text: str) -> list[Diagnostic]:
             kind = cursor.kind.name
             if kind in ("CALL_EXPR", "OVERLOADED_DECL_REF"):
                 inside.append(cursor)
+                found += _told(storage.of_call(cursor), text)
             elif kind in _DECLARATIONS:
                 found += _pointer(cursor, text, data)
-                shared += [cursor] if kind == "VAR_DECL" else []
+                found += _told(storage.of_declaration(cursor), text)
+                if kind == "VAR_DECL":
+                    found += _told(storage.of_variable(cursor, top, code, entries), text)
+                    shared.append(cursor)
+            elif kind in storage.WRITES:
+                found += _told(storage.of_operator(cursor, code), text)
+            elif kind == "CONDITIONAL_OPERATOR":
+                found += _told(storage.of_condition(cursor), text)
             elif kind in _CASTS:
                 asked |= {child.hash for child in cursor.get_children()}
             elif kind == "UNEXPOSED_EXPR" and cursor.hash not in asked:
@@ -102,7 +121,8 @@ def _pointer(cursor: Any, text: str, data: bytes) -> Iterator[Diagnostic]:
         yield _on(cursor, text, f"'{cursor.spelling}': Metal has no function pointers")
     elif kind.endswith(("*", "&")):
         extent = cursor.extent  # which leaves out an expanded `thread` in front
-        before = re.split(rb"[(,;{}]", data[: extent.start.offset])[-1]
+        ends = rb"[(,;{}]" if cursor.kind.name == "PARM_DECL" else rb"[(;{}]"
+        before = re.split(ends, data[: extent.start.offset])[-1]
         written = (before + data[extent.start.offset : extent.end.offset]).decode()
         # A type without a star is a template's, or an alias: its space was named elsewhere.
         starred = re.search(r"[*&]", _type_part(written))
@@ -167,6 +187,10 @@ def _callee(call: Any, functions: dict[str, Any], named: dict[str, list[str]]) -
     template = cindex.conf.lib.clang_getSpecializedCursorTemplate(target)
     usr = (template or target).get_usr()
     return [usr] if usr in functions else []
+
+
+def _told(found: Iterator[storage.Found], text: str) -> list[Diagnostic]:
+    return [_on(cursor, text, message) for cursor, message in found]
 
 
 def _on(cursor: Any, text: str, message: str) -> Diagnostic:

@@ -26,11 +26,15 @@ _NO_CONTRACTION = "#pragma METAL fp contract(off)\n"
 
 
 class Element:
-    """The function `zmlx_region(x0, …, p0, …, y0, …)`: arrays' values, scalars, outputs."""
+    """The function `zmlx_region(x0, …, p0, …, y0, …)`: arrays' values, scalars, outputs.
+
+    `stored`: outputs go to memory as they are, and nowhere else.
+    """
 
     def __init__(
-        self, region: Graph, space: Space, exact: bool, name: str = "zmlx_region"
-    ) -> None:
+        self, region: Graph, space: Space, exact: bool, name: str = "zmlx_region",
+        stored: bool = True,
+    ) -> None:  # fmt: skip
         self.region, self.exact, self.name = region, exact, name
         live = _live(region)
         nodes = [n for n in region if n in live and region.kind(n) == "op"]
@@ -49,7 +53,10 @@ class Element:
             if exact and region[node]["dtype"] in dtypes.HALVES and node in live:
                 self._names[node] = self._cast(f"p{i}", "float32", region[node]["dtype"])
         for node in nodes:
-            self._names[node] = self._operation(node)
+            if stored and rounds_as_stored(region, node):
+                self._names[node] = self._value(region.operands(node)[0], "float32")
+            else:
+                self._names[node] = self._operation(node)
         for i, node in enumerate(region.outputs):
             self._parameters.append(f"thread {dtypes.value_type(region[node]['dtype'])}& y{i}")
             self._lines.append(f"y{i} = {self._value(node, region[node]['dtype'])};")
@@ -183,6 +190,15 @@ class Element:
         for name in (*spec.helpers, *spec.exact_helpers):
             if re.search(rf"\bzmlx_{name}\b", template):
                 self._helpers[name] = None
+
+
+def rounds_as_stored(region: Graph, node: int) -> bool:
+    """Whether `node` only rounds what is stored, as storing it does by itself."""
+    data = region[node]
+    if data["kind"] != "op" or data["op"] != "astype" or region.users(node):
+        return False
+    constant = region.kind(region.operands(node)[0]) == "const"
+    return data["dtype"] in dtypes.HALVES and dtypes.is_float(data["at"]) and not constant
 
 
 def _beside_one(region: Graph, node: int) -> bool:

@@ -16,6 +16,7 @@ from zmlx.msl.spec import Launch
 SIMDGROUP, GROUP, LARGEST = 32, 256, 1024  # threads
 PACK_BYTES = 16  # what a thread moves in one go
 HELD_BYTES = 256  # of a thread, in registers
+SHARE_BYTES = 192  # the same, with which a thread still takes four packs
 MAX_GROUPS = 32768  # CUDA has at most 65535 along y; more rows share a group
 SINK_GROUPS = 528  # groups that each add up rows, four for each multiprocessor of a large GPU
 WHOLE_GROUPS = 264  # the same, of whole rows: two for each
@@ -143,7 +144,8 @@ def on_gpu(plan: Schedule, sizes: Sizes) -> Geometry:
 
 
 def _told_full(made: Geometry, rows: int) -> Geometry:
-    return replace(made, full=rows % (made.groups * made.lines) == 0)
+    full = made.lines == 1 or rows % (made.groups * made.lines) == 0
+    return replace(made, full=full)
 
 
 def _shared_out(plan: Schedule, sizes: Sizes) -> Geometry:
@@ -229,7 +231,7 @@ def _rows_whole(plan: Schedule, sizes: Sizes) -> Geometry:
     """A row in registers where it finds room there, else read again by each walk."""
     lanes = _lanes(plan, sizes[2])
     packs = -(-sizes[2] // lanes)
-    threads = _threads(packs)
+    threads = _threads(packs, _share(plan, lanes))
     while -(-packs // threads) * lanes * _bytes(plan) > HELD_BYTES and threads < LARGEST:
         threads *= 2
     return _sharing(plan, sizes, threads, max(1, GROUP // threads))
@@ -259,11 +261,25 @@ def _across(wanted: int) -> int:
     return next((x for x, n in idle.items() if 8 * n <= wanted), SIMDGROUP)
 
 
-def _threads(packs: int) -> int:
-    """Threads of a row: a pack each up to a simdgroup, then two."""
+def _threads(packs: int, share: int) -> int:
+    """Threads of a row: a pack each up to a simdgroup, then `share`."""
     if packs <= SIMDGROUP:
         return 1 << (packs - 1).bit_length()
-    return min(LARGEST, max(SIMDGROUP, 1 << (-(-packs // 2) - 1).bit_length()))
+    return min(LARGEST, max(SIMDGROUP, 1 << (-(-packs // share) - 1).bit_length()))
+
+
+def _share(plan: Schedule, lanes: int) -> int:
+    """Packs of a thread: four, as rows then meet in few threads, where registers hold them.
+
+    Two where rows are added up, which takes registers, and where one array of 4 bytes is read and
+    one written: more threads then wait for memory at a time.
+    """
+    graph = plan.region
+    written = [n for n in graph.outputs if n in plan.full]
+    read = [n for n in plan.read if any(size != 1 for size in graph[n]["shape"][:-1])]
+    wide = all(dtypes.itemsize(graph[n]["dtype"]) >= 4 for n in (*read, *written))
+    few = plan.sinks or 4 * lanes * _bytes(plan) > SHARE_BYTES
+    return 2 if few or (wide and len(read) == len(written) == 1) else 4
 
 
 def _lanes(plan: Schedule, columns: int) -> int:

@@ -226,7 +226,7 @@ inline float zmlx_round(float x) {
 _EXACT_SIGMOID = """
 template <typename T>
 inline float zmlx_exact_sigmoid(float x) {
-#ifdef __METAL_VERSION__
+#ifndef ZMLX_OFF_METAL
   const T r = T(1) / (T(1) + T(metal::precise::exp(metal::abs(T(x)))));
   return (x < 0.0f) ? float(r) : float(T(T(1) - r));
 #else
@@ -239,7 +239,7 @@ inline float zmlx_exact_sigmoid(float x) {
 _EXACT_RSQRT = """
 template <typename T>
 inline float zmlx_exact_rsqrt(float x) {
-#ifdef __METAL_VERSION__
+#ifndef ZMLX_OFF_METAL
   return float(T(metal::precise::rsqrt(T(x))));
 #else
   return 1.0f / float(T(metal::precise::sqrt(x)));

@@ -25,6 +25,8 @@ from functools import cached_property
 
 from zmlx import dtypes
 from zmlx.errors import EmitError
+from zmlx.msl.element import rounds_as_stored
+from zmlx.msl.shares import with_shares
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph, broadcast
@@ -152,36 +154,7 @@ def schedule(region: Graph, keep: bool = True, outer: int = 0, cut: bool = False
 
     With `keep` dear values are kept between walks.
     """
-    return _Maker(_with_shares(region), keep, outer, cut).made()
-
-
-@verified("schedule")
-def _with_shares(region: Graph) -> Graph:
-    """`region` with e / sum(e) as e * (1 / sum(e)): one division a row. Neither overflows."""
-    shares = [n for n in region if _is_share(region, n)]
-    if not shares:
-        return region
-    made, new = Graph(), dict[int, int]()
-    for node in region:
-        data = region.attributes(node)
-        operands = [new[o] for o in region.operands(node)]
-        if node in shares:
-            below = made[operands[1]]
-            one = {"op": "reciprocal", "at": data["at"], "dtype": data["at"], "loc": data["loc"]}
-            operands[1] = made.add("op", operands[1:], shape=below["shape"], **one)
-            data["op"] = "multiply"
-        new[node] = made.add(region.kind(node), operands, **data)
-    made.outputs = [new[n] for n in region.outputs]
-    return made
-
-
-def _is_share(region: Graph, node: int) -> bool:
-    data = region[node]
-    if data["kind"] != "op" or data["op"] != "divide":
-        return False
-    above, below = region.operands(node)
-    found = region[below]
-    return found.get("op") == "sum" and found["kind"] == "reduce" and found["operands"] == (above,)
+    return _Maker(with_shares(region), keep, outer, cut).made()
 
 
 class _Maker:
@@ -363,6 +336,9 @@ class _Maker:
                 if operand not in new:
                     new[operand] = made.add("const", **region.attributes(operand))
             operands = [new[o] for o in region.operands(node)]
-            new[node] = made.add("op", operands, **region.attributes(node))
+            if rounds_as_stored(region, node):
+                new[node] = operands[0]
+            else:
+                new[node] = made.add("op", operands, **region.attributes(node))
         made.outputs = [new[n] for n in roots]
         return Part(made, (*arrays, *numbers), tuple(roots))

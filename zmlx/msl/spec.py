@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 Extent = tuple[int, int, int]
 MAX_BUFFERS = 31  # Metal's limit for one kernel
 MAX_THREADS = 1024  # of a threadgroup, on every GPU that MLX runs on
+MATH_MODES = ("safe", "relaxed", "fast")  # of mx.fast.metal_kernel's compile_options
 _NO_WORD = r"\W"
 
 
@@ -23,12 +24,14 @@ class MetalKernelSpec:
     """A kernel as text: `source` is the body of the function, `header` stands in front of it.
 
     The body sees input and output names as pointers, `<input>_shape`, `<input>_strides` and
-    `<input>_ndim`, the template's names and Metal's thread attributes. An input of rank 0 arrives
-    as an array of one element, on every device. `halves` says that every result will be rounded to
+    `<input>_ndim`, the template's names and Metal's thread attributes. Inputs at the places
+    `references`, all of rank 0, are references, as in MLX; no other has rank 0. `math` is Metal's
+    math mode. `halves` says that every result will be rounded to
     a type of 16 bits: a device may take functions that are exact enough for that; `exact` that the
     device must use the very functions MLX uses there. `widest` are the bytes of an element of the
     widest array, where threads are dealt elements by zmlx_deal. `whole` says that every grid is
-    whole threadgroups, and that the text does not ask for the grid in threads.
+    whole threadgroups, and that the text does not ask for the grid in threads; `busy` that few
+    groups go through all rows, of which registers must leave room for two at a time.
     """
 
     name: str
@@ -42,6 +45,9 @@ class MetalKernelSpec:
     exact: bool = False
     widest: int = 0
     whole: bool = False
+    busy: bool = False
+    references: tuple[int, ...] = ()
+    math: str = "safe"
 
     @cached_property
     def digest(self) -> str:
@@ -50,9 +56,17 @@ class MetalKernelSpec:
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
             str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
             *(["exact"] if self.exact else []), *([str(self.widest)] if self.widest else []),
-            *(["whole"] if self.whole else []),
+            *(["whole"] if self.whole else []), *(["busy"] if self.busy else []),
+            *[f"&{i}" for i in self.references],
+            *([self.math] if self.math != "safe" else []),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def launched(self, launch: Launch) -> MetalKernelSpec:
+        """The kernel as `launch` has it: the same text may take references or arrays."""
+        if launch.references == self.references:
+            return self
+        return replace(self, references=launch.references)
 
     @property
     def unique_name(self) -> str:
@@ -65,7 +79,7 @@ class Launch:
     """How one call runs: `grid` counts threads, `threadgroup` those of a group.
 
     `template` pairs names with an int, a bool or an MLX dtype name (a str). `init_value` fills the
-    outputs first.
+    outputs first. `references`: see MetalKernelSpec.
     """
 
     grid: Extent
@@ -74,6 +88,7 @@ class Launch:
     output_dtypes: tuple[str, ...]
     template: tuple[tuple[str, int | bool | str], ...] = ()
     init_value: float | None = None
+    references: tuple[int, ...] = ()
 
     @cached_property
     def typed(self) -> tuple[tuple[str, str, int | bool | str], ...]:

@@ -49,7 +49,7 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
     exchanges = "".join(near_text(op, kind) for op, kind in sorted(ops))
     whole = "\n".join([*lines, ways])
     spec = _spec(quick, whole, text.PARTS + exchanges, [first, second])
-    return replace(spec, whole=True)
+    return replace(spec, whole=True, busy=bool(quick.sinks))
 
 
 def alone_kernel(plan: Schedule) -> MetalKernelSpec:
@@ -192,8 +192,7 @@ class _Quick(Way):
         lines += [f"kk_keep{n}[kk_p * LANES + kk_v] = {y[n]};" for n in self.kept_here(walk)]
         lines += [f"r{p}[kk_v] = {y[n]};" for p, n in written]
         gives = [
-            f"  kk_give<{self.memory(n)}, LANES>({self.outs[p]} + "
-            f"({self.first} + kk_at), r{p});"
+            f"  kk_give<{self.memory(n)}, LANES>({self.outs[p]} + ({self.first} + kk_at), r{p});"
             for p, n in written
         ]
         return [

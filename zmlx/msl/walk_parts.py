@@ -42,7 +42,7 @@ class Parts:
         pairs = [(f"walk{k}", walk.part) for k, walk in enumerate(plan.walks)]
         pairs += [(f"row{k}", part) for k, part in enumerate(plan.rows) if part.outputs]
         self.elements = {
-            name: Element(part.graph, Space.of(part.graph), exact=False, name=prefix + name)
+            name: Element(part.graph, Space.of(part.graph), False, prefix + name, stored=False)
             for name, part in pairs
         }
 

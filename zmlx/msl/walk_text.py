@@ -305,12 +305,12 @@ for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {{
   const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
   const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
   if ({unit}) {{
-    #pragma omp simd
+    ZMLX_LOOP
     for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
 {unit_lane}
     }}
   }} else {{
-    #pragma omp simd
+    ZMLX_LOOP
     for (int kk_v = 0; kk_v < kk_run; ++kk_v) {{
 {lane}
     }}

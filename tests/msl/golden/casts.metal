@@ -1,4 +1,4 @@
-// zmlx_astype_773399d4207cc3f9
+// zmlx_astype_a41e5e457d47ba7a
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -12,10 +12,9 @@ inline T zmlx_to_integer(float x) {
 inline void zmlx_region(float x0, thread bool& y0, thread uchar& y1, thread float& y2, thread float& y3) {
   const bool t0 = bool(x0);
   const uchar t1 = zmlx_to_integer<uchar>(x0);
-  const float t2 = float(half(x0));
   y0 = t0;
   y1 = t1;
-  y2 = t2;
+  y2 = x0;
   y3 = x0;
 }
 // body

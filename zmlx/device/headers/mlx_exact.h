@@ -118,6 +118,13 @@ ZM_INLINE float pow(float x, float y) {
 ZM_INLINE float atan2(float y, float x) {
   return zm_atan2f(y, x);
 }
+// Not among MLX's.
+ZM_INLINE float powr(float x, float y) {
+  return x < 0.0f ? NAN : zm_powf(x, y);
+}
+ZM_INLINE float exp10(float x) {
+  return zm_powf(10.0f, x);
+}
 
 }  // namespace metal
 

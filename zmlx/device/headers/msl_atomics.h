@@ -12,48 +12,25 @@
 
 namespace metal {
 
-enum memory_order { memory_order_relaxed };
+ZM_INLINE void atomic_thread_fence(
+    mem_flags, memory_order = memory_order_seq_cst, thread_scope = thread_scope_device) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
-template <typename T>
-struct atomic {
-  T zm_value;
-};
-typedef atomic<int> atomic_int;
-typedef atomic<uint> atomic_uint;
-typedef atomic<float> atomic_float;
 typedef atomic<bool> atomic_bool;
 typedef atomic<ulong> atomic_ulong;
-
-template <int Bytes>
-struct zm_bits;
-template <>
-struct zm_bits<1> {
-  typedef uchar type;
-};
-template <>
-struct zm_bits<2> {
-  typedef ushort type;
-};
-template <>
-struct zm_bits<4> {
-  typedef uint type;
-};
-template <>
-struct zm_bits<8> {
-  typedef ulong type;
-};
 
 #define ZM_OBJECT(C) C volatile atomic<T>* object
 #define ZM_ORDERED memory_order, ZM_PLACE
 
 template <typename T>
 ZM_UNSEEN T zm_load(const volatile T* place) {
-  typedef typename zm_bits<sizeof(T)>::type Bits;
+  typedef zm_word<T> Bits;
   return as_type<T>(Bits(__atomic_load_n((const volatile Bits*)place, __ATOMIC_RELAXED)));
 }
 template <typename T>
 ZM_UNSEEN bool zm_replace(volatile T* place, T& expected, T wanted) {
-  typedef typename zm_bits<sizeof(T)>::type Bits;
+  typedef zm_word<T> Bits;
   Bits seen = as_type<Bits>(expected);
   const bool done = __atomic_compare_exchange_n(
       (volatile Bits*)place, &seen, as_type<Bits>(wanted), false, __ATOMIC_RELAXED,
@@ -68,19 +45,6 @@ ZM_UNSEEN T zm_update(volatile T* place, T value) {
   }
   return old;
 }
-struct zm_subtract {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return T(a - b);
-  }
-};
-struct zm_second {
-  template <typename T>
-  ZM_MEMBER static T of(T, T b) {
-    return b;
-  }
-};
-
 #define ZM_FETCH(NAME, OP)                                             \
   template <typename T>                                                \
   ZM_INLINE T atomic_##NAME##_explicit(ZM_OBJECT(), ZM_SAME value, ZM_ORDERED) { \
@@ -97,6 +61,16 @@ ZM_FETCH(fetch_xor, zm_xor)
 ZM_FETCH(exchange, zm_second)
 #undef ZM_FETCH
 
+template <typename T>
+ZM_INLINE void atomic_max_explicit(ZM_OBJECT(), ZM_SAME value, ZM_ORDERED) {
+  ZM_ATOMIC(object, 1);
+  zm_update<zm_larger>(&object->zm_value, value);
+}
+template <typename T>
+ZM_INLINE void atomic_min_explicit(ZM_OBJECT(), ZM_SAME value, ZM_ORDERED) {
+  ZM_ATOMIC(object, 1);
+  zm_update<zm_smaller>(&object->zm_value, value);
+}
 template <typename T>
 ZM_INLINE void atomic_store_explicit(ZM_OBJECT(), ZM_SAME value, ZM_ORDERED) {
   ZM_ATOMIC(object, 2);

@@ -29,9 +29,13 @@ ZM_INLINE float fabs(float x) {
 ZM_INLINE float abs(float x) {
   return __builtin_fabsf(x);
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T abs(T x) {
-  return x < T(0) ? T(T(0) - x) : x;
+  if constexpr (zm_is_half<T>) {
+    return T(fabs(float(x)));  // of -0 as well
+  } else {
+    return x < T(0) ? T(T(0) - x) : x;
+  }
 }
 ZM_INLINE float fract(float x) {
   const float r = x - __builtin_floorf(x);
@@ -97,15 +101,23 @@ ZM_INLINE float max(float x, float y) {
 ZM_INLINE float min(float x, float y) {
   return fmin(x, y);
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T max(T x, T y) {
-  return x < y ? y : x;
+  if constexpr (zm_is_half<T>) {
+    return T(fmax(float(x), float(y)));
+  } else {
+    return x < y ? y : x;
+  }
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T min(T x, T y) {
-  return y < x ? y : x;
+  if constexpr (zm_is_half<T>) {
+    return T(fmin(float(x), float(y)));
+  } else {
+    return y < x ? y : x;
+  }
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T clamp(T x, T low, T high) {
   return min(max(x, low), high);
 }
@@ -121,19 +133,6 @@ ZM_INLINE float step(float edge, float x) {
 template <typename T>
 ZM_INLINE T select(T a, T b, bool c) {
   return c ? b : a;
-}
-
-ZM_INLINE int popcount(uint x) {
-  return __builtin_popcount(x);
-}
-ZM_INLINE int popcount(ulong x) {
-  return __builtin_popcountl(x);
-}
-ZM_INLINE uint clz(uint x) {
-  return x == 0 ? 32u : uint(__builtin_clz(x));
-}
-ZM_INLINE uint ctz(uint x) {
-  return x == 0 ? 32u : uint(__builtin_ctz(x));
 }
 
 // The host has one accuracy: its fast functions are the precise ones.

@@ -1,10 +1,21 @@
 // What threads of a threadgroup and lanes of a simdgroup do together. Part of msl_written.h.
 //
 // Lanes meet in the runtime: each hands in its value and gets to see those of all lanes that take
-// part. A default argument names the place of the call: it tells diverged lanes apart.
+// part. Default arguments name the line of the call. Which call it is, and by which way of inlined
+// helpers it was reached, the address of a local variable tells: the compiler gives each inlined copy
+// of a function variables of its own (-fstack-reuse=none), and none to code that it copies itself.
 #pragma once
 
-#define ZM_PLACE int line = __builtin_LINE(), const char* file = __builtin_FILE()
+// A line, which no number of a call can be taken for.
+struct zm_line {
+  int number;
+  ZM_MEMBER explicit constexpr zm_line(int n) : number(n) {}
+  ZM_MEMBER constexpr operator int() const {
+    return number;
+  }
+};
+#define ZM_PLACE \
+  zm_line line = zm_line(__builtin_LINE()), const char* file = __builtin_FILE()
 
 #define ZMLX_THREADGROUP(T, name, dims)              \
   static char zm_site_##name;                        \
@@ -14,28 +25,20 @@
 
 namespace metal {
 
-enum class mem_flags : uint {
-  mem_none = 0,
-  mem_device = 1,
-  mem_threadgroup = 2,
-  mem_texture = 4,
-  mem_threadgroup_imageblock = 8,
-};
-ZM_INLINE mem_flags operator|(mem_flags a, mem_flags b) {
-  return mem_flags(uint(a) | uint(b));
-}
-
 ZM_INLINE void threadgroup_barrier(mem_flags flags, ZM_PLACE) {
-  zm_now->barrier(uint(flags), line, file);
+  char site;
+  zm_now->barrier(uint(flags), line, file, &site);
 }
 ZM_INLINE void simdgroup_barrier(mem_flags flags, ZM_PLACE) {
-  zm_now->simd_barrier(uint(flags), line, file);
+  char site;
+  zm_now->simd_barrier(uint(flags), line, file, &site);
 }
 
 template <typename T>
 ZM_INLINE const zm_meeting& zm_meet(const T& mine, int line, const char* file) {
   static_assert(sizeof(T) <= sizeof(zm_meeting::value[0]), "too large for a simdgroup");
-  return *zm_now->meet(&mine, sizeof(T), line, file);
+  char site;
+  return *zm_now->meet(&mine, sizeof(T), line, file, &site);
 }
 template <typename T>
 ZM_INLINE T zm_of(const zm_meeting& m, uint lane) {
@@ -46,64 +49,32 @@ ZM_INLINE T zm_of(const zm_meeting& m, uint lane) {
 ZM_INLINE bool zm_takes_part(const zm_meeting& m, uint lane) {
   return lane < 32 && (m.mask >> lane & 1);
 }
-// The value of another lane; one's own where that lane does not take part.
+// The value of another lane, which must take part; one's own where it does not.
 template <typename T>
 ZM_INLINE T zm_or_own(const zm_meeting& m, uint lane) {
+#ifdef ZM_SANITIZE
+  if (!zm_takes_part(m, lane)) zm_now->absent(lane, 0);
+#endif
   return zm_of<T>(m, zm_takes_part(m, lane) ? lane : m.self);
 }
 
-struct zm_add {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return T(a + b);
-  }
-};
-struct zm_multiply {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return T(a * b);
-  }
-};
-struct zm_larger {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return max(a, b);
-  }
-};
-struct zm_smaller {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return min(a, b);
-  }
-};
-struct zm_and {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return T(a & b);
-  }
-};
-struct zm_or {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return T(a | b);
-  }
-};
-struct zm_xor {
-  template <typename T>
-  ZM_MEMBER static T of(T a, T b) {
-    return T(a ^ b);
-  }
-};
+// Where a shuffle up or down ends: lanes beyond the simdgroup's ends leave one's own value.
+ZM_INLINE uint zm_moved(const zm_meeting& m, uint lane) {
+  const bool there = lane < 32 && (m.present >> lane & 1);
+#ifdef ZM_SANITIZE
+  if (lane < 32 && !there) zm_now->absent(lane, 1);
+#endif
+  return there ? lane : m.self;
+}
 
 // All lanes of [first, end) that take part, in order.
 template <typename Op, typename T>
 ZM_INLINE T zm_fold(const zm_meeting& m, uint first, uint end, T start, bool started) {
-  for (uint lane = first; lane < end; ++lane) {
-    if (zm_takes_part(m, lane)) {
-      const T value = zm_of<T>(m, lane);
-      start = started ? Op::of(start, value) : value;
-      started = true;
-    }
+  const ulong asked = (1ul << end) - (1ul << first);
+  for (uint lanes = m.mask & uint(asked); lanes != 0; lanes &= lanes - 1) {
+    const T value = zm_of<T>(m, __builtin_ctz(lanes));
+    start = started ? Op::of(start, value) : value;
+    started = true;
   }
   return start;
 }
@@ -152,7 +123,7 @@ ZM_INLINE T simd_broadcast(T x, ushort lane, ZM_PLACE) {
 template <typename T>
 ZM_INLINE T simd_broadcast_first(T x, ZM_PLACE) {
   const zm_meeting& m = zm_meet(x, line, file);
-  return zm_of<T>(m, ctz(m.mask));
+  return zm_of<T>(m, __builtin_ctz(m.mask));
 }
 template <typename T>
 ZM_INLINE T simd_shuffle_xor(T x, ushort mask, ZM_PLACE) {
@@ -162,12 +133,12 @@ ZM_INLINE T simd_shuffle_xor(T x, ushort mask, ZM_PLACE) {
 template <typename T>
 ZM_INLINE T simd_shuffle_down(T x, ushort delta, ZM_PLACE) {
   const zm_meeting& m = zm_meet(x, line, file);
-  return zm_or_own<T>(m, m.self + delta);
+  return zm_or_own<T>(m, zm_moved(m, m.self + delta));
 }
 template <typename T>
 ZM_INLINE T simd_shuffle_up(T x, ushort delta, ZM_PLACE) {
   const zm_meeting& m = zm_meet(x, line, file);
-  return zm_or_own<T>(m, m.self - delta);
+  return zm_or_own<T>(m, zm_moved(m, m.self - delta));
 }
 template <typename T>
 ZM_INLINE T simd_shuffle_rotate_down(T x, ushort delta, ZM_PLACE) {
@@ -183,42 +154,51 @@ ZM_INLINE T simd_shuffle_rotate_up(T x, ushort delta, ZM_PLACE) {
 template <typename T>
 ZM_INLINE T simd_shuffle_and_fill_down(T x, T fill, ushort delta, ZM_PLACE) {
   const zm_meeting& m = zm_meet(x, line, file);
-  const T moved = zm_or_own<T>(m, m.self + delta);
+  const T moved = zm_or_own<T>(m, zm_moved(m, m.self + delta));
   const zm_meeting& f = zm_meet(fill, line, file);
   return f.self + delta < 32 ? moved : zm_or_own<T>(f, (f.self + delta) % 32);
 }
 template <typename T>
 ZM_INLINE T simd_shuffle_and_fill_up(T x, T fill, ushort delta, ZM_PLACE) {
   const zm_meeting& m = zm_meet(x, line, file);
-  const T moved = zm_or_own<T>(m, m.self - delta);
+  const T moved = zm_or_own<T>(m, zm_moved(m, m.self - delta));
   const zm_meeting& f = zm_meet(fill, line, file);
   return f.self >= delta ? moved : zm_or_own<T>(f, (f.self - delta) % 32);
 }
+// What all lanes hand in, for the functions that devices share (parts/msl_lanes.h).
+#define ZM_AND_PLACE , ZM_PLACE
+#define ZM_GIVE_PLACE , line, file
+#define ZM_HERE line, file
+#define ZM_ONLY_PLACE ZM_PLACE
 template <typename T>
-ZM_INLINE T quad_shuffle_xor(T x, ushort mask, ZM_PLACE) {
-  const zm_meeting& m = zm_meet(x, line, file);
-  return zm_or_own<T>(m, m.self ^ (mask & 3));
-}
-template <typename T>
-ZM_INLINE T quad_broadcast(T x, ushort lane, ZM_PLACE) {
-  const zm_meeting& m = zm_meet(x, line, file);
-  return zm_or_own<T>(m, (m.self & ~3u) + (lane & 3));
-}
-
-struct simd_vote {
-  ulong votes;
-  ZM_MEMBER explicit simd_vote(ulong v) : votes(v) {}
-  ZM_MEMBER explicit operator ulong() const {
-    return votes;
+struct zm_seen {
+  const zm_meeting& meeting;
+  ZM_MEMBER zm_seen(const T& x, ZM_PLACE) : meeting(zm_meet(x, line, file)) {}
+  ZM_MEMBER uint self() const {
+    return meeting.self;
+  }
+  ZM_MEMBER uint mask() const {
+    return meeting.mask;
+  }
+  ZM_MEMBER T of(uint lane) const {
+    return zm_or_own<T>(meeting, lane);
+  }
+  template <typename M, typename S>
+  ZM_MEMBER M part(uint lane, M S::*member) const {
+    return of(lane).*member;
   }
 };
+ZM_INLINE uint zm_lane(ZM_PLACE) {
+  return zm_meet(true, line, file).self;
+}
+
 ZM_INLINE simd_vote simd_ballot(bool x, ZM_PLACE) {
   const zm_meeting& m = zm_meet(x, line, file);
   ulong votes = 0;
   for (uint lane = 0; lane < 32; ++lane) {
     votes |= ulong(zm_takes_part(m, lane) && zm_of<bool>(m, lane)) << lane;
   }
-  return simd_vote(votes);
+  return simd_vote(votes, m.mask);
 }
 ZM_INLINE simd_vote simd_active_threads_mask(ZM_PLACE) {
   return simd_vote(zm_meet(true, line, file).mask);
@@ -231,7 +211,7 @@ ZM_INLINE bool simd_all(bool x, ZM_PLACE) {
 }
 ZM_INLINE bool simd_is_first(ZM_PLACE) {
   const zm_meeting& m = zm_meet(true, line, file);
-  return m.self == ctz(m.mask);
+  return m.self == uint(__builtin_ctz(m.mask));
 }
 
 }  // namespace metal

@@ -1,106 +1,29 @@
 // Metal's groups, atomics and thread attributes in CUDA C++, for hand-written kernels; stands behind
 // msl_on_cuda.h. `zm_grid`, an input that zmlx/device/cuda.py adds, is the grid in threads;
-// ZMLX_INCLUDE_SHARED stands for msl_more.h and msl_vectors.h.
+// zmlx/device/cuda_text.py puts other headers in the places of ZMLX_INCLUDE_COMMON and its like.
 #define ZM_MEMBER __device__ __forceinline__
+#define ZM_UNROLL _Pragma("unroll")
 #define METAL_FUNC inline
 #define ZMLX_TYPE(...) __VA_ARGS__
-#define ZMLX_CONSTANT static __device__ const
+#define ZMLX_STATIC static __device__
+#define ZMLX_HELD __device__
 #define ZMLX_THREADGROUP(T, NAME, DIMS) __shared__ T NAME DIMS
-#ifndef FLT_MAX
-#define FLT_MAX MAXFLOAT
-#endif
-#ifndef FLT_MIN
-#define FLT_MIN 1.17549435e-38f
-#endif
-#ifndef FLT_EPSILON
-#define FLT_EPSILON 1.1920929e-7f
-#endif
-#ifndef HUGE_VALF
-#define HUGE_VALF INFINITY
-#endif
+#define ZM_INFINITY __builtin_bit_cast(float, 0x7f800000u)
+#define ZM_NAN __builtin_bit_cast(float, 0x7fc00000u)
+#define ZM_DOUBLE(NAME) ::NAME
+#define ZM_POPCOUNT(x) __popcll(x)
+#define ZM_CLZ(x) __clzll(x)
+#define ZM_CTZ(x) (__ffsll(x) - 1)
 typedef __nv_bfloat16 bfloat;
+typedef half float16_t;
 
-namespace metal {
-
-#define ZM_CALL(NAME, FUNCTION)   \
-  ZM_INLINE float NAME(float x) { \
-    return ::FUNCTION(x);         \
-  }
-ZM_CALL(exp2, exp2f)
-ZM_CALL(exp10, exp10f)
-ZM_CALL(round, roundf)
-#undef ZM_CALL
-ZM_INLINE float sign(float x) {
-  return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : (x == 0.0f ? x : 0.0f));
+ZMLX_INCLUDE_COMMON
+ZM_MEMBER constexpr half zm_half_of(float x) {
+  return __builtin_bit_cast(half, zm_float_to_half(x));
 }
-ZM_INLINE float fract(float x) {
-  const float r = x - ::floorf(x);
-  return r >= 1.0f ? 0.99999994f : r;
+ZM_MEMBER constexpr bfloat zm_bfloat_of(float x) {
+  return __builtin_bit_cast(bfloat, zm_float_to_bfloat(x));
 }
-ZM_INLINE float fmax(float x, float y) {
-  return ::fmaxf(x, y);
-}
-ZM_INLINE float fmin(float x, float y) {
-  return ::fminf(x, y);
-}
-ZM_INLINE float max(float x, float y) {
-  return ::fmaxf(x, y);
-}
-ZM_INLINE float min(float x, float y) {
-  return ::fminf(x, y);
-}
-ZM_INLINE float saturate(float x) {
-  return ::fminf(::fmaxf(x, 0.0f), 1.0f);
-}
-ZM_INLINE float mix(float x, float y, float a) {
-  return x + (y - x) * a;
-}
-ZM_INLINE float step(float edge, float x) {
-  return x < edge ? 0.0f : 1.0f;
-}
-template <typename T>
-ZM_INLINE T select(T a, T b, bool c) {
-  return c ? b : a;
-}
-ZM_INLINE bool isnan(float x) {
-  return x != x;
-}
-ZM_INLINE bool isinf(float x) {
-  return ::fabsf(x) == INFINITY;
-}
-ZM_INLINE bool isfinite(float x) {
-  return ::fabsf(x) < INFINITY;
-}
-ZM_INLINE bool isnormal(float x) {
-  return isfinite(x) && ::fabsf(x) >= FLT_MIN;
-}
-ZM_INLINE bool signbit(float x) {
-  return __float_as_int(x) < 0;
-}
-ZM_INLINE float powr(float x, float y) {
-  return x < 0.0f ? NAN : ::powf(x, y);
-}
-template <typename T>
-ZM_INLINE T abs(T x) {
-  return x < T(0) ? T(T(0) - x) : x;
-}
-ZM_INLINE int popcount(uint x) {
-  return __popc(x);
-}
-ZM_INLINE int popcount(ulong x) {
-  return __popcll(x);
-}
-ZM_INLINE uint clz(uint x) {
-  return __clz(x);
-}
-ZM_INLINE uint ctz(uint x) {
-  return x == 0u ? 32u : uint(__ffs(x) - 1);
-}
-namespace fast {
-using namespace metal;
-}
-
-}  // namespace metal
 
 // CUDA's own vectors cannot add; these names mean Metal's from here on.
 #define ZM_RENAMED 1
@@ -172,10 +95,6 @@ ZM_INLINE uint zm_simdgroups(zm_uint3 size) {
 
 namespace metal {
 
-enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
-ZM_INLINE mem_flags operator|(mem_flags a, mem_flags b) {
-  return mem_flags(int(a) | int(b));
-}
 ZM_INLINE void threadgroup_barrier(mem_flags) {
   __syncthreads();
 }
@@ -186,7 +105,7 @@ ZM_INLINE void simdgroup_barrier(mem_flags) {
 // The value of another lane, whatever its type; one's own where that lane does not take part.
 template <typename T>
 ZM_INLINE T zm_from(T x, uint lane, uint mask) {
-  static_assert(sizeof(T) <= 16, "too large for a simdgroup");
+  static_assert(sizeof(T) <= 32, "too large for a simdgroup");
   constexpr int kWords = (sizeof(T) + 3) / 4;
   uint words[kWords] = {};
   memcpy(words, &x, sizeof(T));
@@ -200,24 +119,6 @@ ZM_INLINE T zm_from(T x, uint lane, uint mask) {
   memcpy(&y, words, sizeof(T));
   return y;
 }
-
-#define ZM_OP(NAME, EXPRESSION)      \
-  struct NAME {                      \
-    template <typename T>            \
-    ZM_MEMBER static T of(T a, T b) { \
-      return T(EXPRESSION);          \
-    }                                \
-  };
-ZM_OP(zm_add, a + b)
-ZM_OP(zm_subtract, a - b)
-ZM_OP(zm_multiply, a * b)
-ZM_OP(zm_larger, max(a, b))
-ZM_OP(zm_smaller, min(a, b))
-ZM_OP(zm_and, a & b)
-ZM_OP(zm_or, a | b)
-ZM_OP(zm_xor, a ^ b)
-ZM_OP(zm_second, b)
-#undef ZM_OP
 
 // All lanes that take part: a butterfly where that is a whole warp, else one after another.
 template <typename Op, typename T>
@@ -323,13 +224,32 @@ ZM_SHUFFLE(shuffle_up, delta, self - delta)
 ZM_SHUFFLE(shuffle_rotate_down, delta, (self + delta) % 32u)
 ZM_SHUFFLE(shuffle_rotate_up, delta, (self - delta) % 32u)
 #undef ZM_SHUFFLE
+// What all lanes hand in, for the functions that devices share (parts/msl_lanes.h).
+#define ZM_AND_PLACE
+#define ZM_GIVE_PLACE
+#define ZM_HERE
+#define ZM_ONLY_PLACE
 template <typename T>
-ZM_INLINE T quad_shuffle_xor(T x, ushort other) {
-  return simd_shuffle_xor(x, ushort(other & 3u));
-}
-template <typename T>
-ZM_INLINE T quad_broadcast(T x, ushort lane) {
-  return simd_shuffle(x, ushort((zm_flat() % 32u & ~3u) + (lane & 3u)));
+struct zm_seen {
+  T x;
+  uint active;
+  ZM_MEMBER zm_seen(const T& mine) : x(mine), active(__activemask()) {}
+  ZM_MEMBER uint self() const {
+    return zm_flat() % 32u;
+  }
+  ZM_MEMBER uint mask() const {
+    return active;
+  }
+  ZM_MEMBER T of(uint lane) const {
+    return zm_from(x, lane, active);
+  }
+  template <typename M, typename S>
+  ZM_MEMBER M part(uint lane, M S::*member) const {
+    return zm_from(x.*member, lane, active);
+  }
+};
+ZM_INLINE uint zm_lane() {
+  return zm_flat() % 32u;
 }
 template <typename T>
 ZM_INLINE T simd_broadcast_first(T x) {
@@ -348,15 +268,9 @@ ZM_INLINE T simd_shuffle_and_fill_up(T x, T fill, ushort delta) {
   const T moved = zm_from(x, self - delta, mask), filled = zm_from(fill, (self - delta) % 32u, mask);
   return self >= delta ? moved : filled;
 }
-struct simd_vote {
-  ulong votes;
-  ZM_MEMBER explicit simd_vote(ulong v) : votes(v) {}
-  ZM_MEMBER explicit operator ulong() const {
-    return votes;
-  }
-};
 ZM_INLINE simd_vote simd_ballot(bool x) {
-  return simd_vote(__ballot_sync(__activemask(), x));
+  const uint active = __activemask();
+  return simd_vote(__ballot_sync(active, x), active);
 }
 ZM_INLINE simd_vote simd_active_threads_mask() {
   return simd_vote(__activemask());
@@ -371,61 +285,6 @@ ZM_INLINE bool simd_is_first() {
   return zm_flat() % 32u == uint(__ffs(__activemask()) - 1);
 }
 
-enum memory_order { memory_order_relaxed };
-template <typename T>
-struct atomic {
-  T zm_value;
-};
-typedef atomic<int> atomic_int;
-typedef atomic<uint> atomic_uint;
-typedef atomic<float> atomic_float;
-
-template <typename Op, typename T>
-ZM_INLINE T zm_update(const volatile atomic<T>* object, T value) {
-  static_assert(sizeof(T) == 4, "atomics have 32 bits");
-  uint* place = (uint*)&object->zm_value;
-  uint seen = *(volatile uint*)place, before;
-  do {
-    before = seen;
-    seen = atomicCAS(place, before, as_type<uint>(Op::of(as_type<T>(before), value)));
-  } while (seen != before);
-  return as_type<T>(seen);
-}
-#define ZM_FETCH(NAME, OP, NATIVE)                                                             \
-  template <typename T>                                                                        \
-  ZM_INLINE T atomic_##NAME##_explicit(volatile atomic<T>* object, ZM_SAME value, memory_order) { \
-    NATIVE return zm_update<OP>(object, T(value));                                             \
-  }
-ZM_FETCH(fetch_add, zm_add, return atomicAdd((T*)&object->zm_value, T(value));)
-ZM_FETCH(fetch_sub, zm_subtract, )
-ZM_FETCH(fetch_max, zm_larger, )
-ZM_FETCH(fetch_min, zm_smaller, )
-ZM_FETCH(fetch_and, zm_and, )
-ZM_FETCH(fetch_or, zm_or, )
-ZM_FETCH(fetch_xor, zm_xor, )
-ZM_FETCH(exchange, zm_second, )
-#undef ZM_FETCH
-// MLX passes atomic outputs as plain pointers on CUDA.
-template <typename T>
-ZM_INLINE atomic<T>* zm_atomics(T* place) {
-  return (atomic<T>*)place;
-}
-template <typename T>
-ZM_INLINE void atomic_store_explicit(volatile atomic<T>* object, ZM_SAME value, memory_order) {
-  zm_update<zm_second>(object, T(value));
-}
-template <typename T>
-ZM_INLINE T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
-  return object->zm_value;
-}
-template <typename T>
-ZM_INLINE bool atomic_compare_exchange_weak_explicit(
-    volatile atomic<T>* object, T* expected, ZM_SAME wanted, memory_order, memory_order) {
-  const uint before = as_type<uint>(*expected);
-  const uint seen = atomicCAS((uint*)&object->zm_value, before, as_type<uint>(T(wanted)));
-  *expected = as_type<T>(seen);
-  return seen == before;
-}
-
 }  // namespace metal
+ZMLX_INCLUDE_ATOMICS
 using namespace metal;

@@ -9,6 +9,7 @@
 #define inline __device__ __forceinline__
 #define bfloat16_t __nv_bfloat16
 #define ZM_CALLED static __device__ __noinline__
+#define ZMLX_OFF_METAL 1
 #define ZMLX_LOOP _Pragma("unroll 1")
 #define ZMLX_UNROLL _Pragma("unroll")
 
@@ -26,7 +27,6 @@ typedef unsigned long ulong;
 #ifndef MAXFLOAT
 #define MAXFLOAT 3.40282347e+38f
 #endif
-#define M_PI_F 3.14159274f
 
 #define thread_position_in_grid zm_thread_position()
 ZM_INLINE uint3 zm_thread_position() {
@@ -36,10 +36,45 @@ ZM_INLINE uint3 zm_thread_position() {
 }
 
 template <typename To, typename From>
-ZM_INLINE To as_type(From value) {
+ZM_INLINE constexpr To as_type(From value) {
   static_assert(sizeof(To) == sizeof(From), "as_type needs types of one size");
-  return __builtin_bit_cast(To, value);
+  if constexpr (__is_trivially_copyable(To) && __is_trivially_copyable(From)) {
+    return __builtin_bit_cast(To, value);
+  } else {  // a vector, which assigns by itself
+    To result{};
+    memcpy((void*)&result, (const void*)&value, sizeof(To));
+    return result;
+  }
 }
+
+template <typename T>
+constexpr bool zm_is_half = false;
+template <>
+constexpr bool zm_is_half<__half> = true;
+template <>
+constexpr bool zm_is_half<__nv_bfloat16> = true;
+// A half into a float in place: of its many conversions CUDA would know none to take.
+#define ZM_IN_PLACE(OP)                                     \
+  ZM_INLINE float& operator OP(float& to, __half by) {        \
+    return to OP float(by);                                   \
+  }                                                           \
+  ZM_INLINE float& operator OP(float& to, __nv_bfloat16 by) { \
+    return to OP float(by);                                   \
+  }
+ZM_IN_PLACE(+=)
+ZM_IN_PLACE(-=)
+ZM_IN_PLACE(*=)
+ZM_IN_PLACE(/=)
+#undef ZM_IN_PLACE
+// Vectors, and what stands for one: the functions of numbers leave them to their own.
+template <typename T>
+constexpr bool zm_is_vector = false;
+template <bool C>
+struct zm_unless {};
+template <>
+struct zm_unless<false> {
+  typedef int type;
+};
 
 ZM_INLINE float zm_reciprocal(float x) {
   float r;
@@ -139,21 +174,28 @@ ZM_INLINE float copysign(float x, float y) {
 ZM_INLINE float ldexp(float x, int exponent) {
   return ::ldexpf(x, exponent);
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T max(T x, T y) {
-  return x < y ? y : x;
+  if constexpr (zm_is_half<T>) {
+    return T(::fmaxf(float(x), float(y)));
+  } else {
+    return x < y ? y : x;
+  }
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T min(T x, T y) {
-  return y < x ? y : x;
+  if constexpr (zm_is_half<T>) {
+    return T(::fminf(float(x), float(y)));
+  } else {
+    return y < x ? y : x;
+  }
 }
-template <typename T>
+template <typename T, typename zm_unless<zm_is_vector<T>>::type = 0>
 ZM_INLINE T clamp(T x, T low, T high) {
   return min(max(x, low), high);
 }
 // Of a float that is no number, Metal's is `low`.
-template <>
-__device__ __forceinline__ float clamp(float x, float low, float high) {
+ZM_INLINE float clamp(float x, float low, float high) {
   return ::fminf(::fmaxf(x, low), high);
 }
 namespace precise {

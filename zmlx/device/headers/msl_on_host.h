@@ -19,6 +19,9 @@
 #define threadgroup
 #define kernel
 
+// What Metal computes in another type: `__METAL_VERSION__` is there for other people's texts.
+#define ZMLX_OFF_METAL 1
+
 #if defined(__clang__)
 #define ZMLX_LOOP _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -28,12 +31,6 @@
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 #define MAXFLOAT 3.40282347e+38f
-#define M_PI_F 3.14159274f
-#define M_E_F 2.71828183f
-#define M_LN2_F 0.693147182f
-#define M_LOG2E_F 1.44269502f
-#define M_SQRT2_F 1.41421356f
-
 typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
@@ -49,9 +46,15 @@ struct uint3 {
 #endif
 
 template <typename To, typename From>
-ZM_INLINE To as_type(From value) {
+ZM_INLINE constexpr To as_type(From value) {
   static_assert(sizeof(To) == sizeof(From), "as_type needs types of one size");
-  return __builtin_bit_cast(To, value);
+  if constexpr (__is_trivially_copyable(To) && __is_trivially_copyable(From)) {
+    return __builtin_bit_cast(To, value);
+  } else {  // a vector, which assigns by itself
+    To result{};
+    __builtin_memcpy((void*)&result, (const void*)&value, sizeof(To));
+    return result;
+  }
 }
 
 // A bool in memory: a byte, as GCC vectorises no loop that loads or stores bool itself.

@@ -1,298 +1,195 @@
-// Metal's vectors: vec<T, N> for N = 2, 3, 4, element by element. Part of msl_written.h.
+// Metal's vectors: vec<T, N> for N = 2, 3, 4. Part of msl_written.h, and of a hand-written kernel's
+// header on CUDA. Operators stand in msl_vector_operators.h.
 //
 // They have Metal's sizes but the alignment of their elements: MLX's memory on the CPU is aligned to
-// 8 bytes only, and kernels cast pointers to float to pointers to float4.
+// 8 bytes only, and kernels cast pointers to float to pointers to float4. The sanitizer, whose copies
+// of the arrays are aligned, wants Metal's alignment. Of the 672 swizzles a kernel has those that its
+// text names: ZM_SWIZZLES_4 and its like, see zmlx/device/metal_words.py.
 #pragma once
+
+#ifdef ZM_SANITIZE
+#define ZM_ALIGNED(T, N) alignas(sizeof(T) * N)
+#else
+#define ZM_ALIGNED(T, N)
+#endif
+
+#ifndef ZM_SWIZZLES_2
+#define ZM_SWIZZLES_2
+#endif
+#ifndef ZM_SWIZZLES_3
+#define ZM_SWIZZLES_3
+#endif
+#ifndef ZM_SWIZZLES_4
+#define ZM_SWIZZLES_4
+#endif
+#define ZM_SWIZZLE_2(NAME, ...) zm_swizzle<T, 2, __VA_ARGS__> NAME;
+#define ZM_SWIZZLE_3(NAME, ...) zm_swizzle<T, 4, __VA_ARGS__> NAME;
+#define ZM_SWIZZLE_4(NAME, ...) zm_swizzle<T, 4, __VA_ARGS__> NAME;
 
 namespace metal {
 
 template <typename T, int N>
 struct vec;
+template <typename T, int Room, int... I>
+struct zm_swizzle;
+}  // namespace metal
+template <typename T, int N>
+constexpr bool zm_is_vector<metal::vec<T, N>> = true;
+template <typename T, int R, int... I>
+constexpr bool zm_is_vector<metal::zm_swizzle<T, R, I...>> = true;
+namespace metal {
 
 // Several elements of a vector by name (v.xy): reads as a shorter vector, takes one.
-template <typename T, int... I>
+template <typename T, int Room, int... I>
 struct zm_swizzle {
-  T item[4];
-  ZM_MEMBER operator vec<T, sizeof...(I)>() const {
-    return vec<T, sizeof...(I)>(item[I]...);
+  typedef vec<T, sizeof...(I)> whole;
+  T item[Room];
+  zm_swizzle() = default;
+  zm_swizzle(const zm_swizzle&) = default;
+  ZM_MEMBER operator whole() const {
+    return whole(item[I]...);
   }
-  ZM_MEMBER zm_swizzle& operator=(const vec<T, sizeof...(I)>& v) {
+  ZM_MEMBER zm_swizzle& operator=(const whole& v) {
+    const whole copy = v;
     int n = 0;
-    ((item[I] = v[n++]), ...);
+    ((item[I] = copy[n++]), ...);
     return *this;
   }
-  template <typename U>
-  ZM_MEMBER zm_swizzle& operator+=(const U& other);
-  template <typename U>
-  ZM_MEMBER zm_swizzle& operator-=(const U& other);
-  template <typename U>
-  ZM_MEMBER zm_swizzle& operator*=(const U& other);
+  ZM_MEMBER zm_swizzle& operator=(const zm_swizzle& v) {
+    return *this = whole(v);
+  }
+  ZM_MEMBER T operator[](int i) const {
+    return whole(*this)[i];
+  }
 };
 
-#define ZM_VECTOR_MEMBERS(N)                                    \
-  vec() = default;                                              \
-  ZM_MEMBER vec(T all) {                                        \
-    for (int i = 0; i < N; ++i) item[i] = all;                  \
-  }                                                             \
-  template <typename U>                                         \
-  ZM_MEMBER explicit vec(const vec<U, N>& other) {              \
-    for (int i = 0; i < N; ++i) item[i] = T(other[i]);          \
-  }                                                             \
-  ZM_MEMBER T& operator[](long i) {                             \
-    return item[i];                                             \
-  }                                                             \
-  ZM_MEMBER const T& operator[](long i) const {                 \
-    return item[i];                                             \
+// What stands for a vector in an expression: its length, and the vector itself.
+template <typename A>
+struct zm_like {
+  static constexpr int lanes = zm_kind<A>::number;
+  typedef A whole;
+};
+template <typename T, int N>
+struct zm_like<vec<T, N>> {
+  static constexpr int lanes = N;
+  typedef vec<T, N> type, whole;
+};
+template <typename T, int R, int... I>
+struct zm_like<zm_swizzle<T, R, I...>> {
+  static constexpr int lanes = sizeof...(I);
+  typedef vec<T, sizeof...(I)> type, whole;
+};
+template <typename A>
+using zm_vector = typename zm_like<A>::type;
+
+template <typename T, typename A>
+ZM_INLINE constexpr void zm_put(T* item, int& n, const A& a) {
+  if constexpr (zm_like<A>::lanes == 1) {
+    item[n++] = T(a);
+  } else {
+    const zm_vector<A> v = a;
+    for (int i = 0; i < zm_like<A>::lanes; ++i) item[n++] = v[i];
+  }
+}
+
+#define ZM_VECTOR_MEMBERS(N)                                                     \
+  typedef T value_type;                                                          \
+  vec() = default;                                                               \
+  vec(const vec&) = default;                                                     \
+  ZM_MEMBER vec& operator=(const vec& other) {                                   \
+    for (int i = 0; i < N; ++i) item[i] = other.item[i];                         \
+    return *this;                                                                \
+  }                                                                              \
+  template <typename S, typename = zm_if_number<S>>                              \
+  ZM_MEMBER constexpr vec(S all) : item{} {                                      \
+    for (int i = 0; i < N; ++i) item[i] = T(all);                                \
+  }                                                                              \
+  template <typename U>                                                          \
+  ZM_MEMBER explicit constexpr vec(const vec<U, N>& other) : item{} {            \
+    for (int i = 0; i < N; ++i) item[i] = T(other[i]);                           \
+  }                                                                              \
+  template <                                                                     \
+      typename U, int R, int... I,                                               \
+      typename = typename zm_enable<sizeof...(I) == N>::type>                    \
+  ZM_MEMBER explicit vec(const zm_swizzle<U, R, I...>& other)                    \
+      : vec(other.operator vec<U, N>()) {}                                       \
+  template <                                                                     \
+      typename A, typename B, typename... C,                                     \
+      typename = typename zm_enable<                                             \
+          zm_like<A>::lanes + zm_like<B>::lanes + (0 + ... + zm_like<C>::lanes) == N>::type> \
+  ZM_MEMBER constexpr vec(const A& a, const B& b, const C&... c) : item{} {      \
+    int n = 0;                                                                   \
+    zm_put(item, n, a);                                                          \
+    zm_put(item, n, b);                                                          \
+    (zm_put(item, n, c), ...);                                                   \
+  }                                                                              \
+  ZM_MEMBER constexpr T& operator[](long i) {                                    \
+    return item[i];                                                              \
+  }                                                                              \
+  ZM_MEMBER constexpr const T& operator[](long i) const {                        \
+    return item[i];                                                              \
   }
 
 template <typename T>
-struct vec<T, 2> {
+struct ZM_ALIGNED(T, 2) vec<T, 2> {
   union {
     T item[2];
     struct { T x, y; };
     struct { T r, g; };
-    zm_swizzle<T, 1, 0> yx;
-    zm_swizzle<T, 0, 0> xx;
-    zm_swizzle<T, 1, 1> yy;
+#define ZM_SWIZZLE ZM_SWIZZLE_2
+    ZM_SWIZZLES_2
+#undef ZM_SWIZZLE
   };
   ZM_VECTOR_MEMBERS(2)
-  ZM_MEMBER vec(T a, T b) : item{a, b} {}
 };
-
 template <typename T>
-struct vec<T, 3> {
+struct ZM_ALIGNED(T, 4) vec<T, 3> {
   union {
     T item[4];  // Metal's takes the room of four
     struct { T x, y, z; };
     struct { T r, g, b; };
-    zm_swizzle<T, 0, 1> xy;
-    zm_swizzle<T, 1, 2> yz;
-    zm_swizzle<T, 0, 2> xz;
+#define ZM_SWIZZLE ZM_SWIZZLE_3
+    ZM_SWIZZLES_3
+#undef ZM_SWIZZLE
   };
   ZM_VECTOR_MEMBERS(3)
-  ZM_MEMBER vec(T a, T b, T c) : item{a, b, c} {}
-  ZM_MEMBER vec(vec<T, 2> ab, T c) : item{ab[0], ab[1], c} {}
 };
-
 template <typename T>
-struct vec<T, 4> {
+struct ZM_ALIGNED(T, 4) vec<T, 4> {
   union {
     T item[4];
     struct { T x, y, z, w; };
     struct { T r, g, b, a; };
-    zm_swizzle<T, 0, 1> xy;
-    zm_swizzle<T, 1, 2> yz;
-    zm_swizzle<T, 2, 3> zw;
-    zm_swizzle<T, 0, 2> xz;
-    zm_swizzle<T, 1, 3> yw;
-    zm_swizzle<T, 0, 1, 2> xyz;
-    zm_swizzle<T, 1, 2, 3> yzw;
-    zm_swizzle<T, 0, 1, 2> rgb;
+#define ZM_SWIZZLE ZM_SWIZZLE_4
+    ZM_SWIZZLES_4
+#undef ZM_SWIZZLE
   };
   ZM_VECTOR_MEMBERS(4)
-  ZM_MEMBER vec(T a, T b, T c, T d) : item{a, b, c, d} {}
-  ZM_MEMBER vec(vec<T, 2> ab, vec<T, 2> cd) : item{ab[0], ab[1], cd[0], cd[1]} {}
-  ZM_MEMBER vec(vec<T, 3> abc, T d) : item{abc[0], abc[1], abc[2], d} {}
 };
 #undef ZM_VECTOR_MEMBERS
 
-template <typename T>
-struct zm_as_is {
-  typedef T type;
+// `auto p = v.xz` is written `auto p = zm_plain{} = v.xz`: a vector, no view of one.
+struct zm_plain {
+  template <typename T>
+  ZM_MEMBER constexpr T operator=(T x) const {
+    return x;
+  }
+  template <typename T, int R, int... I>
+  ZM_MEMBER constexpr vec<T, sizeof...(I)> operator=(const zm_swizzle<T, R, I...>& x) const {
+    return x;
+  }
 };
-#define ZM_SAME typename zm_as_is<T>::type
-
-// OP between vectors, and between a vector and what converts to an element.
-#define ZM_VECTOR_OPERATOR(RESULT, OP)                                   \
-  template <typename T, int N>                                           \
-  ZM_INLINE vec<RESULT, N> operator OP(const vec<T, N>& a, const vec<T, N>& b) { \
-    vec<RESULT, N> c;                                                    \
-    for (int i = 0; i < N; ++i) c[i] = RESULT(a[i] OP b[i]);             \
-    return c;                                                            \
-  }                                                                      \
-  template <typename T, int N>                                           \
-  ZM_INLINE vec<RESULT, N> operator OP(const vec<T, N>& a, ZM_SAME b) {  \
-    return a OP vec<T, N>(b);                                            \
-  }                                                                      \
-  template <typename T, int N>                                           \
-  ZM_INLINE vec<RESULT, N> operator OP(ZM_SAME a, const vec<T, N>& b) {  \
-    return vec<T, N>(a) OP b;                                            \
-  }
-#define ZM_VECTOR_ARITHMETIC(OP)                                         \
-  ZM_VECTOR_OPERATOR(T, OP)                                              \
-  template <typename T, int N>                                           \
-  ZM_INLINE vec<T, N>& operator OP##=(vec<T, N>& a, const vec<T, N>& b) { \
-    return a = a OP b;                                                   \
-  }                                                                      \
-  template <typename T, int N>                                           \
-  ZM_INLINE vec<T, N>& operator OP##=(vec<T, N>& a, ZM_SAME b) {         \
-    return a = a OP vec<T, N>(b);                                        \
-  }
-ZM_VECTOR_ARITHMETIC(+)
-ZM_VECTOR_ARITHMETIC(-)
-ZM_VECTOR_ARITHMETIC(*)
-ZM_VECTOR_ARITHMETIC(/)
-ZM_VECTOR_ARITHMETIC(%)
-ZM_VECTOR_ARITHMETIC(&)
-ZM_VECTOR_ARITHMETIC(|)
-ZM_VECTOR_ARITHMETIC(^)
-ZM_VECTOR_ARITHMETIC(<<)
-ZM_VECTOR_ARITHMETIC(>>)
-ZM_VECTOR_OPERATOR(bool, <)
-ZM_VECTOR_OPERATOR(bool, >)
-ZM_VECTOR_OPERATOR(bool, <=)
-ZM_VECTOR_OPERATOR(bool, >=)
-ZM_VECTOR_OPERATOR(bool, ==)
-ZM_VECTOR_OPERATOR(bool, !=)
-#undef ZM_VECTOR_ARITHMETIC
-#undef ZM_VECTOR_OPERATOR
-
-#define ZM_VECTOR_SIGN(OP)                              \
-  template <typename T, int N>                          \
-  ZM_INLINE vec<T, N> operator OP(const vec<T, N>& a) { \
-    vec<T, N> c;                                        \
-    for (int i = 0; i < N; ++i) c[i] = T(OP a[i]);      \
-    return c;                                           \
-  }
-ZM_VECTOR_SIGN(-)
-ZM_VECTOR_SIGN(~)
-ZM_VECTOR_SIGN(!)
-#undef ZM_VECTOR_SIGN
-
-// Swizzles with anything: as the vector that they read as.
-#define ZM_OF(S) vec<T, sizeof...(S)>
-#define ZM_SWIZZLE_OPERATOR(OP)                                                     \
-  template <typename T, int... I, typename U>                                       \
-  ZM_INLINE ZM_OF(I) operator OP(const zm_swizzle<T, I...>& a, const U& b) {        \
-    return ZM_OF(I)(a) OP b;                                                        \
-  }                                                                                 \
-  template <typename T, int... I, typename U, int N>                                \
-  ZM_INLINE ZM_OF(I) operator OP(const vec<U, N>& a, const zm_swizzle<T, I...>& b) { \
-    return a OP ZM_OF(I)(b);                                                        \
-  }                                                                                 \
-  template <typename T, int... I>                                                   \
-  ZM_INLINE ZM_OF(I) operator OP(T a, const zm_swizzle<T, I...>& b) {               \
-    return a OP ZM_OF(I)(b);                                                        \
-  }                                                                                 \
-  template <typename T, int... I, int... J>                                         \
-  ZM_INLINE ZM_OF(I) operator OP(                                                   \
-      const zm_swizzle<T, I...>& a, const zm_swizzle<T, J...>& b) {                 \
-    return ZM_OF(I)(a) OP ZM_OF(J)(b);                                              \
-  }
-ZM_SWIZZLE_OPERATOR(+)
-ZM_SWIZZLE_OPERATOR(-)
-ZM_SWIZZLE_OPERATOR(*)
-ZM_SWIZZLE_OPERATOR(/)
-#define ZM_SWIZZLE_ASSIGNS(OP)                                                            \
-  template <typename T, int... I>                                                         \
-  template <typename U>                                                                   \
-  ZM_MEMBER zm_swizzle<T, I...>& zm_swizzle<T, I...>::operator OP##=(const U& other) {    \
-    return *this = *this OP other;                                                        \
-  }
-ZM_SWIZZLE_ASSIGNS(+)
-ZM_SWIZZLE_ASSIGNS(-)
-ZM_SWIZZLE_ASSIGNS(*)
-#undef ZM_SWIZZLE_ASSIGNS
-#undef ZM_SWIZZLE_OPERATOR
-#undef ZM_OF
-
-#ifndef ZM_EXACT  // the generator's kernels alone are exact, and use none of these
-// Functions of one number: a half type in gives that type, a vector works by elements.
-#define ZM_EACH(NAME)                           \
-  ZM_INLINE half NAME(half x) {                 \
-    return half(NAME(float(x)));                \
-  }                                             \
-  ZM_INLINE bfloat16_t NAME(bfloat16_t x) {     \
-    return bfloat16_t(NAME(float(x)));          \
-  }                                             \
-  template <typename T, int N>                  \
-  ZM_INLINE vec<T, N> NAME(const vec<T, N>& x) { \
-    vec<T, N> y;                                \
-    for (int i = 0; i < N; ++i) y[i] = NAME(x[i]); \
-    return y;                                   \
-  }
-ZM_EACH(exp) ZM_EACH(exp2) ZM_EACH(exp10) ZM_EACH(log) ZM_EACH(log2) ZM_EACH(log10)
-ZM_EACH(sin) ZM_EACH(cos) ZM_EACH(tan) ZM_EACH(asin) ZM_EACH(acos) ZM_EACH(atan)
-ZM_EACH(sinh) ZM_EACH(cosh) ZM_EACH(tanh) ZM_EACH(asinh) ZM_EACH(acosh) ZM_EACH(atanh)
-ZM_EACH(sqrt) ZM_EACH(rsqrt) ZM_EACH(floor) ZM_EACH(ceil) ZM_EACH(trunc) ZM_EACH(rint)
-ZM_EACH(round) ZM_EACH(fabs) ZM_EACH(fract) ZM_EACH(sign) ZM_EACH(saturate)
-#undef ZM_EACH
-
-template <typename T, int N>
-ZM_INLINE vec<T, N> abs(const vec<T, N>& x) {
-  vec<T, N> y;
-  for (int i = 0; i < N; ++i) y[i] = abs(x[i]);
-  return y;
-}
-#define ZM_EACH_OF_TWO(NAME)                                         \
-  template <typename T, int N>                                       \
-  ZM_INLINE vec<T, N> NAME(const vec<T, N>& a, const vec<T, N>& b) { \
-    vec<T, N> c;                                                     \
-    for (int i = 0; i < N; ++i) c[i] = T(NAME(a[i], b[i]));          \
-    return c;                                                        \
-  }                                                                  \
-  template <typename T, int N>                                       \
-  ZM_INLINE vec<T, N> NAME(const vec<T, N>& a, ZM_SAME b) {          \
-    return NAME(a, vec<T, N>(b));                                    \
-  }
-ZM_EACH_OF_TWO(max) ZM_EACH_OF_TWO(min) ZM_EACH_OF_TWO(fmax) ZM_EACH_OF_TWO(fmin)
-ZM_EACH_OF_TWO(pow) ZM_EACH_OF_TWO(fmod)
-#undef ZM_EACH_OF_TWO
-#define ZM_EACH_OF_THREE(NAME)                                                             \
-  template <typename T, int N>                                                             \
-  ZM_INLINE vec<T, N> NAME(const vec<T, N>& a, const vec<T, N>& b, const vec<T, N>& c) {   \
-    vec<T, N> d;                                                                           \
-    for (int i = 0; i < N; ++i) d[i] = T(NAME(a[i], b[i], c[i]));                          \
-    return d;                                                                              \
-  }
-ZM_EACH_OF_THREE(fma) ZM_EACH_OF_THREE(clamp) ZM_EACH_OF_THREE(mix)
-#undef ZM_EACH_OF_THREE
-template <typename T, int N>
-ZM_INLINE vec<T, N> clamp(const vec<T, N>& x, ZM_SAME low, ZM_SAME high) {
-  return clamp(x, vec<T, N>(low), vec<T, N>(high));
-}
-template <typename T, int N>
-ZM_INLINE vec<T, N> mix(const vec<T, N>& x, const vec<T, N>& y, ZM_SAME a) {
-  return mix(x, y, vec<T, N>(a));
-}
-
-template <typename T, int N>
-ZM_INLINE T dot(const vec<T, N>& a, const vec<T, N>& b);
-template <typename T, int N>
-ZM_INLINE T length(const vec<T, N>& a) {
-  return T(sqrt(dot(a, a)));
-}
-#endif  // ZM_EXACT
-
-template <typename T, int N>
-ZM_INLINE vec<T, N> select(const vec<T, N>& a, const vec<T, N>& b, const vec<bool, N>& c) {
-  vec<T, N> d;
-  for (int i = 0; i < N; ++i) d[i] = c[i] ? b[i] : a[i];
-  return d;
-}
-template <typename T, int N>
-ZM_INLINE T dot(const vec<T, N>& a, const vec<T, N>& b) {
-  T sum = T(a[0] * b[0]);
-  for (int i = 1; i < N; ++i) sum = T(sum + a[i] * b[i]);
-  return sum;
-}
-template <int N>
-ZM_INLINE bool any(const vec<bool, N>& a) {
-  bool found = false;
-  for (int i = 0; i < N; ++i) found |= a[i];
-  return found;
-}
-template <int N>
-ZM_INLINE bool all(const vec<bool, N>& a) {
-  return !any(!a);
-}
 
 }  // namespace metal
 
-#define ZM_VECTOR_NAMES(T)      \
-  typedef metal::vec<T, 2> T##2; \
-  typedef metal::vec<T, 3> T##3; \
-  typedef metal::vec<T, 4> T##4;
+#define ZM_VECTOR_NAMES(T)                                                     \
+  typedef metal::vec<T, 2> T##2;                                               \
+  typedef metal::vec<T, 3> T##3;                                               \
+  typedef metal::vec<T, 4> T##4;                                               \
+  static_assert(                                                               \
+      sizeof(T##2) == 2 * sizeof(T) && sizeof(T##3) == 4 * sizeof(T) &&        \
+          sizeof(T##4) == 4 * sizeof(T),                                       \
+      "a vector has the size of its elements");
 ZM_VECTOR_NAMES(bool)
 ZM_VECTOR_NAMES(char)
 ZM_VECTOR_NAMES(uchar)
@@ -306,28 +203,7 @@ ZM_VECTOR_NAMES(half)
 ZM_VECTOR_NAMES(bfloat)
 ZM_VECTOR_NAMES(float)
 #undef ZM_VECTOR_NAMES
-
-#ifndef ZM_RENAMED  // CUDA has these
-// A half type with the integers that msl_halves.h leaves out, and its assignments.
-#define ZM_HALF_MORE(T, OP)                        \
-  ZM_INLINE T& operator OP##=(T& a, float b) {     \
-    return a = T(float(a) OP b);                   \
-  }                                                \
-  ZM_INLINE T operator OP(T a, uint b) {           \
-    return T(float(a) OP float(b));                \
-  }                                                \
-  ZM_INLINE T operator OP(uint a, T b) {           \
-    return T(float(a) OP float(b));                \
-  }                                                \
-  ZM_INLINE T operator OP(T a, long b) {           \
-    return T(float(a) OP float(b));                \
-  }                                                \
-  ZM_INLINE T operator OP(long a, T b) {           \
-    return T(float(a) OP float(b));                \
-  }
-#define ZM_HALF_ALL(T) ZM_HALF_MORE(T, +) ZM_HALF_MORE(T, -) ZM_HALF_MORE(T, *) ZM_HALF_MORE(T, /)
-ZM_HALF_ALL(half)
-ZM_HALF_ALL(bfloat16_t)
-#undef ZM_HALF_ALL
-#undef ZM_HALF_MORE
-#endif
+static_assert(
+    sizeof(bool) == 1 && sizeof(char) == 1 && sizeof(short) == 2 && sizeof(int) == 4 &&
+        sizeof(long) == 8 && sizeof(half) == 2 && sizeof(bfloat) == 2 && sizeof(float) == 4,
+    "numbers have Metal's sizes");

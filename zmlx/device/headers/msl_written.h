@@ -18,16 +18,32 @@ typedef ulong uint64_t;
 typedef __SIZE_TYPE__ size_t;
 typedef __PTRDIFF_TYPE__ ptrdiff_t;
 
+typedef half float16_t;
+
+#if defined(__clang__)
+#define ZM_UNROLL _Pragma("unroll")
+#else
+#define ZM_UNROLL _Pragma("GCC unroll 64")
+#endif
 #define METAL_FUNC inline
 #define ZMLX_TYPE(...) __VA_ARGS__
-#define ZMLX_CONSTANT const
-#define FLT_MAX MAXFLOAT
-#define FLT_MIN 1.17549435e-38f
-#define FLT_EPSILON 1.1920929e-7f
-#define HUGE_VALF INFINITY
-#define INT_MAX 2147483647
-#define INT_MIN (-2147483647 - 1)
-#define UINT_MAX 4294967295u
+#define ZMLX_STATIC
+#define ZMLX_HELD
+#define ZM_INFINITY INFINITY
+#define ZM_NAN NAN
+#define ZM_DOUBLE(NAME) __builtin_##NAME
+#define ZM_POPCOUNT(x) __builtin_popcountl(x)
+#define ZM_CLZ(x) __builtin_clzl(x)
+#define ZM_CTZ(x) __builtin_ctzl(x)
+#include "msl_constants.h"
+#include "msl_kinds.h"
+#include "msl_half_operators.h"
+ZM_MEMBER constexpr half zm_half_of(float x) {
+  return half(x);
+}
+ZM_MEMBER constexpr bfloat zm_bfloat_of(float x) {
+  return bfloat(x);
+}
 
 struct zm_grid {
   void* const* data;
@@ -42,20 +58,24 @@ struct zm_place {
   uint at[3];     // which thread of it
 };
 struct zm_meeting {
-  uint mask;  // the lanes that take part
+  uint mask;     // the lanes that take part
+  uint present;  // the lanes that the simdgroup has
   uint self;
   alignas(32) unsigned char value[32][32];
 };
 struct zm_runtime {
-  void (*barrier)(uint flags, int line, const char* file);
-  void (*simd_barrier)(uint flags, int line, const char* file);
-  zm_meeting* (*meet)(const void* mine, uint bytes, int line, const char* file);
+  void (*barrier)(uint flags, int line, const char* file, const void* site);
+  void (*simd_barrier)(uint flags, int line, const char* file, const void* site);
+  zm_meeting* (*meet)(const void* mine, uint bytes, int line, const char* file, const void* site);
   void* (*shared)(const void* site, long bytes, const char* name, uint item);
   void (*atomic)(const void* place, uint bytes, uint writes, int line, const char* file);
+  // A value is wanted of a lane that takes no part; `moved`: of one so many lanes up or down.
+  void (*absent)(uint lane, uint moved);
 };
 static const zm_runtime* zm_now;
 
-#include "msl_more.h"
 #include "msl_vectors.h"
+#include "msl_vector_operators.h"
+#include "msl_together.h"
 #include "msl_group.h"
 #include "msl_atomics.h"

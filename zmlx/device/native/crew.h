@@ -2,7 +2,7 @@
 //
 // A fiber runs until it waits for others; then the next one runs. Lanes of a simdgroup meet as soon
 // as none of them can go on, the group passes a barrier when all its simdgroups wait there. So the
-// order is the same in every run. The structs up to Runtime mirror headers/msl_written.h.
+// order is the same in every run.
 #pragma once
 
 #include <setjmp.h>
@@ -19,40 +19,13 @@
 #include <string>
 #include <vector>
 
+#include "runtime.h"
+
 namespace zmlx {
-
-struct Grid {
-  void* const* data;
-  const int32_t* const* shapes;
-  const int64_t* const* strides;
-  const int32_t* ranks;
-  uint32_t grid[3];
-  uint32_t group[3];
-};
-
-struct Place {
-  uint32_t group[3];
-  uint32_t at[3];
-};
-
-struct Meeting {
-  uint32_t mask;
-  uint32_t self;
-  alignas(32) unsigned char value[32][32];
-};
-
-struct Runtime {
-  void (*barrier)(uint32_t flags, int line, const char* file);
-  void (*simd_barrier)(uint32_t flags, int line, const char* file);
-  Meeting* (*meet)(const void* mine, uint32_t bytes, int line, const char* file);
-  void* (*shared)(const void* site, int64_t bytes, const char* name, uint32_t item);
-  void (*atomic)(const void* place, uint32_t bytes, uint32_t writes, int line, const char* file);
-};
-
-using ThreadEntry = void (*)(const Grid*, const Place*);
 
 constexpr uint32_t kLanes = 32;
 constexpr size_t kStack = size_t(256) << 10;  // of a fiber; pages are taken when touched
+constexpr size_t kGuard = 4096;
 
 enum class State { ready, barrier, simd_barrier, meeting, done, abandoned };
 
@@ -65,6 +38,7 @@ struct Fiber {
   uint32_t flags = 0;
   int line = 0;
   const char* file = "";
+  uintptr_t site = 0;  // which call it waits in: where a variable of that call lies on the stack
   unsigned char mine[32];
   uint32_t bytes = 0;
 };
@@ -74,8 +48,14 @@ struct Watcher {
   virtual ~Watcher() = default;
   virtual void group_begins(const uint32_t* group) = 0;
   virtual void barrier(const std::vector<Fiber*>& fibers) = 0;
-  virtual void simd_barrier(uint32_t simdgroup, uint32_t flags) = 0;
+  virtual void simd_barrier(const std::vector<Fiber*>& lanes, const Fiber& at, uint32_t simdgroup) = 0;
   virtual void* shared(int64_t bytes, const char* name, uint32_t item) = 0;
+};
+
+// In which order threads run where nothing orders them, and what a thread's stack holds at first.
+struct Order {
+  bool reverse = false;
+  int fill = -1;  // a byte; negative: what is left there
 };
 
 class Crew {
@@ -87,20 +67,26 @@ class Crew {
   }
 
   // Before the first group of a launch: another kernel may use other threadgroup arrays.
-  void begin(ThreadEntry entry, const Grid* grid, Watcher* watcher) {
+  void begin(ThreadEntry entry, const Grid* grid, Watcher* watcher, Order order = {}) {
     entry_ = entry;
     grid_ = grid;
     watcher_ = watcher;
+    order_ = order;
     shared_.clear();
   }
 
   void run_group(int64_t number) {
     const uint32_t count = place_threads(number);
+    if (alone()) {
+      return entry_(grid_, &fibers_[now_ = 0]->place);
+    }
     if (watcher_ != nullptr) {
       watcher_->group_begins(group_);
     }
     for (;;) {
-      for (uint32_t first = 0; first < count; first += kLanes) {
+      const uint32_t simdgroups = (count + kLanes - 1) / kLanes;
+      for (uint32_t n = 0; n < simdgroups; ++n) {
+        const uint32_t first = kLanes * (order_.reverse ? simdgroups - 1 - n : n);
         run_simdgroup(first, std::min(first + kLanes, count));
       }
       bool waiting = false;
@@ -142,9 +128,7 @@ class Crew {
     Place place;
     uint32_t size[3];
     locate(number, place.group, size);
-    place.at[0] = i % size[0];
-    place.at[1] = i / size[0] % size[1];
-    place.at[2] = i / size[0] / size[1];
+    place.at[0] = i % size[0], place.at[1] = i / size[0] % size[1], place.at[2] = i / size[0] / size[1];
     return place;
   }
 
@@ -155,25 +139,31 @@ class Crew {
   bool on_own_stack(uintptr_t address) const {
     return within(address, stacks_[now_]);
   }
+  // In the page that guards the end of the stack, or as far from it as one function may reach.
+  bool below_own_stack(uintptr_t address) const {
+    const auto base = reinterpret_cast<uintptr_t>(stacks_[now_]);
+    return address < base + kGuard && address + kGuard >= base;
+  }
   bool on_a_stack(uintptr_t address) const {
-    return std::any_of(stacks_.begin(), stacks_.end(), [&](const char* stack) {
-      return within(address, stack);
-    });
+    const auto holds = [&](const char* stack) { return within(address, stack); };
+    return std::any_of(stacks_.begin(), stacks_.end(), holds);
   }
 
   static const Runtime* runtime() {
-    static const Runtime table{&on_barrier, &on_simd_barrier, &on_meet, &on_threadgroup, nullptr};
+    static const Runtime table{
+        &on_barrier, &on_simd_barrier, &on_meet, &on_threadgroup, nullptr, nullptr};
     return &table;
   }
 
-  static void on_barrier(uint32_t flags, int line, const char* file) {
-    mine().wait(State::barrier, flags, line, file);
+  static void on_barrier(uint32_t flags, int line, const char* file, const void* site) {
+    mine().wait(State::barrier, flags, line, file, site);
   }
-  static void on_simd_barrier(uint32_t flags, int line, const char* file) {
-    mine().wait(State::simd_barrier, flags, line, file);
+  static void on_simd_barrier(uint32_t flags, int line, const char* file, const void* site) {
+    mine().wait(State::simd_barrier, flags, line, file, site);
   }
-  static Meeting* on_meet(const void* value, uint32_t bytes, int line, const char* file) {
-    return mine().meet(value, bytes, line, file);
+  static Meeting* on_meet(
+      const void* value, uint32_t bytes, int line, const char* file, const void* site) {
+    return mine().meet(value, bytes, line, file, site);
   }
   static void* on_threadgroup(const void* site, int64_t bytes, const char* name, uint32_t item) {
     return mine().shared(site, bytes, name, item);
@@ -218,19 +208,20 @@ class Crew {
   }
 
   void grow() {
-    void* stack = mmap(
-        nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const int ours = MAP_PRIVATE | MAP_ANONYMOUS;
+    void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, ours, -1, 0);
     if (stack == MAP_FAILED) {
       throw std::bad_alloc();
     }
-    mprotect(stack, 4096, PROT_NONE);
+    mprotect(stack, kGuard, PROT_NONE);
     stacks_.push_back(static_cast<char*>(stack));
     fibers_.push_back(std::make_unique<Fiber>());
   }
 
   void run_simdgroup(uint32_t first, uint32_t end) {
     for (;;) {
-      for (uint32_t i = first; i < end; ++i) {
+      for (uint32_t n = 0; n < end - first; ++n) {
+        const uint32_t i = order_.reverse ? end - 1 - n : first + n;
         if (fibers_[i]->state == State::ready) {
           switch_to(i);
         }
@@ -241,52 +232,82 @@ class Crew {
     }
   }
 
-  // Lets the lanes meet that wait at one place; of several places the first in the text, so that
-  // lanes that left a loop wait for those still in it.
+  // Lets the lanes meet that wait in one call; of several the first in the text, so that lanes that
+  // left a loop wait for those still in it.
   bool resolve(uint32_t first, uint32_t end) {
     const Fiber* chosen = nullptr;
     for (uint32_t i = first; i < end; ++i) {
       const Fiber& fiber = *fibers_[i];
       const bool waits = fiber.state == State::meeting || fiber.state == State::simd_barrier;
-      if (waits && (chosen == nullptr || fiber.line < chosen->line)) {
+      if (waits && (chosen == nullptr || before(fiber, *chosen))) {
         chosen = &fiber;
       }
     }
     if (chosen == nullptr) {
       return false;
     }
+    if (chosen->state == State::simd_barrier && watcher_ != nullptr) {
+      lanes_.assign(present_.begin() + first, present_.begin() + end);
+      watcher_->simd_barrier(lanes_, *chosen, first / kLanes);
+    }
     const State state = chosen->state;
-    const int line = chosen->line;
+    const uintptr_t site = chosen->site;
     meeting_.mask = 0;
+    meeting_.present = static_cast<uint32_t>((uint64_t(1) << (end - first)) - 1);
     for (uint32_t i = first; i < end; ++i) {
       Fiber& fiber = *fibers_[i];
-      if (fiber.state == state && fiber.line == line) {
+      if (fiber.state == state && fiber.site == site) {
         meeting_.mask |= 1u << (i - first);
         std::memcpy(meeting_.value[i - first], fiber.mine, fiber.bytes);
         fiber.state = State::ready;
       }
     }
-    if (state == State::simd_barrier && watcher_ != nullptr) {
-      watcher_->simd_barrier(first / kLanes, chosen->flags);
-    }
     return true;
   }
 
-  void wait(State state, uint32_t flags, int line, const char* file) {
+  // By lines; a helper's come before the body's. On one line the compiler lays out variables in the
+  // order of the text, from above or below as it optimises.
+  bool before(const Fiber& a, const Fiber& b) const {
+    if (std::strcmp(a.file, b.file) != 0) {
+      return std::strcmp(a.file, b.file) > 0;  // name.header, name.body
+    }
+    if (a.line != b.line) {
+      return a.line < b.line;
+    }
+    return watcher_ != nullptr ? a.site < b.site : a.site > b.site;
+  }
+
+  // A group of one thread waits for nobody and needs no fiber.
+  bool alone() const {
+    return present_.size() == 1 && watcher_ == nullptr;
+  }
+
+  void wait(State state, uint32_t flags, int line, const char* file, const void* site) {
+    if (alone()) {
+      return;
+    }
     Fiber& fiber = now();
     fiber.state = state;
     fiber.flags = flags;
     fiber.line = line;
     fiber.file = file;
+    fiber.site = reinterpret_cast<uintptr_t>(site) - reinterpret_cast<uintptr_t>(stacks_[now_]);
     fiber.bytes = state == State::meeting ? fiber.bytes : 0;
     pause(fiber);
   }
 
-  Meeting* meet(const void* value, uint32_t bytes, int line, const char* file) {
+  Meeting* meet(
+      const void* value, uint32_t bytes, int line, const char* file, const void* site) {
+    if (alone()) {
+      meeting_.mask = meeting_.present = 1;
+      meeting_.self = 0;
+      std::memcpy(meeting_.value[0], value, bytes);
+      return &meeting_;
+    }
     Fiber& fiber = now();
     std::memcpy(fiber.mine, value, bytes);
     fiber.bytes = bytes;
-    wait(State::meeting, 0, line, file);
+    wait(State::meeting, 0, line, file, site);
     meeting_.self = now_ % kLanes;
     return &meeting_;
   }
@@ -339,11 +360,21 @@ class Crew {
     }
   }
 
+  // Leaves bytes where the next function called has its variables.
+  __attribute__((noinline)) static void smear(int fill) {
+    char room[8192];
+    std::memset(room, fill, sizeof(room));
+    asm volatile("" : : "r"(room) : "memory");
+  }
+
   // A fiber's whole life: one thread after another.
   static void live() {
     for (;;) {
       Crew& crew = mine();
       Fiber& fiber = crew.now();
+      if (crew.order_.fill >= 0) {
+        smear(crew.order_.fill);
+      }
       crew.entry_(crew.grid_, &fiber.place);
       fiber.state = State::done;
       crew.pause(fiber);
@@ -353,12 +384,14 @@ class Crew {
   ThreadEntry entry_ = nullptr;
   const Grid* grid_ = nullptr;
   Watcher* watcher_ = nullptr;
+  Order order_;
   uint32_t group_[3];
   uint32_t now_ = 0;
   jmp_buf home_;
   Meeting meeting_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> present_;
+  std::vector<Fiber*> lanes_;
   std::vector<char*> stacks_;
   std::vector<Shared> shared_;
   std::vector<std::vector<char>> rooms_;

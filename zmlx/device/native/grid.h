@@ -9,7 +9,6 @@
 
 #include <array>
 #include <memory>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,11 +17,13 @@
 #include "fill.h"
 #include "launch.h"
 #include "library.h"
+#include "memory.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 #include "pool.h"
+#include "ready.h"
 #include "ruled.h"
 #include "sanitized.h"
 
@@ -32,7 +33,6 @@ namespace nb = nanobind;
 namespace mx = mlx::core;
 
 mx::Dtype dtype_named(const std::string& name);
-void require_memory(size_t bytes);
 mx::Stream current_stream();
 
 using GroupsEntry = void (*)(const Grid*, int64_t first, int64_t last);
@@ -74,17 +74,32 @@ struct GridLaunch {
 // The arrays of one launch, as the kernel sees them.
 struct Bound {
   std::vector<void*> data;
-  std::vector<std::vector<int32_t>> shapes;
-  std::vector<std::vector<int64_t>> strides;
-  std::vector<const int32_t*> shape_pointers;
-  std::vector<const int64_t*> stride_pointers;
-  std::vector<int32_t> ranks;
+  std::vector<mx::Shape> shapes;
+  std::vector<mx::Strides> strides;
+  mx::SmallVector<const int32_t*, kAtHand> shape_pointers;
+  mx::SmallVector<const int64_t*, kAtHand> stride_pointers;
+  mx::SmallVector<int32_t, kAtHand> ranks;
+  mx::SmallVector<size_t, kAtHand> sizes;  // of the outputs
+  int64_t elements = 0;  // read or written: a sum of much writes little
 
-  void add_input(const mx::array& input) {
-    data.push_back(const_cast<char*>(input.data<char>()));
-    shapes.emplace_back(input.shape().begin(), input.shape().end());
-    strides.emplace_back(input.strides().begin(), input.strides().end());
-    ranks.push_back(static_cast<int32_t>(input.ndim()));
+  // `outputs` get their memory.
+  Bound(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+    data.reserve(inputs.size() + outputs.size());
+    shapes.reserve(inputs.size());
+    strides.reserve(inputs.size());
+    for (const auto& input : inputs) {
+      data.push_back(const_cast<char*>(input.data<char>()));
+      shapes.push_back(input.shape());
+      strides.push_back(input.strides());
+      ranks.push_back(static_cast<int32_t>(input.ndim()));
+      elements += static_cast<int64_t>(input.size());
+    }
+    for (auto& output : outputs) {
+      allocate(output);
+      data.push_back(output.data<char>());
+      sizes.push_back(output.size());
+      elements += static_cast<int64_t>(output.size());
+    }
   }
 
   Grid grid(const GridLaunch& launch) {
@@ -101,7 +116,7 @@ struct Bound {
   }
 };
 
-class GridKernel : public mx::Primitive {
+class GridKernel : public mx::Primitive, public Ready {
  public:
   GridKernel(mx::Stream stream, GridLaunch launch, std::vector<mx::Shape> shapes)
       : mx::Primitive(stream), launch_(std::move(launch)), shapes_(std::move(shapes)) {}
@@ -111,24 +126,18 @@ class GridKernel : public mx::Primitive {
       eval_watched(inputs, outputs);
       return;
     }
-    auto bound = std::make_shared<Bound>();
-    for (const auto& input : inputs) {
-      bound->add_input(input);
-    }
-    std::vector<size_t> sizes;
-    for (auto& output : outputs) {
-      require_memory(output.nbytes());
-      output.set_data(mx::allocator::malloc(output.nbytes()));
-      bound->data.push_back(output.data<char>());
-      sizes.push_back(output.size());
-    }
-    auto task = [bound, sizes, first = inputs.size(), launch = launch_] {
-      for (size_t i = 0; launch.fills && i < sizes.size(); ++i) {
-        fill(bound->data[first + i], sizes[i], launch.dtypes[i], launch.fill);
-      }
-      run(launch, *bound, std::accumulate(sizes.begin(), sizes.end(), int64_t(0)));
-    };
-    mx::cpu::get_command_encoder(stream()).dispatch(std::move(task));
+    auto bound = std::make_shared<Bound>(inputs, outputs);
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        [bound = std::move(bound), launch = launch_] { run(launch, *bound); });
+  }
+
+  bool is_ready() const override {
+    return launch_.kernel->groups != nullptr && !launch_.kernel->watched;
+  }
+
+  void now(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    Bound bound(inputs, outputs);
+    run(launch_, bound);
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -148,20 +157,24 @@ class GridKernel : public mx::Primitive {
   // At once, on the thread that evaluates, so that what was found is raised where it can be seen.
   void eval_watched(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
     mx::synchronize(stream());
-    Sanitizer sanitizer;
+    Sanitizer sanitizer(watching());
     Sandbox sandbox(sanitizer, launch_.kernel->names);
     for (const auto& input : inputs) {
       sandbox.add_input(input);
     }
     for (auto& output : outputs) {
-      output.set_data(mx::allocator::malloc(output.nbytes()));
+      allocate(output);
       sandbox.add_output(output, launch_.fills, launch_.fill);
     }
     const Grid grid = sandbox.grid(launch_.grid.data(), launch_.group.data());
     run_watched(sanitizer, launch_.kernel->thread, grid, launch_.groups());
     auto findings = sanitizer.findings();
     if (!findings.empty()) {
-      throw SanitizeFault(launch_.kernel->name, launch_.kernel->library, std::move(findings));
+      SanitizeFault fault(launch_.kernel->name, launch_.kernel->library, std::move(findings));
+      if (fault.wrong()) {
+        throw fault;
+      }
+      Notes::mine().add(std::move(fault));
     }
     for (size_t i = 0; i < outputs.size(); ++i) {
       sandbox.copy_output(i, outputs[i]);
@@ -186,18 +199,22 @@ class GridKernel : public mx::Primitive {
     }
   };
 
-  // Few threads, which write few elements, are not worth waking another CPU thread for, unless they
-  // are fibers.
-  static void run(const GridLaunch& launch, Bound& bound, int64_t elements) {
+  // Few threads, which read and write few elements, are not worth waking another CPU thread for,
+  // unless they are fibers.
+  static void run(const GridLaunch& launch, Bound& bound) {
+    const size_t first = bound.data.size() - bound.sizes.size();
+    for (size_t i = 0; launch.fills && i < bound.sizes.size(); ++i) {
+      fill(bound.data[first + i], bound.sizes[i], launch.dtypes[i], launch.fill);
+    }
     const Grid grid = bound.grid(launch);
     Task task{&launch, &grid};
     const int64_t groups = launch.groups();
     const int64_t threads = int64_t(grid.grid[0]) * grid.grid[1] * grid.grid[2];
     const int64_t few = launch.kernel->groups != nullptr ? 1 << 13 : 64;
-    const bool little = threads < few && elements <= kInline;
+    const bool little = threads < few && bound.elements <= kInline;
     const int64_t bites = little ? 1 : 8 * static_cast<int64_t>(launch.kernel->width);
     const int64_t grain = std::max<int64_t>(1, (groups + bites - 1) / bites);
-    Pool::get().run(&Task::run, &task, groups, grain, launch.kernel->width);
+    Pool::run(&Task::run, &task, groups, grain, launch.kernel->width);
   }
 
   const GridLaunch launch_;
@@ -258,7 +275,8 @@ inline std::vector<std::string> texts_of(nb::handle sequence) {
 inline WrittenKernel load_written(
     const char* path, const char* name, bool fibers, int threads, nb::handle inputs,
     nb::handle outputs) {
-  auto library = std::make_shared<const Library>(path);
+  auto library = std::make_shared<Library>(path);
+  library->guard("zm_entry");
   auto attach = library->symbol<void (*)(const Runtime*)>("zm_attach");
   auto written = std::make_shared<Written>();
   written->name = name;
@@ -267,8 +285,7 @@ inline WrittenKernel load_written(
   written->watched = !inputs.is_none();
   attach(written->watched ? watched_runtime() : Crew::runtime());
   if (written->watched) {
-    using Announce = void (*)(const void*, unsigned, int, const void*);
-    library->symbol<void (*)(Announce)>("zm_attach_hooks")(&announce);
+    library->symbol<void (*)(const Hooks*)>("zm_attach_hooks")(watched_hooks());
     written->names = {texts_of(inputs), texts_of(outputs)};
   }
   if (fibers || written->watched) {
@@ -293,26 +310,41 @@ inline nb::tuple triple_tuple(const uint32_t* v) {
   return nb::make_tuple(v[0], v[1], v[2]);
 }
 
+// Kernel, library and findings.
+inline nb::tuple fault_tuple(const SanitizeFault& fault) {
+  nb::list findings;
+  for (const Finding& f : fault.findings) {
+    findings.append(nb::make_tuple(
+        f.kind.c_str(), f.buffer.c_str(), f.index, f.size, f.count, site_tuple(f.site),
+        site_tuple(f.other_site), triple_tuple(f.place.group), triple_tuple(f.place.at),
+        triple_tuple(f.other_place.group), triple_tuple(f.other_place.at), f.column));
+  }
+  return nb::make_tuple(fault.kernel.c_str(), fault.library->path().c_str(), findings);
+}
+
+// Notes of the launches since the last call.
+inline nb::list notes() {
+  nb::list all;
+  for (const SanitizeFault& fault : Notes::mine().take()) {
+    all.append(fault_tuple(fault));
+  }
+  return all;
+}
+
 // Python's zmlx.device.sanitize turns the findings into a SanitizeError.
 inline void raise_fault(const std::exception_ptr& thrown, void*) {
   try {
     std::rethrow_exception(thrown);
   } catch (const SanitizeFault& fault) {
-    nb::list findings;
-    for (const Finding& f : fault.findings) {
-      findings.append(nb::make_tuple(
-          f.kind.c_str(), f.buffer.c_str(), f.index, f.size, f.count, site_tuple(f.site),
-          site_tuple(f.other_site), triple_tuple(f.place.group), triple_tuple(f.place.at),
-          triple_tuple(f.other_place.group), triple_tuple(f.other_place.at)));
-    }
     nb::object error = nb::module_::import_("zmlx.device.sanitize")
-                           .attr("error")(fault.kernel.c_str(), fault.library->path().c_str(), findings);
+                           .attr("error")(*fault_tuple(fault));
     PyErr_SetObject(error.type().ptr(), error.ptr());
   }
 }
 
 inline void bind_grid(nb::module_& m) {
   nb::register_exception_translator(&raise_fault);
+  m.def("notes", &notes);
   m.def(
       "load_written", &load_written, nb::arg("path"), nb::arg("name"), nb::arg("fibers"),
       nb::arg("threads"), nb::arg("inputs").none(), nb::arg("outputs").none());

@@ -4,10 +4,7 @@
 // together, and small ones are shared out among the CPU's threads. primitive.cpp hands them to Python.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
@@ -17,12 +14,13 @@
 
 #include "launch.h"
 #include "library.h"
-#include "mlx/allocator.h"
+#include "memory.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 #include "owned.h"
 #include "pool.h"
+#include "ready.h"
 
 namespace zmlx {
 
@@ -49,7 +47,9 @@ struct Compiled {
       const char* name, const char* path, const char* symbol, std::vector<Argument> inputs,
       std::vector<Argument> outputs, int rank, int width)
       : name(name), library(path), entry(library.symbol<Entry>(symbol)), inputs(std::move(inputs)),
-        outputs(std::move(outputs)), rank(rank), width(width) {}
+        outputs(std::move(outputs)), rank(rank), width(width) {
+    library.guard(symbol);
+  }
 
   // The broadcast of the inputs' shapes, padded on the left to `rank` dimensions.
   mx::Shape output_shape(const std::vector<mx::array>& arrays) const {
@@ -104,33 +104,6 @@ struct Compiled {
   }
 };
 
-// Fresh memory is faulted in page by page, half the time of a large kernel; huge pages end that.
-inline void advise_huge(void* data, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kPage = uintptr_t(1) << 21;
-  const auto begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kPage - 1);
-  if (end > begin) {
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-#endif
-}
-
-// MLX's CPU allocator hands on a null pointer, and counts it as memory in use, where the system
-// refuses; so a large request is tried first. The trial touches no page.
-inline void require_memory(size_t bytes) {
-  constexpr size_t kLarge = size_t(1) << 30;
-  if (bytes < kLarge) {
-    return;
-  }
-  void* volatile trial = std::malloc(bytes + sizeof(size_t));
-  if (trial == nullptr) {
-    throw std::runtime_error(
-        "[zmlx.device] no memory for an output of " + std::to_string(bytes) + " bytes.");
-  }
-  std::free(trial);
-}
-
 // The launches of one primitive, made ready; they share the threads of the CPU.
 class Launches {
  public:
@@ -153,7 +126,7 @@ class Launches {
       width = std::max(width, launch->width);
     }
     const auto count = static_cast<int64_t>(small_.size());
-    Pool::get().run(&run_small, &small_, count, 1, elements > kInline ? width : 1);
+    Pool::run(&run_small, &small_, count, 1, elements > kInline ? width : 1);
   }
 
  private:
@@ -169,8 +142,11 @@ class Launches {
   Ready small_, large_;
 };
 
+// Bytes of an output from which on it is worth looking for an input's memory.
+constexpr size_t kOwned = 1 << 14;
+
 // Reads the arrays of its kernels, one kernel after another, and gives their outputs so.
-class HostKernel : public mx::Primitive {
+class HostKernel : public mx::Primitive, public Ready {
  public:
   using Kernels = std::vector<std::shared_ptr<const Compiled>>;
 
@@ -178,20 +154,20 @@ class HostKernel : public mx::Primitive {
       : mx::Primitive(stream), kernels_(std::move(kernels)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    auto launches = std::make_shared<Launches>();
-    const Owned owned(inputs, outputs);
-    size_t reads = 0, gives = 0;
-    for (const auto& kernel : kernels_) {
-      auto launch = ready(kernel, {inputs, owned, reads}, outputs, gives);
-      reads += kernel->inputs.size();
-      gives += kernel->outputs.size();
-      if (launch->size > 0) {
-        launches->add(std::move(launch));
-      }
-    }
+    const bool little = outputs[0].nbytes() < kOwned;
+    const Owned owned = little ? Owned() : Owned(inputs, outputs);
+    auto launches = std::make_shared<Launches>(made(inputs, outputs, owned));
     if (!launches->empty()) {
       mx::cpu::get_command_encoder(stream()).dispatch([launches] { launches->run(); });
     }
+  }
+
+  void now(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    made(inputs, outputs, Owned()).run();
+  }
+
+  int64_t few() const override {
+    return kernels_.size() == 1 ? kQuick : kFew;
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -227,6 +203,22 @@ class HostKernel : public mx::Primitive {
     size_t first;
   };
 
+  Launches made(
+      const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs,
+      const Owned& owned) const {
+    Launches launches;
+    size_t reads = 0, gives = 0;
+    for (const auto& kernel : kernels_) {
+      auto launch = ready(kernel, {inputs, owned, reads}, outputs, gives);
+      reads += kernel->inputs.size();
+      gives += kernel->outputs.size();
+      if (launch->size > 0) {
+        launches.add(std::move(launch));
+      }
+    }
+    return launches;
+  }
+
   static std::shared_ptr<const Launch> ready(
       const std::shared_ptr<const Compiled>& kernel, const Reads& reads,
       std::vector<mx::array>& outputs, size_t gives) {
@@ -238,13 +230,14 @@ class HostKernel : public mx::Primitive {
     launch->width = kernel->width;
     launch->size = static_cast<int64_t>(outputs[gives].size());
     Merger(inputs, outputs[gives].shape()).present(*launch);
+    launch->data.reserve(inputs.size() + kernel->outputs.size());
     for (const auto& input : inputs) {
       launch->data.push_back(const_cast<char*>(input.data<char>()));
     }
     std::vector<bool> taken(inputs.size(), false);
     for (size_t i = 0; i < kernel->outputs.size(); ++i) {
       mx::array& output = outputs[gives + i];
-      allocate(output, inputs, reads, taken);
+      take_or_allocate(output, inputs, reads, taken);
       launch->data.push_back(output.data<char>());
     }
     return launch;
@@ -252,7 +245,7 @@ class HostKernel : public mx::Primitive {
 
   // An input whose memory nobody else needs becomes the output: every element is read before it is
   // written, at the same place.
-  static void allocate(
+  static void take_or_allocate(
       mx::array& output, const std::vector<mx::array>& inputs, const Reads& reads,
       std::vector<bool>& taken) {
     for (size_t i = 0; i < inputs.size(); ++i) {
@@ -264,9 +257,7 @@ class HostKernel : public mx::Primitive {
         return;
       }
     }
-    require_memory(output.nbytes());
-    output.set_data(mx::allocator::malloc(output.nbytes()));
-    advise_huge(output.data<char>(), output.nbytes());
+    allocate(output);
   }
 
   const Kernels kernels_;

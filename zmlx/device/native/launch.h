@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlx/small_vector.h"
 #include "pool.h"
 #include "tiles.h"
 
@@ -30,6 +32,8 @@ struct Arguments {
 // Below this many elements waking another thread costs more than it brings.
 constexpr int64_t kInline = 1 << 15;
 constexpr int64_t kElements = 1 << 13;
+constexpr std::chrono::microseconds kWorth{25};  // the same as a time
+constexpr size_t kAtHand = 16;  // inputs that take no memory to describe
 
 struct Launch {
   Entry entry;
@@ -37,14 +41,14 @@ struct Launch {
   int width;  // threads, at most
   int64_t size;
   std::vector<void*> data;
-  std::vector<std::vector<int32_t>> shapes;
-  std::vector<std::vector<int64_t>> strides;
+  std::vector<mx::Shape> shapes;
+  std::vector<mx::Strides> strides;
   Tiles tiles;
 
   void run() const {
-    std::vector<const int32_t*> shape_pointers;
-    std::vector<const int64_t*> stride_pointers;
-    std::vector<int32_t> ranks;
+    mx::SmallVector<const int32_t*, kAtHand> shape_pointers;
+    mx::SmallVector<const int64_t*, kAtHand> stride_pointers;
+    mx::SmallVector<int32_t, kAtHand> ranks;
     for (size_t i = 0; i < shapes.size(); ++i) {
       shape_pointers.push_back(shapes[i].data());
       stride_pointers.push_back(strides[i].data());
@@ -58,11 +62,9 @@ struct Launch {
     if (size <= kInline) {
       entry(&arguments, 0, 1);
     } else if (tiled) {
-      Pool::get().run(&Task::run_tiles, &task, tiles.units(), 1, width);
+      Pool::run(&Task::run_tiles, &task, tiles.units(), 1, width);
     } else {
-      const int64_t threads = (size + kElements - 1) / kElements;
-      const int64_t bites = 8 * static_cast<int64_t>(width);
-      Pool::get().run(&Task::run, &task, threads, std::max<int64_t>(1, threads / bites), width);
+      task.share((size + kElements - 1) / kElements, width);
     }
   }
 
@@ -71,10 +73,27 @@ struct Launch {
     Entry entry;
     const Arguments* arguments;
     const Tiles* tiles;
+    int64_t done = 0;  // threads that have run
+
+    // Run so many threads: the first one here, and from the time that it takes it is known whether
+    // the others are worth waking a thread of the CPU for.
+    void share(int64_t threads, int width) {
+      using Clock = std::chrono::steady_clock;
+      const auto start = Clock::now();
+      entry(arguments, 0, 1);
+      const auto rest = (Clock::now() - start) * (threads - 1);
+      if (width < 2 || rest < kWorth) {
+        entry(arguments, 1, threads);
+        return;
+      }
+      done = 1;
+      const int64_t bites = 8 * static_cast<int64_t>(width);
+      Pool::run(&run, this, threads - 1, std::max<int64_t>(1, threads / bites), width);
+    }
 
     static void run(void* self, int64_t begin, int64_t end) {
       auto* task = static_cast<Task*>(self);
-      task->entry(task->arguments, begin, end);
+      task->entry(task->arguments, begin + task->done, end + task->done);
     }
 
     static void run_tiles(void* self, int64_t begin, int64_t end) {
@@ -108,10 +127,12 @@ class Merger {
   }
 
   void present(Launch& launch) const {
+    launch.shapes.reserve(inputs_.size());
+    launch.strides.reserve(inputs_.size());
     for (const auto& input : inputs_) {
       const int rank = static_cast<int>(input.ndim());
-      std::vector<int32_t> shape(rank, 1);
-      std::vector<int64_t> strides(rank, 0);
+      mx::Shape shape(rank, 1);
+      mx::Strides strides(rank, 0);
       for (int own = 0; own < rank; ++own) {
         const int d = own + offset(input);
         if (d >= 0 && input.shape()[own] != 1) {
@@ -121,7 +142,7 @@ class Merger {
       }
       launch.shapes.push_back(std::move(shape));
       launch.strides.push_back(std::move(strides));
-      if (launch.tiles.row == 0) {
+      if (launch.size > kInline && launch.tiles.row == 0) {
         launch.tiles = tiles_for(input);
       }
     }
@@ -169,7 +190,7 @@ class Merger {
   }
 
   const std::vector<mx::array>& inputs_;
-  std::vector<int64_t> sizes_;
+  mx::Strides sizes_;  // they may be products
 };
 
 }  // namespace zmlx

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "signals.h"
+
 namespace zmlx {
 
 class Library {
@@ -20,11 +22,21 @@ class Library {
   Library& operator=(const Library&) = delete;
 
   ~Library() {
+    if (inside_ != nullptr) {
+      Images::all().remove(inside_);
+    }
     dlclose(handle_);
   }
 
   const std::string& path() const {
     return path_;
+  }
+
+  // Tells the handler of signals where the library's code is, by one of its symbols.
+  void guard(const char* name) {
+    inside_ = symbol<void*>(name);
+    Images::all().add(inside_);
+    Signals::watch_division();
   }
 
   template <typename Function>
@@ -43,6 +55,7 @@ class Library {
 
   const std::string path_;
   void* const handle_;
+  void* inside_ = nullptr;
 };
 
 }  // namespace zmlx

@@ -44,9 +44,12 @@ class Owned {
     }
   }
 
+  // None of them, which so stay as they are.
+  Owned() = default;
+
   // Whether input `i` is needed by this primitive alone, and in one place.
   bool alone(size_t i) const {
-    return alone_[i];
+    return i < alone_.size() && alone_[i];
   }
 
  private:

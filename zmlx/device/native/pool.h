@@ -61,6 +61,19 @@ struct Job {
 
 class Pool {
  public:
+  // Runs `work` on at most `width` threads, the caller among them.
+  static void run(Job::Work work, void* context, int64_t count, int64_t grain, int width) {
+    const int wanted = static_cast<int>(std::min<int64_t>(width, (count + grain - 1) / grain));
+    if (wanted <= 1) {
+      work(context, 0, count);
+    } else {
+      get().share(std::make_shared<Job>(work, context, count, grain), wanted);
+    }
+  }
+
+ private:
+  explicit Pool(pid_t owner) : owner_(owner) {}
+
   // The pool is never destroyed: its threads may still wait when the process ends.
   static Pool& get() {
     static std::atomic<Pool*> current{nullptr};
@@ -76,14 +89,7 @@ class Pool {
     return *current.load(std::memory_order_acquire);
   }
 
-  // Runs `work` on at most `width` threads, the caller among them.
-  void run(Job::Work work, void* context, int64_t count, int64_t grain, int width) {
-    const int wanted = static_cast<int>(std::min<int64_t>(width, (count + grain - 1) / grain));
-    if (wanted <= 1) {
-      work(context, 0, count);
-      return;
-    }
-    auto job = std::make_shared<Job>(work, context, count, grain);
+  void share(const std::shared_ptr<Job>& job, int wanted) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       grow(wanted - 1);
@@ -95,9 +101,6 @@ class Pool {
     job->eat();
     job->wait();
   }
-
- private:
-  explicit Pool(pid_t owner) : owner_(owner) {}
 
   // A system that refuses a thread leaves fewer of them; the caller alone is enough.
   void grow(int wanted) {

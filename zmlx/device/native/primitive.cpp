@@ -32,6 +32,7 @@
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "pulls.h"
+#include "ready.h"
 #include "repeater.h"
 #include "ruled.h"
 #include "settle.h"
@@ -67,16 +68,20 @@ class Kernel {
     settle_traced(inputs);
     std::shared_ptr<mx::Primitive> primitive =
         std::make_shared<HostKernel>(current_stream(), HostKernel::Kernels{compiled_});
+    const Shapes shapes(compiled_->outputs.size(), shape);
+    std::vector<mx::array> outputs;
+    if (made_now(Runner(*primitive), shapes, compiled_->dtypes(), inputs, outputs)) {
+      return outputs;
+    }
     if (!rules.is_none()) {
       Held::bury();
       primitive = std::make_shared<Ruled>(std::move(primitive), rules);
     }
-    if (compiled_->outputs.size() == 1) {
+    if (shapes.size() == 1) {
       return {mx::array(
           std::move(shape), compiled_->outputs[0].dtype, std::move(primitive), std::move(inputs))};
     }
-    std::vector<mx::Shape> shapes(compiled_->outputs.size(), shape);
-    return mx::array::make_arrays(std::move(shapes), compiled_->dtypes(), primitive, inputs);
+    return mx::array::make_arrays(shapes, compiled_->dtypes(), primitive, inputs);
   }
 
   const std::string& name() const {
@@ -138,7 +143,11 @@ class Group {
       reads = end;
     }
     const auto primitive = std::make_shared<HostKernel>(current_stream(), kernels_);
-    return list_of(mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs));
+    std::vector<mx::array> outputs;
+    if (!made_now(Runner(*primitive), shapes, dtypes, inputs, outputs)) {
+      outputs = mx::array::make_arrays(std::move(shapes), dtypes, primitive, inputs);
+    }
+    return list_of(outputs);
   }
 
  private:
@@ -209,6 +218,15 @@ bool any_tracer(nb::handle sequence) {
   return false;
 }
 
+// What tells an array from what it is after it was written in place: MLX gives it another one then.
+nb::object identities(nb::handle sequence) {
+  nb::list found;
+  for (nb::handle item : sequence) {
+    found.append(nb::cast<const mx::array&>(item).id());
+  }
+  return found;
+}
+
 }  // namespace zmlx
 
 NB_MODULE(zmlx_native, m) {
@@ -217,8 +235,10 @@ NB_MODULE(zmlx_native, m) {
   m.def("load", &zmlx::load);
   m.def("any_crosses", &zmlx::any_crosses, nb::arg("arrays"));
   m.def("any_tracer", &zmlx::any_tracer, nb::arg("arrays"));
+  m.def("identities", &zmlx::identities, nb::arg("arrays"));
   m.def("ruled", &zmlx::ruled, nb::arg("outputs"), nb::arg("rules"));
   m.def("signature", &zmlx::signature, nb::arg("arrays"));
+  m.def("set_at_once", [](bool on) { return zmlx::at_once().exchange(on); }, nb::arg("on"));
   m.def(
       "compiled_cuda", &zmlx::compiled_cuda, nb::arg("name"), nb::arg("code"), nb::arg("inputs"),
       nb::arg("reads"), nb::arg("grid"), nb::arg("threadgroup"), nb::arg("output_shapes"),

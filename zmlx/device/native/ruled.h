@@ -21,6 +21,7 @@
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "pulls.h"
+#include "ready.h"
 #include "settle.h"
 #include "tracing.h"
 
@@ -161,14 +162,17 @@ inline std::optional<mx::array> repeated(const mx::array& array) {
   return views ? repeated(array.inputs()[0]) : std::nullopt;
 }
 
-// `array`, evaluated at once where it repeats a number: a view costs less than a task does.
-inline mx::array viewed(const mx::array& array) {
+// `array`, evaluated at once where it repeats a number: a view costs less than a task does. `bounded`:
+// the graph behind it is short.
+inline mx::array viewed(const mx::array& array, bool bounded = false) {
   if (!array.has_primitive() || traces_shapeless()) {
     return array;
   }
   const auto number = array.size() < 2 ? std::nullopt : repeated(array);
   if (!number) {
-    settle_inputs(array);
+    if (!compute(array, bounded)) {
+      settle_inputs(array);
+    }
     return array;
   }
   mx::array view(array.shape(), array.dtype(), nullptr, {});
@@ -179,7 +183,7 @@ inline mx::array viewed(const mx::array& array) {
   return view;
 }
 
-class Ruled : public mx::Primitive {
+class Ruled : public mx::Primitive, public Ready {
  public:
   Ruled(std::shared_ptr<mx::Primitive> inner, nb::handle rules)
       : mx::Primitive(inner->stream()), inner_(std::move(inner)), rules_(rules) {}
@@ -192,6 +196,19 @@ class Ruled : public mx::Primitive {
     inner_->eval_gpu(inputs, outputs);
   }
 
+  bool is_ready() const override {
+    const auto* ready = dynamic_cast<const Ready*>(inner_.get());
+    return ready != nullptr && ready->is_ready();
+  }
+
+  int64_t few() const override {
+    return dynamic_cast<const Ready&>(*inner_).few();
+  }
+
+  void now(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    dynamic_cast<Ready&>(*inner_).now(inputs, outputs);
+  }
+
   // One gradient for each of `argnums`. The cotangent of an output that nobody uses, which MLX makes
   // of zeros, comes as None: times an infinite partial it would spoil the others.
   std::vector<mx::array> vjp(
@@ -199,27 +216,26 @@ class Ruled : public mx::Primitive {
       const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     nb::gil_scoped_acquire lock;
     const Here here(stream());
-    nb::list seeds;
     std::vector<int> used;
     std::vector<mx::array> inputs(primals);
+    inputs.reserve(primals.size() + cotangents.size());
     bool alike = true;
     for (size_t i = 0; i < cotangents.size(); ++i) {
-      if (is_zeros(cotangents[i])) {
-        seeds.append(nb::none());
-        continue;
+      if (!is_zeros(cotangents[i])) {
+        used.push_back(static_cast<int>(i));
+        inputs.push_back(viewed(cotangents[i]));
+        alike = alike && cotangents[i].dtype() == outputs[i].dtype() &&
+            cotangents[i].shape() == outputs[i].shape();
       }
-      used.push_back(static_cast<int>(i));
-      inputs.push_back(viewed(cotangents[i]));
-      seeds.append(nb::cast(inputs.back()));
-      alike = alike && cotangents[i].dtype() == outputs[i].dtype() &&
-          cotangents[i].shape() == outputs[i].shape();
     }
     const auto pull = alike ? found(argnums, used) : nullptr;
-    if (pull != nullptr) {
-      return (*pull)(inputs);
-    }
-    return arrays_of(rules_.get().attr("vjp")(
-        list_of(primals), seeds, list_of(argnums), list_of(outputs)));
+    const auto gradients = pull != nullptr
+        ? (*pull)(inputs)
+        : arrays_of(rules_.get().attr("vjp")(
+              list_of(primals), seeds(inputs, primals.size(), used, cotangents.size()),
+              list_of(argnums), list_of(outputs)));
+    compute_all(gradients);
+    return gradients;
   }
 
   // One tangent for each output; tangents[i] belongs to primals[argnums[i]].
@@ -252,11 +268,39 @@ class Ruled : public mx::Primitive {
         inner_->is_equivalent(*same->inner_);
   }
 
+  // For inputs of other sizes than those that a shapeless mx.compile traced; the rules may know.
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
-    return inner_->output_shapes(inputs);
+    nb::gil_scoped_acquire lock;
+    nb::object known = nb::getattr(rules_.get(), "output_shapes", nb::none());
+    if (known.is_none()) {
+      return inner_->output_shapes(inputs);
+    }
+    nb::list sizes;
+    for (const auto& input : inputs) {
+      sizes.append(list_of(std::vector<int>(input.shape().begin(), input.shape().end())));
+    }
+    std::vector<mx::Shape> shapes;
+    for (nb::handle shape : known(sizes)) {
+      mx::Shape& size = shapes.emplace_back();
+      for (nb::handle n : shape) {
+        size.push_back(nb::cast<int>(n));
+      }
+    }
+    return shapes;
   }
 
  private:
+  // The cotangents of `count` outputs, which stand in `inputs` from `first` on; None where not `used`.
+  static nb::list seeds(
+      const std::vector<mx::array>& inputs, size_t first, const std::vector<int>& used, size_t count) {
+    nb::list items;
+    for (size_t i = 0; i < count; ++i) {
+      const bool given = std::find(used.begin(), used.end(), static_cast<int>(i)) != used.end();
+      items.append(given ? nb::cast(inputs[first++]) : nb::none());
+    }
+    return items;
+  }
+
   // What the rules have put down for these gradients; null where Python is to be asked.
   std::shared_ptr<const Pulls::Pull> found(
       const std::vector<int>& wanted, const std::vector<int>& used) const {

@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "fill.h"
-#include "sanitizer.h"
+#include "checks.h"
 
 #include "mlx/array.h"
 
@@ -28,32 +28,6 @@ inline std::pair<int64_t, int64_t> reach(const mx::array& a) {
   const auto item = static_cast<int64_t>(a.itemsize());
   return a.size() == 0 ? std::pair<int64_t, int64_t>{0, 0}
                        : std::pair<int64_t, int64_t>{low * item, (high + 1) * item};
-}
-
-inline void announce(const void* address, unsigned bytes, int write, const void* caller) {
-  Sanitizer* sanitizer = Sanitizer::current();
-  if (sanitizer != nullptr) {
-    const Site site{reinterpret_cast<uintptr_t>(caller), 0, {}};
-    sanitizer->access(
-        reinterpret_cast<uintptr_t>(address), bytes, write != 1, write != 0, false, site);
-  }
-}
-
-inline void announce_atomic(
-    const void* address, uint32_t bytes, uint32_t writes, int line, const char* file) {
-  Sanitizer* sanitizer = Sanitizer::current();
-  if (sanitizer != nullptr) {
-    sanitizer->access(
-        reinterpret_cast<uintptr_t>(address), bytes, writes != 2, writes != 0, true,
-        {0, line, file});
-  }
-}
-
-inline const Runtime* watched_runtime() {
-  static const Runtime table{
-      &Crew::on_barrier, &Crew::on_simd_barrier, &Crew::on_meet, &Crew::on_threadgroup,
-      &announce_atomic};
-  return &table;
 }
 
 // Copies of what a kernel sees, owned by the sanitizer.
@@ -159,14 +133,30 @@ extern "C" __attribute__((visibility("default"), used)) const char* zmlx_watched
   return text.c_str();
 }
 
+// How the launches of this process are watched from now on.
+inline Watching& watching() {
+  static Watching how;
+  return how;
+}
+
+// For zmlx.device.sanitize.
+extern "C" __attribute__((visibility("default"), used)) void zmlx_watching(
+    int64_t budget, double seconds, int reverse, int fill) {
+  watching() = {budget, seconds, {reverse != 0, fill}};
+}
+
 // Runs all groups; the sanitizer holds what was found.
 inline void run_watched(
     Sanitizer& sanitizer, ThreadEntry entry, const Grid& grid, int64_t groups) {
+  const Watching how = watching();
   Crew& crew = Crew::mine();
-  crew.begin(entry, &grid, &sanitizer);
+  crew.begin(entry, &grid, &sanitizer, how.order);
   Sanitizer::current() = &sanitizer;
-  for (int64_t group = 0; group < groups; ++group) {
-    crew.run_group(group);
+  {
+    const Guards guards(&sanitizer, how.seconds);
+    for (int64_t group = 0; group < groups && !sanitizer.stopped(); ++group) {
+      crew.run_group(how.order.reverse ? groups - 1 - group : group);
+    }
   }
   Sanitizer::current() = nullptr;
   sanitizer.finish();

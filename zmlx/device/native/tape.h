@@ -87,24 +87,22 @@ class Tape {
         continue;
       }
       std::vector<mx::array> reads = picked(arrays, step.reads);
-      if (step.shapes.size() == 1) {
-        if (step.again) {
-          arrays.push_back(step.again(reads[0]));
-        } else {
-          arrays.emplace_back(step.shapes[0], step.dtypes[0], step.primitive, std::move(reads));
+      if (step.again) {
+        mx::array made = step.again(reads[0]);
+        if (made.id() != reads[0].id()) {
+          run_plain(made);
         }
-        if (step.views) {  // of an array that is there: it takes no task
-          settle(arrays.back(), 1);
-        }
-        continue;
-      }
-      auto shapes = step.shapes;
-      for (auto& made :
-           mx::array::make_arrays(std::move(shapes), step.dtypes, step.primitive, reads)) {
         arrays.push_back(std::move(made));
+      } else {
+        make(step, std::move(reads), arrays);
       }
     }
     return arrays;
+  }
+
+  // How many arrays there are.
+  size_t size() const {
+    return size_;
   }
 
   // Which of all arrays are the outputs.
@@ -125,9 +123,26 @@ class Tape {
     std::vector<int> reads;
     std::vector<mx::Shape> shapes;
     std::vector<mx::Dtype> dtypes;
-    int source = -1;     // or this: a place in the tape before
-    bool views = false;  // whether it only looks at its input in another way
+    int source = -1;  // or this: a place in the tape before
+    Runner runner;    // of the primitive
   };
+
+  static void make(const Step& step, std::vector<mx::array> reads, std::vector<mx::array>& arrays) {
+    const size_t first = arrays.size();
+    if (made_now(step.runner, step.shapes, step.dtypes, reads, arrays)) {
+      return;
+    }
+    if (step.shapes.size() == 1) {
+      arrays.emplace_back(step.shapes[0], step.dtypes[0], step.primitive, std::move(reads));
+    } else {
+      auto shapes = step.shapes;
+      for (auto& made :
+           mx::array::make_arrays(std::move(shapes), step.dtypes, step.primitive, reads)) {
+        arrays.push_back(std::move(made));
+      }
+    }
+    run_plain(arrays[first]);
+  }
 
   void place(const mx::array& array) {
     places_.insert_or_assign(array.id(), static_cast<int>(size_++));
@@ -192,7 +207,6 @@ class Tape {
 
   void put(const mx::array& array) {
     Step step{std::nullopt, again(array), array.primitive_ptr(), {}, {}, {}};
-    step.views = array.inputs().size() == 1 && only_views(array.primitive());
     for (const auto& input : array.inputs()) {
       step.reads.push_back(places_.at(input.id()));
     }
@@ -201,6 +215,7 @@ class Tape {
       step.dtypes.push_back(made.dtype());
       place(made);
     }
+    step.runner = Runner(array.primitive(), array.inputs(), array);
     steps_.push_back(std::move(step));
   }
 

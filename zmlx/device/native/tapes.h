@@ -118,6 +118,7 @@ class Tapes {
       put(mx::default_stream(device).index);
       put(here ? -1 : mx::default_stream(mx::Device(mx::Device::cpu)).index);
       bool known = true;
+      key.reserve(64);
       for (nb::handle item : items) {
         const mx::array* array = nullptr;
         if (!nb::try_cast<const mx::array*>(item, array)) {

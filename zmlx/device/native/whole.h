@@ -1,8 +1,8 @@
 // Whole: what a program of many steps gives, as one op to MLX's transformations.
 //
-// Its gradient is one graph over all of the program, which Python plans once for each set of gradients
-// and native code copies from then on. mx.jvp and mx.vmap, and gradients that have no such graph, go
-// through the program's own primitives, one at a time, as MLX would take them.
+// Its gradient is one graph over all of the program, a tape of its score. mx.jvp and mx.vmap, and
+// gradients that have no such graph, go through the program's own primitives, one at a time, as MLX
+// would take them.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -21,127 +21,12 @@
 #include "mlx/array.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
+#include "ready.h"
 #include "ruled.h"
+#include "score.h"
 #include "tape.h"
 
 namespace zmlx {
-
-// The gradients that the Python function `writer` gives, None for one that receives nothing; nothing
-// where it gives None in place of all.
-inline std::optional<Found> asked(
-    nb::handle writer, const std::vector<int>& wanted, const std::vector<int>& used,
-    const std::vector<mx::array>& seeds) {
-  const nb::object given = writer(list_of(wanted), list_of(used), list_of(seeds));
-  if (given.is_none()) {
-    return std::nullopt;
-  }
-  Found found;
-  for (nb::handle item : given) {
-    found.push_back(
-        item.is_none() ? std::nullopt : std::optional(nb::cast<const mx::array&>(item)));
-  }
-  return found;
-}
-
-// The tape of a program, and those of its gradients that were asked for.
-class Score {
- public:
-  // `writer` writes gradients: see `learn`.
-  Score(Tape tape, std::vector<mx::array> inputs, nb::handle writer)
-      : forward_(std::move(tape)), recorded_(std::move(inputs)), writer_(writer) {}
-
-  const Tape& forward() const {
-    return forward_;
-  }
-
-  // Of `all` arrays of the program those that gradients read, all while none is known.
-  Tape::Held kept(const std::vector<mx::array>& all) const {
-    Tape::Held held(all.size());
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (pulls_.empty() || reads_.count(static_cast<int>(i)) > 0) {
-        held[i] = all[i];
-      }
-    }
-    return held;
-  }
-
-  // The gradients `wanted` (positions of inputs), of what the outputs `used` receive; nothing where
-  // no tape makes them of what is `held`.
-  std::optional<Found> pull(
-      const std::vector<int>& wanted, const std::vector<int>& used,
-      const std::vector<mx::array>& seeds, const Tape::Held& held) {
-    const Pull* pull = find(wanted, used);
-    if (pull == nullptr) {
-      learn(wanted, used, seeds);
-      pull = find(wanted, used);
-    }
-    if (!pull->tape.has_value()) {
-      return std::nullopt;
-    }
-    for (const int place : pull->tape->sources()) {
-      if (!held[place].has_value()) {
-        return std::nullopt;
-      }
-    }
-    const auto all = pull->tape->play(seeds, &held);
-    Found found(wanted.size());
-    const auto& gives = pull->tape->gives();
-    for (size_t i = 0; i < gives.size(); ++i) {
-      found[pull->found[i]] = all[gives[i]];
-    }
-    return found;
-  }
-
- private:
-  struct Pull {
-    std::vector<int> wanted, used;
-    std::optional<Tape> tape;
-    std::vector<int> found;  // which of `wanted` it gives; the others receive nothing
-  };
-
-  const Pull* find(const std::vector<int>& wanted, const std::vector<int>& used) const {
-    for (const auto& pull : pulls_) {
-      if (pull->wanted == wanted && pull->used == used) {
-        return pull.get();
-      }
-    }
-    return nullptr;
-  }
-
-  // Ask Python once, of arrays without values: a gradient or None for each of `wanted`; None where
-  // the whole has no graph of its own.
-  void learn(
-      const std::vector<int>& wanted, const std::vector<int>& used,
-      const std::vector<mx::array>& like) {
-    auto pull = std::make_unique<Pull>(Pull{wanted, used, std::nullopt, {}});
-    std::vector<mx::array> seeds;
-    for (const auto& array : like) {
-      seeds.emplace_back(array.shape(), array.dtype(), nullptr, std::vector<mx::array>{});
-    }
-    const auto given = asked(writer_.get(), wanted, used, seeds);
-    if (given.has_value()) {
-      std::vector<mx::array> gradients;
-      for (size_t i = 0; i < given->size(); ++i) {
-        if ((*given)[i].has_value()) {
-          gradients.push_back(*(*given)[i]);
-          pull->found.push_back(static_cast<int>(i));
-        }
-      }
-      pull->tape = Tape::of(seeds, gradients, &forward_);
-    }
-    if (pull->tape.has_value()) {
-      pull->tape->close();
-      reads_.insert(pull->tape->sources().begin(), pull->tape->sources().end());
-    }
-    pulls_.push_back(std::move(pull));
-  }
-
-  const Tape forward_;
-  const std::vector<mx::array> recorded_;  // so that nothing else gets their names
-  const Held writer_;
-  std::vector<std::unique_ptr<Pull>> pulls_;
-  std::set<int> reads_;  // places of the program's tape
-};
 
 // `value` in type and shape of `pattern`: MLX does not check what a user gave.
 inline mx::array fitted(const mx::array& value, const mx::array& pattern) {
@@ -149,7 +34,7 @@ inline mx::array fitted(const mx::array& value, const mx::array& pattern) {
   return cast.shape() == pattern.shape() ? cast : mx::broadcast_to(cast, pattern.shape());
 }
 
-class Whole : public mx::Primitive {
+class Whole : public mx::Primitive, public Ready {
  public:
   // Its gradients are tapes of `score`, made of what is `held`; or what `writer` gives each time.
   Whole(
@@ -174,18 +59,24 @@ class Whole : public mx::Primitive {
     give(inputs, outputs);
   }
 
+  // For what is computed of the outputs within the trace: its gradients still ask.
+  void now(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    share(inputs, outputs);
+  }
+
   std::vector<mx::array> vjp(
       const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     nb::gil_scoped_acquire lock;
     const Here here(stream());
     check(primals);
+    const bool bounded = is_short(primals, cotangents);
     std::vector<int> used, wanted;
     std::vector<mx::array> seeds, ends;
     for (size_t i = 0; i < cotangents.size(); ++i) {
       if (!is_zeros(cotangents[i])) {
         used.push_back(static_cast<int>(i));
-        seeds.push_back(fitted(viewed(cotangents[i]), outputs[i]));
+        seeds.push_back(fitted(viewed(cotangents[i], bounded), outputs[i]));
         ends.push_back(results_[i]);
       }
     }
@@ -196,7 +87,10 @@ class Whole : public mx::Primitive {
         moving.push_back(primals[i]);
       }
     }
-    auto found = written(wanted, used, seeds);
+    auto found = joined(wanted, used, seeds, primals);
+    if (!found.has_value()) {
+      found = written(wanted, used, seeds, bounded);
+    }
     if (!found.has_value()) {
       found = Between(moving, own(primals), ends).pull(moving, ends, seeds);
     }
@@ -207,6 +101,7 @@ class Whole : public mx::Primitive {
       const auto& gradient = known ? (*found)[next++] : std::nullopt;
       gradients.push_back(gradient.has_value() ? *gradient : mx::zeros_like(primals[i]));
     }
+    compute_all(gradients, bounded);
     return gradients;
   }
 
@@ -264,11 +159,58 @@ class Whole : public mx::Primitive {
   }
 
  private:
+  // Gradients by a program that gives the results as well, which take the place of those that were
+  // to be computed: a row of a loss is then read once for both. Only where what the results receive
+  // does not wait for them.
+  std::optional<Found> joined(
+      const std::vector<int>& wanted, const std::vector<int>& used,
+      const std::vector<mx::array>& seeds, const std::vector<mx::array>& primals) {
+    if (joined_ || seeds.empty() || wait(seeds)) {
+      return std::nullopt;
+    }
+    std::optional<Both> made;
+    if (score_) {
+      made = score_->both(wanted, used, seeds, own(primals));
+    } else if (writer_) {
+      made = asked_both(writer_->get(), wanted, used, seeds);
+    }
+    if (!made.has_value() || made->results.size() != primals.size() - count_) {
+      return std::nullopt;
+    }
+    for (size_t i = 0; i < made->results.size(); ++i) {
+      mx::array end = primals[count_ + i];
+      if (end.has_primitive() && end.inputs().size() == 1) {
+        end.inputs()[0] = made->results[i];
+      }
+    }
+    joined_ = true;
+    return std::move(made->gradients);
+  }
+
+  // Whether any of `seeds` is computed from what this op gives, or from so much that nobody looks.
+  bool wait(const std::vector<mx::array>& seeds) const {
+    constexpr size_t kMost = 64;
+    std::vector<mx::array> open(seeds);
+    std::set<std::uintptr_t> seen;
+    while (!open.empty()) {
+      const mx::array next = open.back();
+      open.pop_back();
+      if (!next.has_primitive() || !seen.insert(next.id()).second) {
+        continue;
+      }
+      if (&next.primitive() == this || seen.size() > kMost) {
+        return true;
+      }
+      open.insert(open.end(), next.inputs().begin(), next.inputs().end());
+    }
+    return false;
+  }
+
   std::optional<Found> written(
       const std::vector<int>& wanted, const std::vector<int>& used,
-      const std::vector<mx::array>& seeds) {
+      const std::vector<mx::array>& seeds, bool bounded) {
     if (score_) {
-      return score_->pull(wanted, used, seeds, held_);
+      return score_->pull(wanted, used, seeds, held_, bounded);
     }
     if (!writer_) {
       return std::nullopt;
@@ -279,11 +221,15 @@ class Whole : public mx::Primitive {
     return found;
   }
 
-  // Once there are values no gradient is taken any more: what waits for one is let go.
-  void give(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  void share(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) const {
     for (size_t i = 0; i < outputs.size(); ++i) {
       outputs[i].copy_shared_buffer(inputs[count_ + i]);
     }
+  }
+
+  // Once there are values no gradient is taken any more: what waits for one is let go.
+  void give(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+    share(inputs, outputs);
     if (!outputs[0].is_tracer()) {
       let_go();
       inputs_.clear();
@@ -319,6 +265,19 @@ class Whole : public mx::Primitive {
     return std::vector<mx::array>(primals.begin(), primals.begin() + count_);
   }
 
+  // Whether the graph behind the inputs is short, and what this op, and what the outputs receive, add.
+  bool is_short(
+      const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents) const {
+    Behind behind;
+    const auto adds = [&behind](size_t most) {
+      return [&behind, most](const mx::array& array) { return behind.add(array, most); };
+    };
+    const auto own = primals.begin() + count_;
+    return std::all_of(primals.begin(), own, adds(kBehind)) &&
+        std::all_of(own, primals.end(), adds(kBehind + kWithin)) &&
+        std::all_of(cotangents.begin(), cotangents.end(), adds(kBehind + kWithin));
+  }
+
   void check(const std::vector<mx::array>& primals) const {
     bool same = primals.size() >= count_ && inputs_.size() == count_;
     for (size_t i = 0; same && i < count_; ++i) {
@@ -337,6 +296,7 @@ class Whole : public mx::Primitive {
   const std::shared_ptr<Score> score_;
   Tape::Held held_;
   std::unique_ptr<Held> writer_;
+  bool joined_ = false;
 };
 
 // `results`, made of `inputs`, as one op of them.

@@ -15,10 +15,12 @@ namespace metal {
 #define ZMLX_1(f, T) T f(T x);
 #define ZMLX_2(f, T) T f(T x, T y);
 #define ZMLX_3(f, T) T f(T x, T y, T z);
-// The same for all integers.
-#define ZMLX_INTEGERS(M, f) \
-  M(f, char) M(f, int8_t) M(f, uchar) M(f, short) M(f, ushort) M(f, int) M(f, uint) \
-  M(f, long) M(f, ulong) M(f, int2) M(f, int3) M(f, int4) M(f, uint2) M(f, uint3) M(f, uint4)
+// The same for all integers and their vectors.
+#define ZMLX_OF(M, f, T) M(f, T) M(f, T##2) M(f, T##3) M(f, T##4)
+#define ZMLX_INTEGERS(M, f)                                                             \
+  M(f, int8_t) ZMLX_OF(M, f, char) ZMLX_OF(M, f, uchar) ZMLX_OF(M, f, short)             \
+  ZMLX_OF(M, f, ushort) ZMLX_OF(M, f, int) ZMLX_OF(M, f, uint) ZMLX_OF(M, f, long)       \
+  ZMLX_OF(M, f, ulong)
 
 // Also in metal::fast and metal::precise, there for float only.
 #define ZMLX_MATH(F1, F2, F3) \
@@ -41,21 +43,26 @@ ZMLX_MATH(ZMLX_F1_FLOAT, ZMLX_F2_FLOAT, ZMLX_F3_FLOAT)
 float sincos(float x, thread float& cosine);
 }  // namespace precise
 
-#define ZMLX_SPECIAL(T)                \
+#define ZMLX_SPECIAL(T, I)             \
   T sincos(T x, thread T& cosine);     \
   T modf(T x, thread T& whole);        \
-  T frexp(T x, thread int& exponent);  \
-  T ldexp(T x, int exponent);          \
-  int ilogb(T x);                      \
-  bool isfinite(T x);                  \
-  bool isinf(T x);                     \
-  bool isnan(T x);                     \
-  bool isnormal(T x);                  \
-  bool signbit(T x);                   \
-  bool isordered(T x, T y);            \
-  bool isunordered(T x, T y);
-ZMLX_SPECIAL(half)
-ZMLX_SPECIAL(float)
+  T frexp(T x, thread I& exponent);    \
+  T ldexp(T x, I exponent);            \
+  I ilogb(T x);
+#define ZMLX_TESTS(T, B)               \
+  B isfinite(T x);                     \
+  B isinf(T x);                        \
+  B isnan(T x);                        \
+  B isnormal(T x);                     \
+  B signbit(T x);                      \
+  B isordered(T x, T y);               \
+  B isunordered(T x, T y);
+#define ZMLX_SPECIALS(T)                                                              \
+  ZMLX_SPECIAL(T, int) ZMLX_SPECIAL(T##2, int2) ZMLX_SPECIAL(T##3, int3)               \
+  ZMLX_SPECIAL(T##4, int4) ZMLX_TESTS(T, bool) ZMLX_TESTS(T##2, bool2)                 \
+  ZMLX_TESTS(T##3, bool3) ZMLX_TESTS(T##4, bool4)
+ZMLX_SPECIALS(half)
+ZMLX_SPECIALS(float)
 bool isnan(bfloat x);
 bool isinf(bfloat x);
 bool isfinite(bfloat x);
@@ -68,89 +75,59 @@ ZMLX_INTEGERS(ZMLX_2, addsat) ZMLX_INTEGERS(ZMLX_2, subsat) ZMLX_INTEGERS(ZMLX_2
 ZMLX_INTEGERS(ZMLX_2, rhadd) ZMLX_INTEGERS(ZMLX_2, mulhi) ZMLX_INTEGERS(ZMLX_2, rotate)
 ZMLX_INTEGERS(ZMLX_3, clamp) ZMLX_INTEGERS(ZMLX_3, max3) ZMLX_INTEGERS(ZMLX_3, min3)
 ZMLX_INTEGERS(ZMLX_3, median3) ZMLX_INTEGERS(ZMLX_3, madhi) ZMLX_INTEGERS(ZMLX_3, madsat)
-ZMLX_2(mul24, int) ZMLX_2(mul24, uint) ZMLX_3(mad24, int) ZMLX_3(mad24, uint)
-template <class T>
-enable_if_t<is_integral_v<T>, T> extract_bits(T x, uint offset, uint bits);
-template <class T>
-enable_if_t<is_integral_v<T>, T> insert_bits(T base, T insert, uint offset, uint bits);
+ZMLX_OF(ZMLX_2, mul24, int) ZMLX_OF(ZMLX_2, mul24, uint)
+ZMLX_OF(ZMLX_3, mad24, int) ZMLX_OF(ZMLX_3, mad24, uint)
+#define ZMLX_BITS(f, T)                            \
+  T extract_bits(T x, uint offset, uint bits);     \
+  T insert_bits(T base, T insert, uint offset, uint bits);
+ZMLX_INTEGERS(ZMLX_BITS, _)
 
 template <class T>
 enable_if_t<is_arithmetic_v<T>, T> select(T if_false, T if_true, bool condition);
-bool all(bool2 x);
-bool all(bool3 x);
-bool all(bool4 x);
-bool any(bool2 x);
-bool any(bool3 x);
-bool any(bool4 x);
+// By elements; comparisons give clang vectors of integers of the same size.
+template <class T, class B, int N>
+vec<T, N> select(vec<T, N> if_false, vec<T, N> if_true, vec<B, N> condition);
+bool all(bool x);
+bool any(bool x);
+template <class B, int N>
+bool all(vec<B, N> x);
+template <class B, int N>
+bool any(vec<B, N> x);
 #define ZMLX_GEOMETRY(V, T)              \
   T dot(V x, V y);                       \
   T length(V x);                         \
-  V normalize(V x);
+  T length_squared(V x);                 \
+  T distance(V x, V y);                  \
+  T distance_squared(V x, V y);          \
+  V normalize(V x);                      \
+  V reflect(V incident, V normal);       \
+  V refract(V incident, V normal, T eta); \
+  V faceforward(V normal, V incident, V reference);
 ZMLX_GEOMETRY(float2, float) ZMLX_GEOMETRY(float3, float) ZMLX_GEOMETRY(float4, float)
 ZMLX_GEOMETRY(half2, half) ZMLX_GEOMETRY(half3, half) ZMLX_GEOMETRY(half4, half)
-
-// Simdgroups: numbers of at most 32 bits; MLX adds bfloat, and 64 bits for some.
-template <class T>
-struct __lane {
-  static constexpr bool value = __arithmetic<T>::value && sizeof(T) <= 4 && !is_same_v<T, bool>;
-};
-#define ZMLX_LANES(T) template <> struct __lane<T> { static constexpr bool value = true; };
-ZMLX_LANES(uint2) ZMLX_LANES(uint4) ZMLX_LANES(int2) ZMLX_LANES(int4)
-ZMLX_LANES(float2) ZMLX_LANES(float4) ZMLX_LANES(half2) ZMLX_LANES(half4)
-template <class T>
-using __lane_t = enable_if_t<__lane<T>::value, T>;
-#define ZMLX_SIMD1(f) template <class T> __lane_t<T> f(T x);
-ZMLX_SIMD1(simd_sum) ZMLX_SIMD1(simd_product) ZMLX_SIMD1(simd_max) ZMLX_SIMD1(simd_min)
-ZMLX_SIMD1(simd_and) ZMLX_SIMD1(simd_or) ZMLX_SIMD1(simd_xor) ZMLX_SIMD1(simd_broadcast_first)
-ZMLX_SIMD1(simd_prefix_inclusive_sum) ZMLX_SIMD1(simd_prefix_exclusive_sum)
-ZMLX_SIMD1(simd_prefix_inclusive_product) ZMLX_SIMD1(simd_prefix_exclusive_product)
-#define ZMLX_SIMD2(f) template <class T> __lane_t<T> f(T x, ushort lane);
-ZMLX_SIMD2(simd_broadcast) ZMLX_SIMD2(simd_shuffle) ZMLX_SIMD2(simd_shuffle_up)
-ZMLX_SIMD2(simd_shuffle_down) ZMLX_SIMD2(simd_shuffle_xor)
-ZMLX_SIMD2(simd_shuffle_rotate_up) ZMLX_SIMD2(simd_shuffle_rotate_down)
-template <class T>
-__lane_t<T> simd_shuffle_and_fill_up(T x, T fill, ushort delta);
-template <class T>
-__lane_t<T> simd_shuffle_and_fill_down(T x, T fill, ushort delta);
-ZMLX_SIMD1(quad_sum) ZMLX_SIMD1(quad_product) ZMLX_SIMD1(quad_max) ZMLX_SIMD1(quad_min)
-ZMLX_SIMD2(quad_broadcast) ZMLX_SIMD2(quad_shuffle) ZMLX_SIMD2(quad_shuffle_up)
-ZMLX_SIMD2(quad_shuffle_down) ZMLX_SIMD2(quad_shuffle_xor)
-bool simd_all(bool x);
-bool simd_any(bool x);
-bool simd_is_first();
-
-enum class mem_flags : uint { mem_none = 0, mem_device = 1, mem_threadgroup = 2 };
-void threadgroup_barrier(mem_flags flags);
-void simdgroup_barrier(mem_flags flags);
-
-// Atomics: relaxed order only.
-enum memory_order { memory_order_relaxed };
-template <class T>
-struct atomic {
-  T __value;
-};
-typedef atomic<int> atomic_int;
-typedef atomic<uint> atomic_uint;
-typedef atomic<bool> atomic_bool;
-typedef atomic<float> atomic_float;
-#define ZMLX_ATOMIC2(f, space) \
-  template <class T>           \
-  T atomic_##f##_explicit(volatile space atomic<T>* object, T operand, memory_order order);
-#define ZMLX_ATOMICS(space)                                                                  \
-  template <class T>                                                                         \
-  void atomic_store_explicit(volatile space atomic<T>* object, T value, memory_order order); \
-  template <class T>                                                                         \
-  T atomic_load_explicit(const volatile space atomic<T>* object, memory_order order);        \
-  template <class T>                                                                         \
-  bool atomic_compare_exchange_weak_explicit(                                                \
-      volatile space atomic<T>* object, thread T* expected, T desired, memory_order success, \
-      memory_order failure);                                                                 \
-  ZMLX_ATOMIC2(exchange, space) ZMLX_ATOMIC2(fetch_add, space) ZMLX_ATOMIC2(fetch_sub, space) \
-  ZMLX_ATOMIC2(fetch_max, space) ZMLX_ATOMIC2(fetch_min, space) ZMLX_ATOMIC2(fetch_and, space) \
-  ZMLX_ATOMIC2(fetch_or, space) ZMLX_ATOMIC2(fetch_xor, space)
-ZMLX_ATOMICS(device)
-ZMLX_ATOMICS(threadgroup)
+float3 cross(float3 x, float3 y);
+half3 cross(half3 x, half3 y);
+#define ZMLX_PACKING(T, KIND)                    \
+  uint pack_##KIND##_to_unorm4x8(T##4);          \
+  uint pack_##KIND##_to_snorm4x8(T##4);          \
+  uint pack_##KIND##_to_srgb_unorm4x8(T##4);     \
+  uint pack_##KIND##_to_unorm2x16(T##2);         \
+  uint pack_##KIND##_to_snorm2x16(T##2);         \
+  uint pack_##KIND##_to_unorm10a2(T##4);         \
+  ushort pack_##KIND##_to_unorm565(T##3);        \
+  T##4 unpack_unorm4x8_to_##KIND(uint);          \
+  T##4 unpack_snorm4x8_to_##KIND(uint);          \
+  T##4 unpack_srgb_unorm4x8_to_##KIND(uint);     \
+  T##2 unpack_unorm2x16_to_##KIND(uint);         \
+  T##2 unpack_snorm2x16_to_##KIND(uint);         \
+  T##4 unpack_unorm10a2_to_##KIND(uint);         \
+  T##3 unpack_unorm565_to_##KIND(ushort);
+ZMLX_PACKING(float, float)
+ZMLX_PACKING(half, half)
 }  // namespace metal
+#include "metal_lanes.h"
+#include "metal_atomics.h"
+#include "metal_matrices.h"
 
 // Apple's built-ins under the names that MLX's bf16_math.h calls.
 #define __METAL_MAYBE_FAST_MATH__ 0

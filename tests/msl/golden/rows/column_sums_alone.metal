@@ -43,7 +43,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         float y0;
@@ -51,7 +51,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         kk_sink3[kk_from + kk_v] += y0;
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         float y0;

@@ -87,13 +87,12 @@ inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * t0;
   y0 = t1;
 }
-// One element: 7 ops: astype, astype, add, multiply, astype, multiply, astype.
+// One element: 6 ops: astype, astype, add, multiply, astype, multiply.
 inline void zmlx_walk1(float x0, float x1, float x2, float x3, thread float& y0) {
   const float t0 = x0 + x1;
   const float t1 = t0 * x2;
   const float t2 = t1 * x3;
-  const float t3 = float(bfloat16_t(t2));
-  y0 = t3;
+  y0 = t2;
 }
 // One element: 3 ops: divide, add, rsqrt.
 inline void zmlx_row1(float x0, float x1, float p0, thread float& y0) {
@@ -108,13 +107,12 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * t0;
   y0 = t1;
 }
-// One element: 7 ops: astype, astype, add, multiply, astype, multiply, astype.
+// One element: 6 ops: astype, astype, add, multiply, astype, multiply.
 inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, thread float& y0) {
   const float t0 = x0 + x1;
   const float t1 = t0 * x2;
   const float t2 = t1 * x3;
-  const float t3 = float(bfloat16_t(t2));
-  y0 = t3;
+  y0 = t2;
 }
 // One element: 3 ops: divide, add, rsqrt.
 inline void zmlx_slow_row1(float x0, float x1, float p0, thread float& y0) {
@@ -359,7 +357,7 @@ inline void zmlx_walk0(float x0, float x1, float x2, float x3, thread float& y0,
   y0 = t2;
   y1 = t3;
 }
-// One element: 12 ops: astype, multiply, astype, astype, add, multiply, multiply, multiply, multiply, add, add, astype.
+// One element: 11 ops: astype, multiply, astype, astype, add, multiply, multiply, multiply, multiply, add, add.
 inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x1 * x0;
   const float t1 = x3 + x2;
@@ -369,9 +367,8 @@ inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, float x
   const float t5 = x5 * t1;
   const float t6 = t4 + t5;
   const float t7 = t6 + t5;
-  const float t8 = float(bfloat16_t(t7));
   y0 = t3;
-  y1 = t8;
+  y1 = t7;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_row1(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1) {
@@ -396,7 +393,7 @@ inline void zmlx_slow_walk0(float x0, float x1, float x2, float x3, thread float
   y0 = t2;
   y1 = t3;
 }
-// One element: 12 ops: astype, multiply, astype, astype, add, multiply, multiply, multiply, multiply, add, add, astype.
+// One element: 11 ops: astype, multiply, astype, astype, add, multiply, multiply, multiply, multiply, add, add.
 inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x1 * x0;
   const float t1 = x3 + x2;
@@ -406,9 +403,8 @@ inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, float x4, fl
   const float t5 = x5 * t1;
   const float t6 = t4 + t5;
   const float t7 = t6 + t5;
-  const float t8 = float(bfloat16_t(t7));
   y0 = t3;
-  y1 = t8;
+  y1 = t7;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_slow_row1(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1) {

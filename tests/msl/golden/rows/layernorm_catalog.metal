@@ -92,15 +92,14 @@ inline void zmlx_walk1(float x0, float x1, thread float& y0, thread float& y1) {
   y0 = t0;
   y1 = t1;
 }
-// One element: 9 ops: astype, subtract, subtract, multiply, astype, multiply, astype, add, astype.
+// One element: 8 ops: astype, subtract, subtract, multiply, astype, multiply, astype, add.
 inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = t0 - x2;
   const float t2 = t1 * x3;
   const float t3 = t2 * x4;
   const float t4 = t3 + x5;
-  const float t5 = float(bfloat16_t(t4));
-  y0 = t5;
+  y0 = t4;
 }
 // One element: 1 op: divide.
 inline void zmlx_row1(float x0, float p0, thread float& y0) {
@@ -132,15 +131,14 @@ inline void zmlx_slow_walk1(float x0, float x1, thread float& y0, thread float& 
   y0 = t0;
   y1 = t1;
 }
-// One element: 9 ops: astype, subtract, subtract, multiply, astype, multiply, astype, add, astype.
+// One element: 8 ops: astype, subtract, subtract, multiply, astype, multiply, astype, add.
 inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = t0 - x2;
   const float t2 = t1 * x3;
   const float t3 = t2 * x4;
   const float t4 = t3 + x5;
-  const float t5 = float(bfloat16_t(t4));
-  y0 = t5;
+  y0 = t4;
 }
 // One element: 1 op: divide.
 inline void zmlx_slow_row1(float x0, float p0, thread float& y0) {
@@ -465,27 +463,18 @@ inline void zmlx_walk1(float x0, float x1, thread float& y0, thread float& y1) {
   y0 = t0;
   y1 = t1;
 }
-// One element: 6 ops: astype, multiply, astype, subtract, subtract, multiply.
-inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+// One element: 7 ops: astype, multiply, astype, subtract, subtract, multiply, multiply.
+inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x1 * x0;
   const float t1 = x2 - x3;
   const float t2 = t1 - x4;
-  const float t3 = t0 * t2;
-  y0 = t3;
+  const float t3 = t0 * x5;
+  const float t4 = t0 * t2;
+  y0 = t4;
+  y1 = t3;
 }
-// One element: 9 ops: astype, multiply, astype, subtract, multiply, multiply, add, add, negative.
-inline void zmlx_walk3(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
-  const float t0 = x1 * x0;
-  const float t1 = x2 - x3;
-  const float t2 = t0 * x4;
-  const float t3 = x5 * t1;
-  const float t4 = t2 + t3;
-  const float t5 = t4 + t3;
-  const float t6 = -t5;
-  y0 = t6;
-}
-// One element: 14 ops: astype, astype, multiply, astype, subtract, subtract, multiply, multiply, multiply, multiply, add, add, ....
-inline void zmlx_walk4(float x0, float x1, float x2, float x3, float x4, float x5, float x6, float x7, thread float& y0, thread float& y1, thread float& y2) {
+// One element: 13 ops: astype, astype, multiply, astype, subtract, subtract, multiply, multiply, multiply, multiply, add, add, ....
+inline void zmlx_walk3(float x0, float x1, float x2, float x3, float x4, float x5, float x6, float x7, thread float& y0, thread float& y1, thread float& y2) {
   const float t0 = x0 * x1;
   const float t1 = x2 - x3;
   const float t2 = t1 - x4;
@@ -496,10 +485,9 @@ inline void zmlx_walk4(float x0, float x1, float x2, float x3, float x4, float x
   const float t7 = t5 + t6;
   const float t8 = t7 + t6;
   const float t9 = t8 + x7;
-  const float t10 = float(bfloat16_t(t9));
   y0 = x0;
   y1 = t4;
-  y2 = t10;
+  y2 = t9;
 }
 // One element: 1 op: divide.
 inline void zmlx_row1(float x0, float p0, thread float& y0) {
@@ -525,20 +513,21 @@ inline void zmlx_row2(float x0, float x1, float x2, float p0, thread float& y0, 
   y2 = t10;
   y3 = t11;
 }
-// One element: 5 ops: multiply, multiply, negative, multiply, divide.
-inline void zmlx_row3(float x0, float x1, bool x2, float p0, thread float& y0) {
+// One element: 10 ops: multiply, multiply, negative, multiply, divide, negative, subtract, multiply, subtract, divide.
+inline void zmlx_row3(float x0, float x1, bool x2, float x3, float x4, float p0, thread float& y0, thread float& y1) {
   const float t0 = x0 * 0.5f;
   const float t1 = t0 * x1;
   const float t2 = -t1;
   const float t3 = x2 ? 1.0f : 0.0f;
   const float t4 = t2 * t3;
   const float t5 = t4 / p0;
+  const float t6 = -t5;
+  const float t7 = t6 - t5;
+  const float t8 = t7 * x3;
+  const float t9 = t8 - x4;
+  const float t10 = t9 / p0;
   y0 = t5;
-}
-// One element: 1 op: divide.
-inline void zmlx_row4(float x0, float p0, thread float& y0) {
-  const float t0 = x0 / p0;
-  y0 = t0;
+  y1 = t10;
 }
 // One element: 1 op: astype.
 inline void zmlx_slow_walk0(float x0, thread float& y0) {
@@ -551,27 +540,18 @@ inline void zmlx_slow_walk1(float x0, float x1, thread float& y0, thread float& 
   y0 = t0;
   y1 = t1;
 }
-// One element: 6 ops: astype, multiply, astype, subtract, subtract, multiply.
-inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+// One element: 7 ops: astype, multiply, astype, subtract, subtract, multiply, multiply.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0, thread float& y1) {
   const float t0 = x1 * x0;
   const float t1 = x2 - x3;
   const float t2 = t1 - x4;
-  const float t3 = t0 * t2;
-  y0 = t3;
+  const float t3 = t0 * x5;
+  const float t4 = t0 * t2;
+  y0 = t4;
+  y1 = t3;
 }
-// One element: 9 ops: astype, multiply, astype, subtract, multiply, multiply, add, add, negative.
-inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
-  const float t0 = x1 * x0;
-  const float t1 = x2 - x3;
-  const float t2 = t0 * x4;
-  const float t3 = x5 * t1;
-  const float t4 = t2 + t3;
-  const float t5 = t4 + t3;
-  const float t6 = -t5;
-  y0 = t6;
-}
-// One element: 14 ops: astype, astype, multiply, astype, subtract, subtract, multiply, multiply, multiply, multiply, add, add, ....
-inline void zmlx_slow_walk4(float x0, float x1, float x2, float x3, float x4, float x5, float x6, float x7, thread float& y0, thread float& y1, thread float& y2) {
+// One element: 13 ops: astype, astype, multiply, astype, subtract, subtract, multiply, multiply, multiply, multiply, add, add, ....
+inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, float x4, float x5, float x6, float x7, thread float& y0, thread float& y1, thread float& y2) {
   const float t0 = x0 * x1;
   const float t1 = x2 - x3;
   const float t2 = t1 - x4;
@@ -582,10 +562,9 @@ inline void zmlx_slow_walk4(float x0, float x1, float x2, float x3, float x4, fl
   const float t7 = t5 + t6;
   const float t8 = t7 + t6;
   const float t9 = t8 + x7;
-  const float t10 = float(bfloat16_t(t9));
   y0 = x0;
   y1 = t4;
-  y2 = t10;
+  y2 = t9;
 }
 // One element: 1 op: divide.
 inline void zmlx_slow_row1(float x0, float p0, thread float& y0) {
@@ -611,22 +590,23 @@ inline void zmlx_slow_row2(float x0, float x1, float x2, float p0, thread float&
   y2 = t10;
   y3 = t11;
 }
-// One element: 5 ops: multiply, multiply, negative, multiply, divide.
-inline void zmlx_slow_row3(float x0, float x1, bool x2, float p0, thread float& y0) {
+// One element: 10 ops: multiply, multiply, negative, multiply, divide, negative, subtract, multiply, subtract, divide.
+inline void zmlx_slow_row3(float x0, float x1, bool x2, float x3, float x4, float p0, thread float& y0, thread float& y1) {
   const float t0 = x0 * 0.5f;
   const float t1 = t0 * x1;
   const float t2 = -t1;
   const float t3 = x2 ? 1.0f : 0.0f;
   const float t4 = t2 * t3;
   const float t5 = t4 / p0;
+  const float t6 = -t5;
+  const float t7 = t6 - t5;
+  const float t8 = t7 * x3;
+  const float t9 = t8 - x4;
+  const float t10 = t9 / p0;
   y0 = t5;
+  y1 = t10;
 }
-// One element: 1 op: divide.
-inline void zmlx_slow_row4(float x0, float p0, thread float& y0) {
-  const float t0 = x0 / p0;
-  y0 = t0;
-}
-// Body of kernel zmlx_rows_sum_astype_subtract_multiply_add_negative(in0, in1, in2, in3, out0, sum0, sum1); its signature is added on launch.
+// Body of kernel zmlx_rows_sum_astype_subtract_multiply_add(in0, in1, in2, in3, out0, sum0, sum1); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const int kk_columns = in0_shape[1];
@@ -793,6 +773,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
     bool n40;
     zmlx_row2(n13, n18, n3, n8, n15, n26, n37, n40);
     float kk_fold33 = float(0.0f);
+    float kk_fold46 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -803,57 +784,34 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
           const float x0 = float(kk_held0[kk_p][kk_v]);
           const float x2 = float(kk_held2[kk_p][kk_v]);
           float y0;
-          zmlx_walk2(x1, x0, x2, n11, n15, y0);
+          float y1;
+          zmlx_walk2(x1, x0, x2, n11, n15, n26, y0, y1);
           { const float a = kk_fold33, b = y0;
             kk_fold33 = a + b; }
+          { const float a = kk_fold46, b = y1;
+            kk_fold46 = a + b; }
         }
       }
     }
     kk_fold33 = kk_near_sum_float(kk_fold33, (TX < 32) ? TX : 32);
+    kk_fold46 = kk_near_sum_float(kk_fold46, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
         kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold33;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold46;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
       kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold46 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n33 = float(kk_fold33);
+    const float n46 = float(kk_fold46);
     float n42;
-    zmlx_row3(n33, n37, n40, n8, n42);
-    float kk_fold47 = float(0.0f);
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
-        ZMLX_UNROLL
-        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const float x1 = float(w1[kk_p][kk_v]);
-          const float x0 = float(kk_held0[kk_p][kk_v]);
-          const float x2 = float(kk_held2[kk_p][kk_v]);
-          float y0;
-          zmlx_walk3(x1, x0, x2, n11, n26, n42, y0);
-          { const float a = kk_fold47, b = y0;
-            kk_fold47 = a + b; }
-        }
-      }
-    }
-    kk_fold47 = kk_near_sum_float(kk_fold47, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold47;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_turn ^= 1;
-    }
-    const float n47 = float(kk_fold47);
-    float n48;
-    zmlx_row4(n47, n8, n48);
+    float n51;
+    zmlx_row3(n33, n37, n40, n13, n46, n8, n42, n51);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -867,7 +825,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
           float y0;
           float y1;
           float y2;
-          zmlx_walk4(x0, x1, x2, n11, n15, n26, n42, n48, y0, y1, y2);
+          zmlx_walk3(x0, x1, x2, n11, n15, n26, n42, n51, y0, y1, y2);
           kk_sink5[kk_p * LANES + kk_v] += kk_live ? y0 : float(0.0f);
           kk_sink30[kk_p * LANES + kk_v] += kk_live ? y1 : float(0.0f);
           r2[kk_v] = y2;
@@ -1001,53 +959,38 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
     bool n40;
     zmlx_slow_row2(n13, n18, n3, n8, n15, n26, n37, n40);
     float kk_fold33 = float(0.0f);
+    float kk_fold46 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
       const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
       float y0;
-      zmlx_slow_walk2(x1, x0, x2, n11, n15, y0);
+      float y1;
+      zmlx_slow_walk2(x1, x0, x2, n11, n15, n26, y0, y1);
       { const float a = kk_fold33, b = y0;
         kk_fold33 = a + b; }
+      { const float a = kk_fold46, b = y1;
+        kk_fold46 = a + b; }
     }
     kk_fold33 = kk_near_sum_float(kk_fold33, (TX < 32) ? TX : 32);
+    kk_fold46 = kk_near_sum_float(kk_fold46, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
         kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold33;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold46;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
       kk_fold33 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold46 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n33 = float(kk_fold33);
+    const float n46 = float(kk_fold46);
     float n42;
-    zmlx_slow_row3(n33, n37, n40, n8, n42);
-    float kk_fold47 = float(0.0f);
-    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
-      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
-      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
-      const float x2 = float(in2[kk_row2 + kk_at * kk_step2_1]);
-      float y0;
-      zmlx_slow_walk3(x1, x0, x2, n11, n26, n42, y0);
-      { const float a = kk_fold47, b = y0;
-        kk_fold47 = a + b; }
-    }
-    kk_fold47 = kk_near_sum_float(kk_fold47, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold47;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold47 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_turn ^= 1;
-    }
-    const float n47 = float(kk_fold47);
-    float n48;
-    zmlx_slow_row4(n47, n8, n48);
+    float n51;
+    zmlx_slow_row3(n33, n37, n40, n13, n46, n8, n42, n51);
     ZMLX_UNROLL
     for (int kk_k = 0; kk_k < PACKS * LANES; ++kk_k) {
       const int kk_at = kk_k * TX + kk_thread;
@@ -1058,7 +1001,7 @@ if (kk_step2_1 == 1 && kk_whole<bfloat16_t, LANES>(in2) && kk_step2_0 % LANES ==
         float y0;
         float y1;
         float y2;
-        zmlx_slow_walk4(x0, x1, x2, n11, n15, n26, n42, n48, y0, y1, y2);
+        zmlx_slow_walk3(x0, x1, x2, n11, n15, n26, n42, n51, y0, y1, y2);
         kk_sink5[kk_k] += kk_live ? y0 : float(0.0f);
         kk_sink30[kk_k] += kk_live ? y1 : float(0.0f);
         if (kk_live) {

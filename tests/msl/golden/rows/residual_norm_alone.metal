@@ -53,7 +53,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -63,7 +63,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms5[kk_v] = a + b; }
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -96,7 +96,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -108,7 +108,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out1[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -199,7 +199,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -213,7 +213,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms17[kk_v] = a + b; }
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -267,7 +267,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1 && kk_step3_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -283,7 +283,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);

@@ -86,12 +86,11 @@ inline void zmlx_walk0(float x0, thread float& y0) {
   const float t0 = x0 * x0;
   y0 = t0;
 }
-// One element: 5 ops: astype, multiply, astype, multiply, astype.
+// One element: 4 ops: astype, multiply, astype, multiply.
 inline void zmlx_walk1(float x0, float x1, float x2, thread float& y0) {
   const float t0 = x0 * x1;
   const float t1 = t0 * x2;
-  const float t2 = float(bfloat16_t(t1));
-  y0 = t2;
+  y0 = t1;
 }
 // One element: 3 ops: divide, add, rsqrt.
 inline void zmlx_row1(float x0, float x1, float p0, thread float& y0) {
@@ -105,12 +104,11 @@ inline void zmlx_slow_walk0(float x0, thread float& y0) {
   const float t0 = x0 * x0;
   y0 = t0;
 }
-// One element: 5 ops: astype, multiply, astype, multiply, astype.
+// One element: 4 ops: astype, multiply, astype, multiply.
 inline void zmlx_slow_walk1(float x0, float x1, float x2, thread float& y0) {
   const float t0 = x0 * x1;
   const float t1 = t0 * x2;
-  const float t2 = float(bfloat16_t(t1));
-  y0 = t2;
+  y0 = t1;
 }
 // One element: 3 ops: divide, add, rsqrt.
 inline void zmlx_slow_row1(float x0, float x1, float p0, thread float& y0) {
@@ -344,7 +342,7 @@ inline void zmlx_walk0(float x0, float x1, float x2, thread float& y0, thread fl
   y0 = t1;
   y1 = t2;
 }
-// One element: 10 ops: astype, multiply, astype, multiply, multiply, multiply, multiply, add, add, astype.
+// One element: 9 ops: astype, multiply, astype, multiply, multiply, multiply, multiply, add, add.
 inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, thread float& y0, thread float& y1) {
   const float t0 = x1 * x0;
   const float t1 = x2 * x3;
@@ -353,9 +351,8 @@ inline void zmlx_walk1(float x0, float x1, float x2, float x3, float x4, thread 
   const float t4 = x4 * x2;
   const float t5 = t3 + t4;
   const float t6 = t5 + t4;
-  const float t7 = float(bfloat16_t(t6));
   y0 = t2;
-  y1 = t7;
+  y1 = t6;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_row1(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1) {
@@ -379,7 +376,7 @@ inline void zmlx_slow_walk0(float x0, float x1, float x2, thread float& y0, thre
   y0 = t1;
   y1 = t2;
 }
-// One element: 10 ops: astype, multiply, astype, multiply, multiply, multiply, multiply, add, add, astype.
+// One element: 9 ops: astype, multiply, astype, multiply, multiply, multiply, multiply, add, add.
 inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, float x4, thread float& y0, thread float& y1) {
   const float t0 = x1 * x0;
   const float t1 = x2 * x3;
@@ -388,9 +385,8 @@ inline void zmlx_slow_walk1(float x0, float x1, float x2, float x3, float x4, th
   const float t4 = x4 * x2;
   const float t5 = t3 + t4;
   const float t6 = t5 + t4;
-  const float t7 = float(bfloat16_t(t6));
   y0 = t2;
-  y1 = t7;
+  y1 = t6;
 }
 // One element: 9 ops: divide, add, rsqrt, multiply, square, multiply, multiply, negative, divide.
 inline void zmlx_slow_row1(float x0, float x1, float x2, float p0, thread float& y0, thread float& y1) {

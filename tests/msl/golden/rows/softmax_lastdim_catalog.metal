@@ -99,16 +99,23 @@ inline void zmlx_walk1(float x0, float x1, thread float& y0) {
   const float t1 = metal::precise::exp(t0);
   y0 = t1;
 }
-// One element: 2 ops: multiply, astype.
-inline void zmlx_walk2(float x0, float x1, thread float& y0) {
+// One element: 2 ops: multiply, multiply.
+inline void zmlx_walk2(float x0, float x1, float x2, thread float& y0) {
   const float t0 = x0 * x1;
-  const float t1 = float(bfloat16_t(t0));
+  const float t1 = t0 * x2;
   y0 = t1;
 }
-// One element: 1 op: reciprocal.
-inline void zmlx_row2(float x0, thread float& y0) {
-  const float t0 = 1.0f / x0;
-  y0 = t0;
+// One element: 7 ops: abs, greater, less, where, where, multiply, reciprocal.
+inline void zmlx_row2(float x0, thread float& y0, thread float& y1) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 > 1.84467441e+19f;
+  const bool t2 = t0 < 5.42101086e-20f;
+  const float t3 = t1 ? 5.42101086e-20f : 1.0f;
+  const float t4 = t2 ? 1.84467441e+19f : t3;
+  const float t5 = x0 * t4;
+  const float t6 = 1.0f / t5;
+  y0 = t4;
+  y1 = t6;
 }
 // One element: 2 ops: astype, stop_gradient.
 inline void zmlx_slow_walk0(float x0, thread float& y0) {
@@ -120,18 +127,25 @@ inline void zmlx_slow_walk1(float x0, float x1, thread float& y0) {
   const float t1 = metal::precise::exp(t0);
   y0 = t1;
 }
-// One element: 5 ops: astype, subtract, exp, multiply, astype.
-inline void zmlx_slow_walk2(float x0, float x1, float x2, thread float& y0) {
+// One element: 5 ops: astype, subtract, exp, multiply, multiply.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = metal::precise::exp(t0);
   const float t2 = t1 * x2;
-  const float t3 = float(bfloat16_t(t2));
+  const float t3 = t2 * x3;
   y0 = t3;
 }
-// One element: 1 op: reciprocal.
-inline void zmlx_slow_row2(float x0, thread float& y0) {
-  const float t0 = 1.0f / x0;
-  y0 = t0;
+// One element: 7 ops: abs, greater, less, where, where, multiply, reciprocal.
+inline void zmlx_slow_row2(float x0, thread float& y0, thread float& y1) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 > 1.84467441e+19f;
+  const bool t2 = t0 < 5.42101086e-20f;
+  const float t3 = t1 ? 5.42101086e-20f : 1.0f;
+  const float t4 = t2 ? 1.84467441e+19f : t3;
+  const float t5 = x0 * t4;
+  const float t6 = 1.0f / t5;
+  y0 = t4;
+  y1 = t6;
 }
 // Body of kernel zmlx_rows_max_sum_astype_stop_gradient_subtract_exp_multiply(in0, out0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
@@ -217,8 +231,9 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
-    float n7;
-    zmlx_row2(n6, n7);
+    float n14;
+    float n16;
+    zmlx_row2(n6, n14, n16);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -228,7 +243,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
           const float x5 = kk_keep5[kk_p * LANES + kk_v];
           float y0;
-          zmlx_walk2(x5, n7, y0);
+          zmlx_walk2(x5, n14, n16, y0);
           r0[kk_v] = y0;
         }
         if (kk_live) {
@@ -285,12 +300,13 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       kk_turn ^= 1;
     }
     const float n6 = float(kk_fold6);
-    float n7;
-    zmlx_slow_row2(n6, n7);
+    float n14;
+    float n16;
+    zmlx_slow_row2(n6, n14, n16);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
       float y0;
-      zmlx_slow_walk2(x0, n3, n7, y0);
+      zmlx_slow_walk2(x0, n3, n14, n16, y0);
       if (kk_live) {
         out0[kk_row * kk_columns + kk_at] = bfloat16_t(y0);
       }
@@ -396,69 +412,81 @@ inline float kk_near_sum_float(float a, int near) {
 inline void zmlx_walk0(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 3 ops: astype, subtract, exp.
-inline void zmlx_walk1(float x0, float x1, thread float& y0) {
+// One element: 5 ops: astype, subtract, exp, astype, multiply.
+inline void zmlx_walk1(float x0, float x1, float x2, thread float& y0, thread float& y1) {
   const float t0 = x0 - x1;
   const float t1 = metal::precise::exp(t0);
+  const float t2 = x2 * t1;
   y0 = t1;
+  y1 = t2;
 }
-// One element: 4 ops: divide, multiply, multiply, negative.
-inline void zmlx_walk2(float x0, float x1, float x2, float x3, thread float& y0) {
-  const float t0 = x0 / x1;
-  const float t1 = x2 * x3;
-  const float t2 = t0 * t1;
-  const float t3 = -t2;
+// One element: 4 ops: multiply, multiply, add, multiply.
+inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+  const float t0 = x0 * x1;
+  const float t1 = t0 * x2;
+  const float t2 = t1 + x3;
+  const float t3 = t2 * x4;
   y0 = t3;
 }
-// One element: 4 ops: divide, add, multiply, astype.
-inline void zmlx_walk3(float x0, float x1, float x2, float x3, thread float& y0) {
-  const float t0 = x0 / x1;
-  const float t1 = t0 + x2;
-  const float t2 = t1 * x3;
-  const float t3 = float(bfloat16_t(t2));
-  y0 = t3;
-}
-// One element: 1 op: reciprocal.
-inline void zmlx_row2(float x0, thread float& y0) {
-  const float t0 = 1.0f / x0;
-  y0 = t0;
+// One element: 12 ops: abs, greater, less, where, where, multiply, reciprocal, multiply, multiply, multiply, multiply, negative.
+inline void zmlx_row2(float x0, float x1, thread float& y0, thread float& y1, thread float& y2) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 > 1.84467441e+19f;
+  const bool t2 = t0 < 5.42101086e-20f;
+  const float t3 = t1 ? 5.42101086e-20f : 1.0f;
+  const float t4 = t2 ? 1.84467441e+19f : t3;
+  const float t5 = x0 * t4;
+  const float t6 = 1.0f / t5;
+  const float t7 = x1 * t4;
+  const float t8 = t7 * t6;
+  const float t9 = t8 * t4;
+  const float t10 = t9 * t6;
+  const float t11 = -t10;
+  y0 = t4;
+  y1 = t6;
+  y2 = t11;
 }
 // One element: 2 ops: astype, stop_gradient.
 inline void zmlx_slow_walk0(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 3 ops: astype, subtract, exp.
-inline void zmlx_slow_walk1(float x0, float x1, thread float& y0) {
+// One element: 5 ops: astype, subtract, exp, astype, multiply.
+inline void zmlx_slow_walk1(float x0, float x1, float x2, thread float& y0, thread float& y1) {
   const float t0 = x0 - x1;
   const float t1 = metal::precise::exp(t0);
+  const float t2 = x2 * t1;
   y0 = t1;
+  y1 = t2;
 }
-// One element: 7 ops: astype, subtract, exp, divide, multiply, multiply, negative.
-inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
+// One element: 7 ops: astype, subtract, exp, multiply, multiply, add, multiply.
+inline void zmlx_slow_walk2(float x0, float x1, float x2, float x3, float x4, float x5, thread float& y0) {
   const float t0 = x0 - x1;
   const float t1 = metal::precise::exp(t0);
-  const float t2 = x2 / x3;
-  const float t3 = t1 * x4;
-  const float t4 = t2 * t3;
-  const float t5 = -t4;
+  const float t2 = x2 * x3;
+  const float t3 = t2 * x4;
+  const float t4 = t3 + x5;
+  const float t5 = t4 * t1;
   y0 = t5;
 }
-// One element: 7 ops: astype, subtract, exp, divide, add, multiply, astype.
-inline void zmlx_slow_walk3(float x0, float x1, float x2, float x3, float x4, thread float& y0) {
-  const float t0 = x0 - x1;
-  const float t1 = metal::precise::exp(t0);
-  const float t2 = x2 / x3;
-  const float t3 = t2 + x4;
-  const float t4 = t3 * t1;
-  const float t5 = float(bfloat16_t(t4));
-  y0 = t5;
+// One element: 12 ops: abs, greater, less, where, where, multiply, reciprocal, multiply, multiply, multiply, multiply, negative.
+inline void zmlx_slow_row2(float x0, float x1, thread float& y0, thread float& y1, thread float& y2) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 > 1.84467441e+19f;
+  const bool t2 = t0 < 5.42101086e-20f;
+  const float t3 = t1 ? 5.42101086e-20f : 1.0f;
+  const float t4 = t2 ? 1.84467441e+19f : t3;
+  const float t5 = x0 * t4;
+  const float t6 = 1.0f / t5;
+  const float t7 = x1 * t4;
+  const float t8 = t7 * t6;
+  const float t9 = t8 * t4;
+  const float t10 = t9 * t6;
+  const float t11 = -t10;
+  y0 = t4;
+  y1 = t6;
+  y2 = t11;
 }
-// One element: 1 op: reciprocal.
-inline void zmlx_slow_row2(float x0, thread float& y0) {
-  const float t0 = 1.0f / x0;
-  y0 = t0;
-}
-// Body of kernel zmlx_rows_max_sum_astype_stop_gradient_subtract_exp_divide_m(in0, in1, out0); its signature is added on launch.
+// Body of kernel zmlx_rows_max_sum_astype_stop_gradient_subtract_exp_multiply(in0, in1, out0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const int kk_columns = in0_shape[1];
@@ -472,7 +500,7 @@ const long kk_group = long(threadgroup_position_in_grid.y);
 const long kk_groups = long(threadgroups_per_grid.y);
 const long kk_block = kk_group * long(RY) + long(kk_line);
 const long kk_blocks = kk_groups * long(RY);
-threadgroup float kk_partials_float[2][1][32];
+threadgroup float kk_partials_float[2][2][32];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
 if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step1_1 == 1 && kk_whole<bfloat16_t, LANES>(in1) && kk_step1_0 % LANES == 0) {
@@ -519,36 +547,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
     }
     const float n4 = float(kk_fold4);
     float kk_fold7 = float(0.0f);
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
-        ZMLX_UNROLL
-        for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const float x0 = float(kk_held0[kk_p][kk_v]);
-          float y0;
-          zmlx_walk1(x0, n4, y0);
-          { const float a = kk_fold7, b = y0;
-            kk_fold7 = a + b; }
-          kk_keep6[kk_p * LANES + kk_v] = y0;
-        }
-      }
-    }
-    kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_turn ^= 1;
-    }
-    const float n7 = float(kk_fold7);
-    float n9;
-    zmlx_row2(n7, n9);
-    float kk_fold13 = float(0.0f);
+    float kk_fold22 = float(0.0f);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -562,27 +561,39 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
       if (EXACT || kk_at < kk_columns) {
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const float x0 = float(kk_held0[kk_p][kk_v]);
           const float x1 = float(kk_held1[kk_p][kk_v]);
-          const float x6 = kk_keep6[kk_p * LANES + kk_v];
           float y0;
-          zmlx_walk2(x1, n7, x6, n9, y0);
-          { const float a = kk_fold13, b = y0;
-            kk_fold13 = a + b; }
+          float y1;
+          zmlx_walk1(x0, n4, x1, y0, y1);
+          { const float a = kk_fold7, b = y0;
+            kk_fold7 = a + b; }
+          { const float a = kk_fold22, b = y1;
+            kk_fold22 = a + b; }
+          kk_keep6[kk_p * LANES + kk_v] = y0;
         }
       }
     }
-    kk_fold13 = kk_near_sum_float(kk_fold13, (TX < 32) ? TX : 32);
+    kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
+    kk_fold22 = kk_near_sum_float(kk_fold22, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold13;
+        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold22;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold22 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
-    const float n13 = float(kk_fold13);
+    const float n7 = float(kk_fold7);
+    const float n22 = float(kk_fold22);
+    float n15;
+    float n17;
+    float n27;
+    zmlx_row2(n7, n22, n15, n17, n27);
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
@@ -593,7 +604,7 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
           const float x1 = float(kk_held1[kk_p][kk_v]);
           const float x6 = kk_keep6[kk_p * LANES + kk_v];
           float y0;
-          zmlx_walk3(x1, n7, n13, x6, y0);
+          zmlx_walk2(x1, n15, n17, n27, x6, y0);
           r0[kk_v] = y0;
         }
         if (kk_live) {
@@ -632,53 +643,43 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
     }
     const float n4 = float(kk_fold4);
     float kk_fold7 = float(0.0f);
+    float kk_fold22 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
+      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
       float y0;
-      zmlx_slow_walk1(x0, n4, y0);
+      float y1;
+      zmlx_slow_walk1(x0, n4, x1, y0, y1);
       { const float a = kk_fold7, b = y0;
         kk_fold7 = a + b; }
+      { const float a = kk_fold22, b = y1;
+        kk_fold22 = a + b; }
     }
     kk_fold7 = kk_near_sum_float(kk_fold7, (TX < 32) ? TX : 32);
+    kk_fold22 = kk_near_sum_float(kk_fold22, (TX < 32) ? TX : 32);
     if (TX > 32) {
       const int kk_share = (TX > 32) ? TX / 32 : 1;
       if (kk_place % 32 == 0) {
         kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold7;
+        kk_partials_float[kk_turn][1][kk_place / 32] = kk_fold22;
       }
       metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
       const int kk_of = kk_line * kk_share + kk_place % kk_share;
       kk_fold7 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
+      kk_fold22 = kk_near_sum_float(kk_partials_float[kk_turn][1][kk_of], kk_share);
       kk_turn ^= 1;
     }
     const float n7 = float(kk_fold7);
-    float n9;
-    zmlx_slow_row2(n7, n9);
-    float kk_fold13 = float(0.0f);
+    const float n22 = float(kk_fold22);
+    float n15;
+    float n17;
+    float n27;
+    zmlx_slow_row2(n7, n22, n15, n17, n27);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
       const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
       float y0;
-      zmlx_slow_walk2(x0, n4, x1, n7, n9, y0);
-      { const float a = kk_fold13, b = y0;
-        kk_fold13 = a + b; }
-    }
-    kk_fold13 = kk_near_sum_float(kk_fold13, (TX < 32) ? TX : 32);
-    if (TX > 32) {
-      const int kk_share = (TX > 32) ? TX / 32 : 1;
-      if (kk_place % 32 == 0) {
-        kk_partials_float[kk_turn][0][kk_place / 32] = kk_fold13;
-      }
-      metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-      const int kk_of = kk_line * kk_share + kk_place % kk_share;
-      kk_fold13 = kk_near_sum_float(kk_partials_float[kk_turn][0][kk_of], kk_share);
-      kk_turn ^= 1;
-    }
-    const float n13 = float(kk_fold13);
-    for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
-      const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
-      const float x1 = float(in1[kk_row1 + kk_at * kk_step1_1]);
-      float y0;
-      zmlx_slow_walk3(x0, n4, x1, n7, n13, y0);
+      zmlx_slow_walk2(x0, n4, x1, n15, n17, n27, y0);
       if (kk_live) {
         out0[kk_row * kk_columns + kk_at] = bfloat16_t(y0);
       }

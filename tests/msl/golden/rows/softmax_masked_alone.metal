@@ -15,19 +15,27 @@ inline void zmlx_walk1(float x0, float x1, float x2, thread float& y0) {
   const float t3 = metal::precise::exp(t2);
   y0 = t3;
 }
-// One element: 1 op: multiply.
-inline void zmlx_walk2(float x0, float x1, thread float& y0) {
+// One element: 2 ops: multiply, multiply.
+inline void zmlx_walk2(float x0, float x1, float x2, thread float& y0) {
   const float t0 = x0 * x1;
-  y0 = t0;
+  const float t1 = t0 * x2;
+  y0 = t1;
 }
 // One element: 1 op: stop_gradient.
 inline void zmlx_row1(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 1 op: reciprocal.
-inline void zmlx_row2(float x0, thread float& y0) {
-  const float t0 = 1.0f / x0;
-  y0 = t0;
+// One element: 7 ops: abs, greater, less, where, where, multiply, reciprocal.
+inline void zmlx_row2(float x0, thread float& y0, thread float& y1) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 > 1.84467441e+19f;
+  const bool t2 = t0 < 5.42101086e-20f;
+  const float t3 = t1 ? 5.42101086e-20f : 1.0f;
+  const float t4 = t2 ? 1.84467441e+19f : t3;
+  const float t5 = x0 * t4;
+  const float t6 = 1.0f / t5;
+  y0 = t4;
+  y1 = t6;
 }
 // Body of kernel zmlx_rows_max_sum_multiply_add_subtract_exp(in0, in1, out0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
@@ -58,7 +66,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -68,7 +76,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms5[kk_v] = (b > a || b != b) ? b : a; }
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -100,7 +108,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -111,7 +119,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         kk_keep8[kk_from + kk_v] = y0;
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -139,25 +147,26 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   }
   kk_fold9 += kk_all9;
   const float n9 = float(kk_fold9);
-  float n10;
-  zmlx_row2(n9, n10);
+  float n17;
+  float n19;
+  zmlx_row2(n9, n17, n19);
   for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (true) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x8 = kk_keep8[kk_from + kk_v];
         float y0;
-        zmlx_walk2(x8, n10, y0);
+        zmlx_walk2(x8, n17, n19, y0);
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y0);
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x8 = kk_keep8[kk_from + kk_v];
         float y0;
-        zmlx_walk2(x8, n10, y0);
+        zmlx_walk2(x8, n17, n19, y0);
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y0);
       }
     }
@@ -173,41 +182,49 @@ inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 + x1;
   y0 = t1;
 }
-// One element: 4 ops: multiply, add, subtract, exp.
-inline void zmlx_walk1(float x0, float x1, float x2, thread float& y0) {
+// One element: 5 ops: multiply, add, subtract, exp, multiply.
+inline void zmlx_walk1(float x0, float x1, float x2, float x3, thread float& y0, thread float& y1) {
   const float t0 = x0 * 0.125f;
   const float t1 = t0 + x1;
   const float t2 = t1 - x2;
   const float t3 = metal::precise::exp(t2);
+  const float t4 = x3 * t3;
   y0 = t3;
+  y1 = t4;
 }
-// One element: 4 ops: divide, multiply, multiply, negative.
-inline void zmlx_walk2(float x0, float x1, float x2, float x3, thread float& y0) {
-  const float t0 = x0 / x1;
-  const float t1 = x2 * x3;
-  const float t2 = t0 * t1;
-  const float t3 = -t2;
+// One element: 5 ops: multiply, multiply, add, multiply, multiply.
+inline void zmlx_walk2(float x0, float x1, float x2, float x3, float x4, thread float& y0, thread float& y1) {
+  const float t0 = x0 * x1;
+  const float t1 = t0 * x2;
+  const float t2 = t1 + x3;
+  const float t3 = t2 * x4;
+  const float t4 = t3 * 0.125f;
   y0 = t3;
-}
-// One element: 4 ops: divide, add, multiply, multiply.
-inline void zmlx_walk3(float x0, float x1, float x2, float x3, thread float& y0, thread float& y1) {
-  const float t0 = x0 / x1;
-  const float t1 = t0 + x2;
-  const float t2 = t1 * x3;
-  const float t3 = t2 * 0.125f;
-  y0 = t2;
-  y1 = t3;
+  y1 = t4;
 }
 // One element: 1 op: stop_gradient.
 inline void zmlx_row1(float x0, thread float& y0) {
   y0 = x0;
 }
-// One element: 1 op: reciprocal.
-inline void zmlx_row2(float x0, thread float& y0) {
-  const float t0 = 1.0f / x0;
-  y0 = t0;
+// One element: 12 ops: abs, greater, less, where, where, multiply, reciprocal, multiply, multiply, multiply, multiply, negative.
+inline void zmlx_row2(float x0, float x1, thread float& y0, thread float& y1, thread float& y2) {
+  const float t0 = metal::abs(x0);
+  const bool t1 = t0 > 1.84467441e+19f;
+  const bool t2 = t0 < 5.42101086e-20f;
+  const float t3 = t1 ? 5.42101086e-20f : 1.0f;
+  const float t4 = t2 ? 1.84467441e+19f : t3;
+  const float t5 = x0 * t4;
+  const float t6 = 1.0f / t5;
+  const float t7 = x1 * t4;
+  const float t8 = t7 * t6;
+  const float t9 = t8 * t4;
+  const float t10 = t9 * t6;
+  const float t11 = -t10;
+  y0 = t4;
+  y1 = t6;
+  y2 = t11;
 }
-// Body of kernel zmlx_rows_max_sum_multiply_add_subtract_exp_divide_negative(in0, in1, in2, out0, out1); its signature is added on launch.
+// Body of kernel zmlx_rows_max_sum_multiply_add_subtract_exp(in0, in1, in2, out0, out1); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const int kk_columns = EXACT ? LANES : int(in0_shape[1]);
@@ -239,7 +256,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -249,7 +266,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms6[kk_v] = (b > a || b != b) ? b : a; }
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
@@ -277,29 +294,41 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
   for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {
     kk_terms10[kk_v] = float(0.0f);
   }
+  float kk_terms24[LANES];
+  for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {
+    kk_terms24[kk_v] = float(0.0f);
+  }
   for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
-    if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+    if (kk_step0_1 == 1 && kk_step1_1 == 1 && kk_step2_1 == 1) {
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
+        const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
         float y0;
-        zmlx_walk1(x0, x1, n7, y0);
+        float y1;
+        zmlx_walk1(x0, x1, n7, x2, y0, y1);
         { const float a = kk_terms10[kk_v], b = y0;
           kk_terms10[kk_v] = a + b; }
+        { const float a = kk_terms24[kk_v], b = y1;
+          kk_terms24[kk_v] = a + b; }
         kk_keep9[kk_from + kk_v] = y0;
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
+        const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
         float y0;
-        zmlx_walk1(x0, x1, n7, y0);
+        float y1;
+        zmlx_walk1(x0, x1, n7, x2, y0, y1);
         { const float a = kk_terms10[kk_v], b = y0;
           kk_terms10[kk_v] = a + b; }
+        { const float a = kk_terms24[kk_v], b = y1;
+          kk_terms24[kk_v] = a + b; }
         kk_keep9[kk_from + kk_v] = y0;
       }
     }
@@ -319,76 +348,49 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     kk_all10 += kk_terms10[kk_v];
   }
   kk_fold10 += kk_all10;
-  const float n10 = float(kk_fold10);
-  float n12;
-  zmlx_row2(n10, n12);
-  float kk_terms16[LANES];
-  for (int kk_v = 0; kk_v < kk_lead; ++kk_v) {
-    kk_terms16[kk_v] = float(0.0f);
-  }
-  for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
-    const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
-    const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
-    if (kk_step2_1 == 1) {
-      #pragma omp simd
-      for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-        const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
-        const float x9 = kk_keep9[kk_from + kk_v];
-        float y0;
-        zmlx_walk2(x2, n10, x9, n12, y0);
-        { const float a = kk_terms16[kk_v], b = y0;
-          kk_terms16[kk_v] = a + b; }
-      }
-    } else {
-      #pragma omp simd
-      for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
-        const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
-        const float x9 = kk_keep9[kk_from + kk_v];
-        float y0;
-        zmlx_walk2(x2, n10, x9, n12, y0);
-        { const float a = kk_terms16[kk_v], b = y0;
-          kk_terms16[kk_v] = a + b; }
-      }
-    }
-  }
-  float kk_fold16 = float(0.0f);
-  float kk_all16 = 0;
-  int kk_left16 = kk_lead;
-  for (; kk_lead == LANES && kk_left16 > 16 && kk_left16 % 2 == 0; kk_left16 /= 2) {
-    const int kk_half = kk_left16 / 2;
+  float kk_fold24 = float(0.0f);
+  float kk_all24 = 0;
+  int kk_left24 = kk_lead;
+  for (; kk_lead == LANES && kk_left24 > 16 && kk_left24 % 2 == 0; kk_left24 /= 2) {
+    const int kk_half = kk_left24 / 2;
     #pragma omp simd
     for (int kk_v = 0; kk_v < kk_half; ++kk_v) {
-      kk_terms16[kk_v] += kk_terms16[kk_v + kk_half];
+      kk_terms24[kk_v] += kk_terms24[kk_v + kk_half];
     }
   }
-  #pragma omp simd reduction(+ : kk_all16)
-  for (int kk_v = 0; kk_v < kk_left16; ++kk_v) {
-    kk_all16 += kk_terms16[kk_v];
+  #pragma omp simd reduction(+ : kk_all24)
+  for (int kk_v = 0; kk_v < kk_left24; ++kk_v) {
+    kk_all24 += kk_terms24[kk_v];
   }
-  kk_fold16 += kk_all16;
-  const float n16 = float(kk_fold16);
+  kk_fold24 += kk_all24;
+  const float n10 = float(kk_fold10);
+  const float n24 = float(kk_fold24);
+  float n18;
+  float n20;
+  float n29;
+  zmlx_row2(n10, n24, n18, n20, n29);
   for (int kk_at = 0; kk_at < kk_columns; kk_at += LANES) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step2_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v)]);
         const float x9 = kk_keep9[kk_from + kk_v];
         float y0;
         float y1;
-        zmlx_walk3(x2, n10, n16, x9, y0, y1);
+        zmlx_walk2(x2, n18, n20, n29, x9, y0, y1);
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y0);
         out1[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x2 = float(in2[kk_row2 + (kk_from + kk_v) * kk_step2_1]);
         const float x9 = kk_keep9[kk_from + kk_v];
         float y0;
         float y1;
-        zmlx_walk3(x2, n10, n16, x9, y0, y1);
+        zmlx_walk2(x2, n18, n20, n29, x9, y0, y1);
         out0[kk_row * kk_columns + kk_from + kk_v] = float(y0);
         out1[kk_row * kk_columns + kk_from + kk_v] = float(y1);
       }

@@ -100,7 +100,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_478cd0d723608fb4(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_defd50af4a363006(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];

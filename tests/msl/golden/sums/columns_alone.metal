@@ -14,7 +14,7 @@ inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_98215099b4498ffe(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sum_sigmoid_multiply_0a9b41628c7f9e80(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -45,7 +45,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -55,7 +55,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
           kk_terms4[kk_v] = a + b; }
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);

@@ -14,7 +14,7 @@ inline void zmlx_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_6f60219d6fedea01(in0, in1, out0, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_22caa835dce3e2cd(in0, in1, out0, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
@@ -45,7 +45,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
     const int kk_run = (kk_columns - kk_at < LANES) ? kk_columns - kk_at : LANES;
     const long kk_from = kk_at;  // an int might wrap around: neighbours would not be read together
     if (kk_step0_1 == 1 && kk_step1_1 == 1) {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v)]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v)]);
@@ -55,7 +55,7 @@ for (long kk_inner = kk_first; kk_inner < kk_end; ++kk_inner) {
         out0[kk_row * kk_wide + kk_left + kk_from + kk_v] = float(y0);
       }
     } else {
-      #pragma omp simd
+      ZMLX_LOOP
       for (int kk_v = 0; kk_v < kk_run; ++kk_v) {
         const float x0 = float(in0[kk_row0 + (kk_from + kk_v) * kk_step0_1]);
         const float x1 = float(in1[kk_row1 + (kk_from + kk_v) * kk_step1_1]);
