@@ -1,160 +1,147 @@
-"""Catalog rows: functions of zmlx.kernels beside MLX's own fast ones, forward and backward.
+"""Catalog rows: every function of zmlx.kernels beside the MLX ops that a user would write.
 
-The subject's column is that of zmlx.kernels here. GB/s count each array once.
+The table of the catalog says how arrays look and what the ops are; the subject's column is that of
+zmlx.kernels. GB/s count each array once, forward, and in the gradient of sum(f * g) also g and
+what comes out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
-from benchmarks.cases import ROW
-from benchmarks.harness import (
-    SUBJECT,
-    Bar,
-    Peer,
-    Result,
-    Row,
-    Settings,
-    as_arrays,
-    contest,
-    measure,
-)
+from benchmarks.harness import SUBJECT, Bar, Peer, Result, Row, Settings, contest, measure
 from benchmarks.peers import call_of
-from zmlx.kernels import norms, softmax, transformer
+from zmlx.catalog.rows import ROWS
+from zmlx.catalog.rows import Row as Kernel
 
 SUITE = "catalog"
-P, SEED = 0.1, 3
-Function = Callable[..., Any]
+TYPES = ("float32", "bfloat16")
+Function = Callable[..., list[mx.array]]
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A function of the catalog, MLX's for the same, and the H200's bars in GB/s.
-
-    `rows` and `weights` count the inputs shaped like the array and like one row.
-    """
-
-    name: str
-    mine: Function
-    peer: Function
-    peer_name: str
-    rows: int = 1
-    weights: int = 0
-    outputs: int = 1
-    gpu: dict[str, float] = field(default_factory=dict)
-    gpu_gradient: dict[str, float] | None = None  # None: no row for the gradient
-    exact: bool = True  # False: the peer's numbers are others, as random ones are
+def _fast(f: Callable[..., Any]) -> Function:
+    return lambda *arrays: [f(*arrays)]
 
 
-def plain_add_rmsnorm(x: mx.array, r: mx.array, w: mx.array) -> tuple[mx.array, mx.array]:
-    h = x + r
-    return mx.fast.rms_norm(h, w, 1e-6), h
-
-
-def plain_dropout(x: mx.array) -> mx.array:
-    return mx.where(mx.random.bernoulli(1 - P, x.shape), x * (1 / (1 - P)), 0).astype(x.dtype)
-
-
-KERNELS = (
-    Kernel(
-        "softmax", softmax.softmax_lastdim, lambda x: mx.softmax(x, axis=-1), "mx.softmax",
-        gpu={"float32": 4050, "bfloat16": 4000},
-        gpu_gradient={"float32": 4200, "bfloat16": 4200},
+# What MLX has as a kernel of its own.
+FAST: dict[str, Function] = {
+    "softmax.softmax_lastdim": _fast(lambda x: mx.softmax(x, axis=-1)),
+    "norms.rmsnorm": _fast(lambda x, w: mx.fast.rms_norm(x, w, 1e-6)),
+    "norms.layernorm": _fast(lambda x, w, b: mx.fast.layer_norm(x, w, b, 1e-5)),
+    "transformer.rmsnorm_residual": lambda x, r, w: [mx.fast.rms_norm(x + r, w, 1e-6), x + r],
+    "attention.flash_attention": _fast(
+        lambda q, k, v: mx.fast.scaled_dot_product_attention(q, k, v, scale=0.25, mask="causal")
     ),
-    Kernel(
-        "rmsnorm", norms.rmsnorm, lambda x, w: mx.fast.rms_norm(x, w, 1e-6), "mx.fast.rms_norm",
-        weights=1, gpu={"float32": 4050, "bfloat16": 4050},
-        gpu_gradient={"float32": 3700, "bfloat16": 3300},
+    "rope.rope_at": _fast(
+        lambda x: mx.fast.rope(x, x.shape[-1], traditional=False, base=100.0, scale=1.0, offset=3)
     ),
-    Kernel(
-        "layernorm", norms.layernorm, lambda x, w, b: mx.fast.layer_norm(x, w, b, 1e-5),
-        "mx.fast.layer_norm", weights=2, gpu={"float32": 4100, "bfloat16": 3900},
-        gpu_gradient={"float32": 3700, "bfloat16": 3300},
-    ),
-    Kernel(
-        "residual add and rmsnorm", transformer.rmsnorm_residual, mx.compile(plain_add_rmsnorm),
-        "mx.compile, mx.fast", rows=2, weights=1, outputs=2,
-        gpu={"float32": 4000, "bfloat16": 4000},
-    ),
-    Kernel(
-        "dropout", lambda x: transformer.dropout(x, P, SEED), mx.compile(plain_dropout),
-        "mx.compile", gpu={"float32": 3900, "bfloat16": 3600}, exact=False,
-    ),
-)  # fmt: skip
+}
 
 
 def rows(settings: Settings) -> list[Row]:
-    """Each kernel forward, and its gradients where a row is asked for."""
+    """Each function forward, and its gradients where it has any; twins once.
+
+    Quickly: of one type.
+    """
     made = []
-    for kernel in KERNELS:
-        for dtype in ("float32", "bfloat16"):
+    for kernel in ROWS.values():
+        if (
+            kernel.factory is not None
+            and kernel.name.endswith("_grad")
+            and (kernel.module == "activations")
+        ):
+            continue
+        for dtype in TYPES[:1] if settings.quick else TYPES:
             made.append(Row(SUITE, f"{kernel.name} {dtype}", partial(forward, kernel, dtype)))
-            if kernel.gpu_gradient is not None:
+            if kernel.differentiable:
                 name = f"gradient of {kernel.name} {dtype}"
                 made.append(Row(SUITE, name, partial(backward, kernel, dtype)))
     return made
 
 
 def forward(kernel: Kernel, dtype: str, settings: Settings) -> Result:
-    arrays = inputs(kernel, dtype, settings)
-    large = arrays[0].nbytes
-    moved = large * (kernel.rows + kernel.outputs) + sum(a.nbytes for a in arrays[kernel.rows :])
-    return measured(kernel, kernel.mine, kernel.peer, arrays, moved, kernel.gpu, settings)
+    kernel, arrays = inputs(kernel, dtype, settings)
+    return measured(kernel, dtype, lambda f: f, arrays, kernel.bars, settings)
 
 
 def backward(kernel: Kernel, dtype: str, settings: Settings) -> Result:
-    """All gradients of sum(f * g): reads x and g, writes dx, and what rows share twice."""
-    *arrays, g = [*inputs(kernel, dtype, settings), inputs(kernel, dtype, settings, seed=1)[0]]
-    count = len(arrays)
+    """All gradients of sum(f * g)."""
+    kernel, arrays = inputs(kernel, dtype, settings)
+    places = kernel.differentiable
+    g = [mx.ones_like(o) for o in _floats(kernel.run(*arrays))]
+    mx.eval(g)
 
     def gradients(f: Function) -> Function:
-        def pulled(g: mx.array, *given: mx.array) -> list[mx.array]:
-            return list(mx.vjp(f, given, [g])[1][:count])
+        def pulled(*given: mx.array) -> list[mx.array]:
+            own, seeds = list(given[: len(arrays)]), list(given[len(arrays) :])
+
+            def of(*moved: mx.array) -> list[mx.array]:
+                found = dict(zip(places, moved, strict=True))
+                return _floats(f(*[found.get(i, a) for i, a in enumerate(own)]))
+
+            return list(mx.vjp(of, [own[i] for i in places], seeds)[1])
 
         return pulled
 
-    moved = 3 * g.nbytes + 2 * sum(a.nbytes for a in arrays[kernel.rows :])
-    return measured(
-        kernel, gradients(kernel.mine), gradients(kernel.peer), [g, *arrays], moved,
-        kernel.gpu_gradient or {}, settings,
-    )  # fmt: skip
+    return measured(kernel, dtype, gradients, [*arrays, *g], kernel.pull_bars, settings)
 
 
 def measured(
     kernel: Kernel,
-    mine: Function,
-    peer: Function,
+    dtype: str,
+    way: Callable[[Function], Function],
     arrays: Sequence[mx.array],
-    moved: int,
-    bars: dict[str, float],
+    bars: tuple[float, float] | None,
     settings: Settings,
 ) -> Result:
-    wide = [a.astype(mx.float32) for a in arrays]
-    expected = as_arrays((peer if kernel.exact else mine)(*wide))
+    mine, ops = way(kernel.run), way(kernel.in_ops)
+    wide = [a.astype(mx.float32) if _is_float(a) else a for a in arrays]
+    expected = (mine if kernel.random else ops)(*wide)
     mx.eval(expected)
-    peers = [Peer(SUBJECT, call_of(mine, arrays))]
-    others = [Peer(kernel.peer_name, call_of(peer, arrays))]
-    if kernel.exact:
-        samples, skipped = contest(peers + others, expected, arrays[0].dtype, settings)
+    moved = sum(a.nbytes for a in (*arrays, *mine(*arrays)))
+    peers = [
+        Peer("mx ops", call_of(ops, arrays)),
+        Peer("mx.compile", call_of(mx.compile(ops), arrays)),
+    ]
+    if kernel.name in FAST:
+        peers.append(Peer("mx.fast", call_of(way(FAST[kernel.name]), arrays)))
+    subject = [Peer(SUBJECT, call_of(mine, arrays))]
+    if kernel.random:
+        samples, skipped = measure(subject + peers, settings), ()
     else:
-        samples, skipped = measure(peers + others, settings), ()
-    dtype = str(arrays[0].dtype).removeprefix("mlx.core.")
-    limits = (Bar("GB/s", bars[dtype]),) if "H200" in settings.card and dtype in bars else ()
+        kind = getattr(mx, dtype)
+        samples, skipped = contest(subject + peers, expected, kind, settings, terms=largest(arrays))
+    limits = _limits(bars, dtype, settings)
     note = "the subject is zmlx.kernels"
     return Result(SUITE, kernel.name, "ms", samples, limits, moved, skipped, note)
 
 
-def inputs(kernel: Kernel, dtype: str, settings: Settings, seed: int = 0) -> list[mx.array]:
-    kind = getattr(mx, dtype)
-    columns = min(ROW, settings.elements)
-    mx.random.seed(seed)
-    shape = (settings.elements // columns, columns)
-    made = [mx.random.normal(shape).astype(kind) for _ in range(kernel.rows)]
-    made += [mx.random.normal((columns,)).astype(kind) for _ in range(kernel.weights)]
+def largest(arrays: Sequence[mx.array]) -> int:
+    """Sums may be over as many terms."""
+    return max(a.size for a in arrays)
+
+
+def inputs(kernel: Kernel, dtype: str, settings: Settings) -> tuple[Kernel, list[mx.array]]:
+    """The row as it is called at this size, and its arrays."""
+    made = kernel.drawn(getattr(mx, dtype), kernel.large(settings.elements))
     mx.eval(made)
-    return made
+    return replace(kernel, options=kernel.large_options or kernel.options), made
+
+
+def _limits(bars: tuple[float, float] | None, dtype: str, settings: Settings) -> tuple[Bar, ...]:
+    if bars is None or "H200" not in settings.card:
+        return ()
+    return (Bar("GB/s", bars[TYPES.index(dtype)]),)
+
+
+def _is_float(a: mx.array) -> bool:
+    return bool(mx.issubdtype(a.dtype, mx.floating))
+
+
+def _floats(arrays: Sequence[mx.array]) -> list[mx.array]:
+    return [a for a in arrays if _is_float(a)]

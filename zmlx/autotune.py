@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import mlx.core as mx
 
@@ -22,6 +22,7 @@ from zmlx.device import tuning
 from zmlx.device.base import current_name
 from zmlx.errors import DeviceError
 from zmlx.metal import MetalKernel
+from zmlx.metal.asked import whole_numbers
 from zmlx.msl.spec import MAX_THREADS, Extent
 from zmlx.registry import forgets
 from zmlx.tuning import timing
@@ -88,7 +89,8 @@ def autotune_threadgroup(
         kernel: what metal.kernel returned; the next arguments are those of a call.
         candidates: threadgroups, (x, y, z) or x alone. Those above 1024 threads and those that
             fail are left out.
-        warmup, iters: runs of each that do not count, and that do. The candidates take turns.
+        warmup: runs of each that do not count.
+        iters: runs of each that do. The candidates take turns.
         any_threadgroup: the author's word that the text works under every threadgroup, where it
             looks as if it did not.
 
@@ -254,8 +256,9 @@ def _refuse_fixed(kernel: MetalKernel, any_threadgroup: bool) -> None:
 def _extents(candidates: Sequence[int | Sequence[int]]) -> list[Extent]:
     found: list[Extent] = []
     for candidate in candidates:
-        sizes = (candidate, 1, 1) if isinstance(candidate, int) else tuple(candidate)
-        if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
+        single = isinstance(candidate, SupportsIndex)
+        sizes = whole_numbers((candidate, 1, 1) if single else candidate)
+        if sizes is None or len(sizes) != 3 or not all(n > 0 for n in sizes):
             raise ValueError(
                 f"[zmlx.autotune] candidate {candidate!r} is no threadgroup; give three whole "
                 "numbers from 1 on, or one."
@@ -274,7 +277,8 @@ def _grid(
     if grid is None:
         first = shapes[0] if shapes else inputs[0].shape if inputs else ()
         return (prod(first), 1, 1)
-    return (grid[0], grid[1], grid[2])
+    wide = whole_numbers(grid) or (1, 1, 1)  # a wrong one is refused by the call
+    return (wide[0], wide[1], wide[2])
 
 
 def _disk_key(key: AutotuneKey) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class KernelCacheKey:
     header_hash: str
     ensure_row_contiguous: bool
     atomic_outputs: bool
+    math_mode: str = "safe"
 
     @classmethod
     def from_parts(
@@ -31,14 +32,15 @@ class KernelCacheKey:
         input_names: Sequence[str],
         output_names: Sequence[str],
         source: str,
-        header: str,
+        header: str | None,
         ensure_row_contiguous: bool,
         atomic_outputs: bool,
+        math_mode: str = "safe",
     ) -> KernelCacheKey:
-        """The key of a kernel with these parts."""
+        """The key of a kernel with these parts; a header of None is none."""
         return cls(
-            name, tuple(input_names), tuple(output_names), _sha256(source), _sha256(header),
-            ensure_row_contiguous, atomic_outputs,
+            name, tuple(input_names), tuple(output_names), _sha256(source), _sha256(header or ""),
+            ensure_row_contiguous, atomic_outputs, math_mode,
         )  # fmt: skip
 
 
@@ -55,9 +57,18 @@ class KernelCache:
             return self._kernels.get(key)
 
     def put(self, key: KernelCacheKey, value: Any) -> Any:
-        """Keep `value`; where another thread was first, that one's kernel is returned."""
+        """Keep `value`, in the place of what was there; returns it."""
         with self._lock:
-            return self._kernels.setdefault(key, value)
+            self._kernels[key] = value
+        return value
+
+    def get_or_put(self, key: KernelCacheKey, make: Callable[[], Any]) -> Any:
+        """What is kept, or what `make` gives, kept from now on: one for all threads."""
+        with self._lock:
+            found = self._kernels.get(key)
+            if found is None:
+                found = self._kernels[key] = make()
+            return found
 
     def clear(self) -> None:
         with self._lock:

@@ -3,13 +3,18 @@
 Comes in: expressions and sizes. Goes out: the `source` of zmlx.metal.kernel, to be launched with a
 template T, the type of the output: results are cast to it. Every body guards its index, so a grid
 may be larger than the array. `T` is also the type of the values that elementwise expressions see;
-accumulators of rows are float32.
+accumulators of rows are float32. Expressions over rows may name the row's length, `d` or `D`;
+semicolons at the end of an expression are left out.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from zmlx.helpers.spec import unended, whole
 from zmlx.msl.spec import MAX_THREADS
 
 __all__ = [
@@ -61,14 +66,14 @@ if (elem < size) {{
 
 def elementwise_unary_source(*, expr: str, inp: str = "inp", out: str = "out") -> str:
     """One thread for each element: `expr` of `x`."""
-    return _SIZE.format(inp=inp) + _UNARY.format(expr=expr, inp=inp, out=out)
+    return _SIZE.format(inp=inp) + _UNARY.format(expr=unended(expr), inp=inp, out=out)
 
 
 def elementwise_binary_source(
     *, expr: str, lhs: str = "lhs", rhs: str = "rhs", out: str = "out"
 ) -> str:
     """One thread for each element: `expr` of `a` and `b` (`x` is `a`), of equal shapes."""
-    return _SIZE.format(inp=lhs) + _BINARY.format(expr=expr, lhs=lhs, rhs=rhs, out=out)
+    return _SIZE.format(inp=lhs) + _BINARY.format(expr=unended(expr), lhs=lhs, rhs=rhs, out=out)
 
 
 _ROW = """\
@@ -98,10 +103,10 @@ def rowwise_reduction_source(
 
     The grid has a thread for each row, and the output a number. For reference: slow on a GPU.
     """
-    _check(d)
-    return _SIZE.format(inp=inp) + _ROW.format(
-        reduce=reduce_expr, init=init_expr, finalize=finalize_expr, d=d, inp=inp, out=out
-    )
+    d, _ = _sizes(d)
+    init, reduce, finalize = map(unended, (init_expr, reduce_expr, finalize_expr))
+    row = _ROW.format(reduce=reduce, init=init, finalize=finalize, d=d, inp=inp, out=out)
+    return _lengths(d, (init, reduce, finalize), (inp, out)) + _SIZE.format(inp=inp) + row
 
 
 _PLACE = """\
@@ -163,14 +168,18 @@ def rowwise_parallel_reduction_source(
     commutative, and `init_expr` must be neutral for it; `finalize_expr` sees `s`. Launch with grid
     (rows * tg, 1, 1) and threadgroup (tg, 1, 1).
     """
-    _check(d, tg)
+    d, tg = _sizes(d, tg)
+    texts = init, update, op, finalize = [
+        unended(text) for text in (init_expr, update_expr, reduce_op, finalize_expr)
+    ]
     return (
-        _PLACE.format(d=d)
+        _lengths(d, texts, (inp, out, scratch))
+        + _PLACE.format(d=d)
         + _PASS.format(
-            scratch=scratch, tg=tg, acc="acc", init=init_expr, d=d, inp=inp, update=update_expr,
-            op=reduce_op, result="s",
+            scratch=scratch, tg=tg, acc="acc", init=init, d=d, inp=inp, update=update, op=op,
+            result="s",
         )
-        + _STORE_ONE.format(out=out, finalize=finalize_expr)
+        + _STORE_ONE.format(out=out, finalize=finalize)
     )  # fmt: skip
 
 
@@ -195,25 +204,37 @@ def rowwise_mapreduce_source(
     `pass1_update` sees `acc1` and `x`, `pass2_update` `acc2`, `x` and `s1`, `write_expr` `x`, `s1`
     and `s2`. For the rest as rowwise_parallel_reduction_source.
     """
-    _check(d, tg)
+    d, tg = _sizes(d, tg)
+    first = [unended(text) for text in (pass1_init, pass1_update, pass1_reduce_op)]
+    second = [unended(text) for text in (pass2_init, pass2_update, pass2_reduce_op)]
+    write = unended(write_expr)
+    passes = ""
+    for number, scratch, (init, update, op) in ((1, scratch1, first), (2, scratch2, second)):
+        passes += _PASS.format(
+            scratch=scratch, tg=tg, acc=f"acc{number}", init=init, d=d, inp=inp, update=update,
+            op=op, result=f"s{number}",
+        )  # fmt: skip
     return (
-        _PLACE.format(d=d)
-        + _PASS.format(
-            scratch=scratch1, tg=tg, acc="acc1", init=pass1_init, d=d, inp=inp,
-            update=pass1_update, op=pass1_reduce_op, result="s1",
-        )
-        + _PASS.format(
-            scratch=scratch2, tg=tg, acc="acc2", init=pass2_init, d=d, inp=inp,
-            update=pass2_update, op=pass2_reduce_op, result="s2",
-        )
-        + _STORE_ALL.format(d=d, tg=tg, inp=inp, out=out, write=write_expr)
-    )  # fmt: skip
+        _lengths(d, (*first, *second, write), (inp, out, scratch1, scratch2))
+        + _PLACE.format(d=d)
+        + passes
+        + _STORE_ALL.format(d=d, tg=tg, inp=inp, out=out, write=write)
+    )
 
 
-def _check(d: int, tg: int = 1) -> None:
+def _lengths(d: int, texts: Sequence[str], taken: Sequence[str]) -> str:
+    """The names of a row's length that `texts` use, as far as no buffer is called so."""
+    words = set(re.findall(r"[A-Za-z_]\w*", " ".join(texts))) - set(taken)
+    return "".join(f"constexpr uint {name} = {d}u;\n" for name in ("d", "D") if name in words)
+
+
+def _sizes(d: Any, tg: Any = 1) -> tuple[int, int]:
+    """The length of a row and the threads of a group, checked."""
+    d, tg = whole(d), whole(tg)
     if not isinstance(d, int) or d < 1:
         raise ValueError(f"[zmlx.codegen] d is {d!r}; give a row length from 1 on.")
     if not isinstance(tg, int) or not 1 <= tg <= MAX_THREADS or tg & (tg - 1):
         raise ValueError(
             f"[zmlx.codegen] tg is {tg!r}; give a power of two from 1 to {MAX_THREADS}."
         )
+    return d, tg

@@ -1,7 +1,11 @@
-"""Cases for tests of the catalog: each function with the shapes of its arrays and MLX's own way."""
+"""Cases for the deep tests of norms, softmax and what transformers are made of: rows of the table.
+
+tests/catalog/test_table.py goes over all rows; these functions are tried harder.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from tests.catalog import exact
-from tests.catalog.exact import LAYER_EPS, RMS_EPS, SEED, P
-from zmlx.kernels import norms, softmax, transformer
+from zmlx.catalog.rows import ROWS, Row
+from zmlx.catalog.rows import formulas as textbook
 
 KINDS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # Half a unit in the last place of the type, and what float32 arithmetic adds.
@@ -20,16 +24,34 @@ ATOL = 2e-6  # of the largest element: sums over a row may cancel
 SIZES = (1, 2, 7, 33, 128, 1000, 4096)
 
 
+LETTERS = {"b d": "x", "b 2*d": "X", "d": "w", "2*d": "W"}
+
+
 @dataclass(frozen=True)
 class Case:
-    """`takes` has a letter for each array: x as large as the result, X with twice its row, and
-    w, W one such row."""
+    """A row whose arrays are x, as large as the result, X with twice its row, and w, W one such
+    row."""
 
-    name: str
-    call: Callable[..., Any]
-    takes: str
-    plain: Callable[..., Any]  # of float32 arrays
-    threads: bool = True  # has `threadgroup`
+    row: Row
+
+    @property
+    def name(self) -> str:
+        return self.row.name.partition(".")[2]
+
+    @property
+    def takes(self) -> str:
+        return "".join(LETTERS[a.shape] for a in self.row.arrays)
+
+    @property
+    def threads(self) -> bool:
+        return "threadgroup" in inspect.signature(self.row.function).parameters
+
+    def call(self, *arrays: mx.array, **options: Any) -> Any:
+        return self.row.function(*arrays, **self.row.options, **options)
+
+    def plain(self, *arrays: mx.array) -> Any:
+        found = self.row.in_ops(*arrays)
+        return found[0] if len(found) == 1 else found
 
     def shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the arrays for a result of this shape."""
@@ -44,7 +66,7 @@ class Case:
         return listed(self.call(*arrays, **options))
 
     def exact(self, arrays: Sequence[mx.array]) -> list[np.ndarray]:
-        return list(exact.FORWARD[self.name](*[wide(a) for a in arrays]))
+        return self.row.wanted([wide(a) for a in arrays])
 
     def pulled(self, arrays: Sequence[mx.array], g: Sequence[mx.array]) -> list[np.ndarray]:
         """Exact gradients of all arrays."""
@@ -83,24 +105,15 @@ def close(
 
 # -- the same with MLX's ops ----------------------------------------------------------------------
 def rms(x: mx.array, w: Any = 1.0) -> mx.array:
-    return x * mx.rsqrt((x * x).mean(-1, keepdims=True) + RMS_EPS) * w
+    return textbook.rms(mx, x, w)
 
 
 def layer(x: mx.array, gamma: Any = 1.0, beta: Any = 0.0) -> mx.array:
-    c = x - x.mean(-1, keepdims=True)
-    return c * mx.rsqrt((c * c).mean(-1, keepdims=True) + LAYER_EPS) * gamma + beta
-
-
-def mask(x: mx.array) -> mx.array:
-    return x * mx.array(exact.factors(x.shape).astype(np.float32))
+    return textbook.layer(mx, x, gamma, beta)
 
 
 def silu(z: mx.array) -> mx.array:
-    return z * mx.sigmoid(z)
-
-
-def gelu(z: mx.array) -> mx.array:
-    return 0.5 * z * (1 + mx.tanh(float(exact.K0) * (z + exact.K1 * z * z * z)))
+    return textbook.silu(mx, z)
 
 
 def gated(act: Callable[[mx.array], mx.array], x: mx.array, bias: Any = 0.0) -> mx.array:
@@ -109,43 +122,16 @@ def gated(act: Callable[[mx.array], mx.array], x: mx.array, bias: Any = 0.0) -> 
 
 
 def log_softmax(x: mx.array) -> mx.array:
-    return x - mx.logsumexp(x, -1, keepdims=True)
+    return textbook.log_softmax(mx, x)
 
 
-def dropping(f: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    return lambda *arrays, **options: f(*arrays, P, SEED, **options)
-
-
-_ALL = [
-    Case("softmax_lastdim", softmax.softmax_lastdim, "x", lambda x: mx.softmax(x, -1)),
-    Case("log_softmax_lastdim", softmax.log_softmax_lastdim, "x", log_softmax),
-    Case("softmax_grad", softmax.softmax_grad, "xx",
-         lambda y, g: y * (g - (y * g).sum(-1, keepdims=True))),
-    Case("log_softmax_grad", softmax.log_softmax_grad, "xx",
-         lambda y, g: g - mx.exp(y) * g.sum(-1, keepdims=True)),
-    Case("rmsnorm", norms.rmsnorm, "xw", rms),
-    Case("rmsnorm_grad", norms.rmsnorm_grad, "xwx",
-         lambda x, w, g: mx.vjp(lambda v: rms(v, w), [x], [g])[1][0]),
-    Case("rms_norm_no_weight", norms.rms_norm_no_weight, "x", rms),
-    Case("layernorm", norms.layernorm, "xww", layer),
-    Case("layer_norm_no_weight", norms.layer_norm_no_weight, "x", layer),
-    Case("layer_norm_dropout", dropping(norms.layer_norm_dropout), "xww",
-         lambda *a: mask(layer(*a))),
-    Case("swiglu", transformer.swiglu, "X", lambda x: gated(silu, x), False),
-    Case("geglu", transformer.geglu, "X", lambda x: gated(gelu, x), False),
-    Case("bias_swiglu", transformer.bias_swiglu, "XW", lambda x, b: gated(silu, x, b), False),
-    Case("bias_geglu", transformer.bias_geglu, "XW", lambda x, b: gated(gelu, x, b), False),
-    Case("dropout", dropping(transformer.dropout), "x", mask, False),
-    Case("rms_norm_dropout", dropping(transformer.rms_norm_dropout), "xw",
-         lambda *a: mask(rms(*a))),
-    Case("rmsnorm_residual", transformer.rmsnorm_residual, "xxw",
-         lambda x, r, w: (rms(x + r, w), x + r)),
-    Case("layernorm_residual", transformer.layernorm_residual, "xxww",
-         lambda x, r, w, b: (layer(x + r, w, b), x + r)),
-    Case("fused_add_rmsnorm", transformer.fused_add_rmsnorm, "xxw",
-         lambda x, r, w: rms(x + r, w)),
-    Case("fused_add_layernorm", transformer.fused_add_layernorm, "xxww",
-         lambda x, r, w, b: layer(x + r, w, b)),
-]  # fmt: skip
-CASES = {case.name: case for case in _ALL}
+NAMES = (
+    *("softmax_lastdim", "log_softmax_lastdim", "softmax_grad", "log_softmax_grad", "rmsnorm"),
+    *("rmsnorm_grad", "rms_norm_no_weight", "layernorm", "layer_norm_no_weight"),
+    *("layer_norm_dropout", "swiglu", "geglu", "bias_swiglu", "bias_geglu", "dropout"),
+    *("rms_norm_dropout", "rmsnorm_residual", "layernorm_residual", "fused_add_rmsnorm"),
+    "fused_add_layernorm",
+)
+_BY_NAME = {row.name.partition(".")[2]: row for row in ROWS.values()}
+CASES = {name: Case(_BY_NAME[name]) for name in NAMES}
 PULLED = {name: CASES[name] for name in exact.PULL}  # those that are no backward pass themselves

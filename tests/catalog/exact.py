@@ -1,7 +1,7 @@
-"""The catalog in float64: values and gradients by the textbook's formulas, the mask by integers.
+"""Gradients of the catalog's norms, softmax and gates in float64, by the textbook's formulas.
 
-Nothing here comes from zmlx. `FORWARD[name](*arrays)` gives a tuple of outputs, and
-`PULL[name](arrays, cotangents)` the gradient of each array.
+`PULL[name](arrays, cotangents)` gives the gradient of each array. Values are those of the table's
+rows, of which differences must agree with these.
 """
 
 from __future__ import annotations
@@ -11,50 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from zmlx.catalog.rows.formulas import K0, K1, LAYER_EPS, RMS_EPS, factors
+
 Array = np.ndarray[Any, Any]
 Arrays = Sequence[Array]
-RMS_EPS, LAYER_EPS = 1e-6, 1e-5
-P, SEED = 0.3, 7  # of every dropout in the tables
-K0, K1 = np.sqrt(2 / np.pi), 0.044715
-
-
-# -- the mask -------------------------------------------------------------------------------------
-def hash_u32(seed: int, index: Array) -> Array:
-    """Three LCG steps, two rounds of products, PCG's output permutation; all modulo 2**32."""
-    with np.errstate(over="ignore"):
-        index = np.asarray(index, np.uint64)
-        words = [
-            index.astype(np.uint32),
-            (index >> np.uint64(32)).astype(np.uint32),
-            np.full(index.shape, seed, np.uint32),
-        ]
-        words = [w * np.uint32(1664525) + np.uint32(1013904223) for w in words]
-        for round_ in range(2):
-            for i in range(3):
-                words[i] = words[i] + words[(i + 1) % 3] * words[(i + 2) % 3]
-            if round_ == 0:
-                words = [w ^ (w >> np.uint32(16)) for w in words]
-        state = words[0] ^ words[2]
-        shift = (state >> np.uint32(28)) + np.uint32(4)
-        word = ((state >> shift) ^ state) * np.uint32(277803737)
-        return (word >> np.uint32(22)) ^ word
-
-
-def uniform(seed: int, index: Array) -> Array:
-    return (hash_u32(seed, index) >> np.uint32(8)) * 2.0**-24
-
-
-def factors(shape: Sequence[int], p: float = P, seed: int = SEED) -> Array:
-    """What dropout multiplies by: 0 or 1 / (1 - p)."""
-    index = np.arange(int(np.prod(shape)), dtype=np.uint64)
-    kept = uniform(seed, index) >= np.float32(p)
-    return (kept / (1 - p)).reshape(shape)
-
-
-def dropped(x: Array) -> Array:
-    """0 where an element is dropped, whatever it was."""
-    scale = factors(x.shape)
-    return np.where(scale > 0, x, 0.0) * scale
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -129,14 +89,6 @@ def gelu_slope(z: Array) -> Array:
     return 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * K0 * (1 + 3 * K1 * z**2)
 
 
-def gated(act: Callable[[Array], Array]) -> Callable[..., tuple[Array]]:
-    def run(x: Array, bias: Array | float = 0.0) -> tuple[Array]:
-        a, b = np.split(x + bias, 2, -1)
-        return (act(a) * b,)
-
-    return run
-
-
 def gated_pull(
     act: Callable[[Array], Array], slope: Callable[[Array], Array]
 ) -> Callable[[Arrays, Arrays], list[Array]]:
@@ -167,28 +119,6 @@ def _norm_pull(
     return run
 
 
-FORWARD: dict[str, Callable[..., tuple[Array, ...]]] = {
-    "softmax_lastdim": lambda x: (softmax(x),),
-    "log_softmax_lastdim": lambda x: (log_softmax(x),),
-    "softmax_grad": lambda y, g: (softmax_pull(y, g),),
-    "log_softmax_grad": lambda y, g: (log_softmax_pull(y, g),),
-    "rmsnorm": lambda x, w: (rms(x, w),),
-    "rmsnorm_grad": lambda x, w, g: (rms_pull(x, w, g)[0],),
-    "rms_norm_no_weight": lambda x: (rms(x),),
-    "layernorm": lambda x, w, b: (layer(x, w, b),),
-    "layer_norm_no_weight": lambda x: (layer(x),),
-    "layer_norm_dropout": lambda x, w, b: (dropped(layer(x, w, b)),),
-    "swiglu": gated(silu),
-    "geglu": gated(gelu),
-    "bias_swiglu": gated(silu),
-    "bias_geglu": gated(gelu),
-    "dropout": lambda x: (dropped(x),),
-    "rms_norm_dropout": lambda x, w: (dropped(rms(x, w)),),
-    "rmsnorm_residual": lambda x, r, w: (rms(x + r, w), x + r),
-    "layernorm_residual": lambda x, r, w, b: (layer(x + r, w, b), x + r),
-    "fused_add_rmsnorm": lambda x, r, w: (rms(x + r, w),),
-    "fused_add_layernorm": lambda x, r, w, b: (layer(x + r, w, b),),
-}
 PULL: dict[str, Callable[[Arrays, Arrays], list[Array]]] = {
     "softmax_lastdim": lambda a, g: [softmax_pull(softmax(a[0]), g[0])],
     "log_softmax_lastdim": lambda a, g: [log_softmax_pull(log_softmax(a[0]), g[0])],

@@ -11,6 +11,7 @@ import pytest
 from tests.catalog import exact
 from tests.catalog.cases import KINDS, close, drawn, wide
 from zmlx import registry
+from zmlx.catalog.rows import formulas as textbook
 from zmlx.device.base import Device
 from zmlx.kernels import norms, transformer
 
@@ -25,13 +26,13 @@ def kept(p: float, seed: Any, shape: tuple[int, ...], kind: mx.Dtype = mx.float3
 @pytest.mark.parametrize("seed", [0, 1, 7, 2**31, 2**32 - 1])
 def test_the_mask(seed: int) -> None:
     for p in (0.0, 1e-3, 0.1, 0.5, 0.999):
-        wanted = exact.factors((4097,), p, seed)
+        wanted = textbook.factors((4097,), p, seed)
         np.testing.assert_allclose(wide(dropout(mx.ones((4097,)), p, seed)), wanted, 1e-6)
 
 
 def test_an_element_at_the_share_is_kept() -> None:
     """u < p drops, u == p does not: else p = 0 would drop one element of 2**24."""
-    u = exact.uniform(7, np.arange(64))
+    u = textbook.uniform(7, np.arange(64))
     x, w = mx.ones((64,)), mx.ones((64,))
     for p in (float(u[3]), float(u[40])):
         found = [
@@ -45,10 +46,10 @@ def test_an_element_at_the_share_is_kept() -> None:
 
 def test_numbers_of_the_hash() -> None:
     """Fixed for good: masks of a run that was stopped come again."""
-    found = exact.hash_u32(7, np.array([0, 1, 2, 2**32, 2**40 + 5]))
+    found = textbook.hash_u32(7, np.array([0, 1, 2, 2**32, 2**40 + 5]))
     assert found.dtype == np.uint32 and len(set(found.tolist())) == 5
     first = np.flatnonzero(~kept(0.3, 7, (64,)))
-    np.testing.assert_array_equal(first, np.flatnonzero(exact.uniform(7, np.arange(64)) < 0.3))
+    np.testing.assert_array_equal(first, np.flatnonzero(textbook.uniform(7, np.arange(64)) < 0.3))
 
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.9])
@@ -80,7 +81,7 @@ def test_neighbours_and_seeds_are_independent() -> None:
 def test_one_mask_for_all_types_shapes_and_launches(
     default_device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = exact.factors((6000,), 0.3, 11) > 0
+    wanted = textbook.factors((6000,), 0.3, 11) > 0
     for kind in KINDS.values():
         for shape in ((6000,), (60, 100), (3, 20, 100), (6000, 1), (1, 6000)):
             np.testing.assert_array_equal(kept(0.3, 11, shape, kind).ravel(), wanted)
@@ -111,13 +112,13 @@ def test_shapes() -> None:
         x = mx.full(shape, 2.0)
         y = dropout(x, 0.5, 3)
         assert y.shape == shape
-        np.testing.assert_allclose(wide(y), 2 * exact.factors(shape, 0.5, 3))
+        np.testing.assert_allclose(wide(y), 2 * textbook.factors(shape, 0.5, 3))
         dx = mx.grad(lambda v: dropout(v, 0.5, 3).sum())(x)
-        np.testing.assert_allclose(wide(dx), exact.factors(shape, 0.5, 3))
+        np.testing.assert_allclose(wide(dx), textbook.factors(shape, 0.5, 3))
 
 
 def test_bad_numbers_are_dropped_too() -> None:
-    gone = exact.factors((40,), 0.5, 3) == 0
+    gone = textbook.factors((40,), 0.5, 3) == 0
     for bad in (np.nan, np.inf):
         y = wide(dropout(mx.full((40,), bad), 0.5, 3))
         assert (y[gone] == 0).all() and not np.isfinite(y[~gone]).any()
@@ -141,7 +142,7 @@ def test_norms_share_the_mask() -> None:
 def test_the_gradient_has_the_same_mask() -> None:
     x = drawn((5, 40))
     for seed in (0, 3):
-        wanted = exact.factors((5, 40), 0.4, seed)
+        wanted = textbook.factors((5, 40), 0.4, seed)
         dx = mx.grad(lambda v, seed=seed: dropout(v, 0.4, seed).sum())(x)
         np.testing.assert_allclose(wide(dx), wanted, 1e-6)
         b = mx.zeros((40,))
@@ -153,9 +154,9 @@ def test_the_gradient_has_the_same_mask() -> None:
 def test_mapped_items_have_the_mask_of_a_call_of_their_own() -> None:
     x, seeds = drawn((3, 4, 10)), mx.array([1, 2, 3])
     found = mx.vmap(lambda v: dropout(v, 0.5, 6))(x)
-    np.testing.assert_allclose(wide(found), wide(x) * exact.factors((4, 10), 0.5, 6), 1e-6)
+    np.testing.assert_allclose(wide(found), wide(x) * textbook.factors((4, 10), 0.5, 6), 1e-6)
     found = mx.vmap(lambda v, s: dropout(v, 0.5, s))(x, seeds)
-    wanted = np.stack([exact.factors((4, 10), 0.5, s) for s in (1, 2, 3)])
+    wanted = np.stack([textbook.factors((4, 10), 0.5, s) for s in (1, 2, 3)])
     np.testing.assert_allclose(wide(found), wide(x) * wanted, 1e-6)
     found = mx.vmap(lambda s: dropout(x[0], 0.5, s))(seeds)
     np.testing.assert_allclose(wide(found), wide(x[0]) * wanted, 1e-6)
@@ -179,7 +180,7 @@ def test_a_seed_that_changes_makes_no_kernel() -> None:
     for seed in range(1, 5):
         slope, y = compiled(x, w, mx.array(seed))
         masks.append((wide(y) != 0).tobytes())
-        np.testing.assert_array_equal(wide(y) != 0, exact.factors((4, 40), 0.5, seed) != 0)
+        np.testing.assert_array_equal(wide(y) != 0, textbook.factors((4, 40), 0.5, seed) != 0)
         eager = step(x, w, mx.array(seed))[0]
         np.testing.assert_allclose(wide(slope), wide(eager), 1e-6, 1e-6)
     assert len(set(masks)) == 4 and registry.cache_size() == size
@@ -200,5 +201,5 @@ def test_seeds_as_arrays() -> None:
 def test_gradients_leave_the_seed_alone() -> None:
     x, seed = drawn((40,)), mx.array(3)
     dx, ds = mx.grad(lambda v, s: dropout(v, 0.5, s).sum(), (0, 1))(x, seed)
-    np.testing.assert_allclose(wide(dx), exact.factors((40,), 0.5, 3), 1e-6)
+    np.testing.assert_allclose(wide(dx), textbook.factors((40,), 0.5, 3), 1e-6)
     assert ds.shape == () and ds.item() == 0

@@ -39,7 +39,10 @@ def pulled(case: Case, arrays: Sequence[mx.array], g: Sequence[mx.array]) -> lis
 def test_the_formulas_are_derivatives(case: Case) -> None:
     """The reference itself: its gradients against differences of its values."""
     arrays = [wide(a) for a in case.arrays((2, 3), mx.float32)]
-    forward = exact.FORWARD[case.name]
+
+    def forward(*given: Any) -> list[np.ndarray]:
+        return case.row.wanted(given)
+
     g = [np.random.default_rng(i).normal(size=o.shape) for i, o in enumerate(forward(*arrays))]
 
     def number(*given: Any) -> float:
@@ -190,8 +193,8 @@ def check_tangent(case: Case) -> None:
     found = mx.jvp(case.run, arrays, tangents)[1]
     step = 1e-6
     sides = [
-        exact.FORWARD[case.name](
-            *[wide(a) + sign * step * wide(t) for a, t in zip(arrays, tangents, strict=True)]
+        case.row.wanted(
+            [wide(a) + sign * step * wide(t) for a, t in zip(arrays, tangents, strict=True)]
         )
         for sign in (1, -1)
     ]

@@ -1,1 +1,1 @@
-"""The catalog: kernels written by hand, a module for each domain. Users import zmlx.kernels."""
+"""The catalog: kernels by name, a module for each domain. Users import zmlx.kernels."""

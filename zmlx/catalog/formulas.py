@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.catalog.mask import uniform
+from zmlx.fuse import replay
 from zmlx.fuse.api import FusedFunction, fuse
-from zmlx.fuse.replay import count
 from zmlx.registry import forgets
 from zmlx.trace import intercept, reductions
 
@@ -27,113 +27,120 @@ def fused(formula: Callable[..., Any]) -> FusedFunction:
 
 
 # -- what they are written in ---------------------------------------------------------------------
-def _wide(x: mx.array) -> mx.array:
+def wide(x: mx.array) -> mx.array:
     return x.astype(mx.float32)
 
 
-def _length(x: mx.array) -> Any:
+def length(x: mx.array) -> Any:
     """The length of a row, known when a kernel runs."""
     tracer = intercept.current()
     if tracer is not None and tracer.sees(x):
         return reductions.counted(tracer, x, (x.ndim - 1,))
-    return count(x, (-1,))
+    return replay.count(x, (-1,))
 
 
-def _total(x: mx.array) -> mx.array:
+def total(x: mx.array) -> mx.array:
     return mx.sum(x, -1, keepdims=True)
 
 
-def _root(v: mx.array, eps: mx.array) -> mx.array:
+def root(v: mx.array, eps: mx.array) -> mx.array:
     """1 / the root of the mean square of a row."""
-    return mx.rsqrt(_total(v * v) / _length(v) + eps)
+    return mx.rsqrt(total(v * v) / length(v) + eps)
 
 
-def _centred(v: mx.array, eps: mx.array) -> mx.array:
+def centred(v: mx.array, eps: mx.array) -> mx.array:
     """Rows less their mean, over their deviation.
 
     The variance is that of the centred row; `shift` is what its mean lost in rounding. Of rows of a
     million elements, far from zero and all but equal, rounding may leave less than nothing: the
     variance is at least a millionth of the square of what the mean was off.
     """
-    length = _length(v)
-    apart = v - _total(v) / length
-    shift = mx.stop_gradient(_total(apart) / length)
+    count = length(v)
+    apart = v - total(v) / count
+    shift = mx.stop_gradient(total(apart) / count)
     off = shift * shift
-    variance, least = _total(apart * apart) / length - off, off * 1e-6
+    variance, least = total(apart * apart) / count - off, off * 1e-6
     variance = mx.where(variance < least, least, variance)
     return (apart - shift) * mx.rsqrt(variance + eps)
 
 
-def _powers(v: mx.array) -> tuple[mx.array, mx.array]:
+def powers(v: mx.array) -> tuple[mx.array, mx.array]:
     """Rows less their largest element, which cancels in derivatives; and e to the power of that."""
     apart = v - mx.max(mx.stop_gradient(v), -1, keepdims=True)
     return apart, mx.exp(apart)
 
 
+def logsumexp(v: mx.array) -> mx.array:
+    """Of rows: -infinity where all are, +infinity where one is, as its parts would give it."""
+    top = mx.max(mx.stop_gradient(v), -1, keepdims=True)
+    top = mx.where(mx.abs(top) == mx.inf, 0.0, top)
+    return (mx.log(total(mx.exp(v - top))) + top).squeeze(-1)
+
+
 # -- softmax --------------------------------------------------------------------------------------
 @fused
 def softmax_lastdim(x: mx.array) -> mx.array:
-    _, powers = _powers(_wide(x))
-    return (powers / _total(powers)).astype(x.dtype)
+    _, found = powers(wide(x))
+    return (found / total(found)).astype(x.dtype)
 
 
 @fused
 def log_softmax_lastdim(x: mx.array) -> mx.array:
-    apart, powers = _powers(_wide(x))
-    return (apart - mx.log(_total(powers))).astype(x.dtype)
+    apart, found = powers(wide(x))
+    return (apart - mx.log(total(found))).astype(x.dtype)
 
 
 @fused
 def softmax_grad(y: mx.array, cotan: mx.array) -> mx.array:
-    p, g = _wide(y), _wide(cotan)
-    return (p * (g - _total(p * g))).astype(y.dtype)
+    p, g = wide(y), wide(cotan)
+    return (p * (g - total(p * g))).astype(y.dtype)
 
 
 @fused
 def log_softmax_grad(y: mx.array, cotan: mx.array) -> mx.array:
-    g = _wide(cotan)
-    return (g - mx.exp(_wide(y)) * _total(g)).astype(y.dtype)
+    g = wide(cotan)
+    return (g - mx.exp(wide(y)) * total(g)).astype(y.dtype)
 
 
 # -- norms ----------------------------------------------------------------------------------------
 @fused
 def rms_norm_no_weight(x: mx.array, eps: mx.array) -> mx.array:
-    v = _wide(x)
-    return (v * _root(v, eps)).astype(x.dtype)
+    v = wide(x)
+    return (v * root(v, eps)).astype(x.dtype)
 
 
 @fused
 def rmsnorm(x: mx.array, weight: mx.array, eps: mx.array) -> mx.array:
-    v = _wide(x)
-    return (v * _root(v, eps) * _wide(weight)).astype(x.dtype)
+    v = wide(x)
+    return (v * root(v, eps) * wide(weight)).astype(x.dtype)
 
 
 @fused
 def rmsnorm_grad(x: mx.array, weight: mx.array, cotan: mx.array, eps: mx.array) -> mx.array:
     """The derivative of rmsnorm, in its order, so that both agree to the bit."""
-    v, g = _wide(x), _wide(cotan) * _wide(weight)
-    root = _root(v, eps)
-    slope = -(_total(g * v) * 0.5 * (root * (root * root))) / _length(v)
+    v, g = wide(x), wide(cotan) * wide(weight)
+    inverse = root(v, eps)
+    slope = -(total(g * v) * 0.5 * (inverse * (inverse * inverse))) / length(v)
     part = v * slope
-    return (g * root + part + part).astype(x.dtype)
+    return (g * inverse + part + part).astype(x.dtype)
 
 
 @fused
 def layer_norm_no_weight(x: mx.array, eps: mx.array) -> mx.array:
-    return _centred(_wide(x), eps).astype(x.dtype)
+    return centred(wide(x), eps).astype(x.dtype)
 
 
 @fused
 def layernorm(x: mx.array, gamma: mx.array, beta: mx.array, eps: mx.array) -> mx.array:
-    return (_centred(_wide(x), eps) * _wide(gamma) + _wide(beta)).astype(x.dtype)
+    return (centred(wide(x), eps) * wide(gamma) + wide(beta)).astype(x.dtype)
 
 
 @fused
 def rmsnorm_residual(
     x: mx.array, residual: mx.array, weight: mx.array, eps: mx.array
 ) -> tuple[mx.array, mx.array]:
-    h = _wide(x) + _wide(residual)
-    normed = h * _root(h, eps) * _wide(weight)
+    h = wide(x) + wide(residual)
+    normed = h * root(h, eps) * wide(weight)
     return normed.astype(x.dtype), h.astype(x.dtype)
 
 
@@ -141,23 +148,55 @@ def rmsnorm_residual(
 def layernorm_residual(
     x: mx.array, residual: mx.array, gamma: mx.array, beta: mx.array, eps: mx.array
 ) -> tuple[mx.array, mx.array]:
-    h = _wide(x) + _wide(residual)
-    normed = _centred(h, eps) * _wide(gamma) + _wide(beta)
+    h = wide(x) + wide(residual)
+    normed = centred(h, eps) * wide(gamma) + wide(beta)
     return normed.astype(x.dtype), h.astype(x.dtype)
 
 
 @fused
 def fused_add_rmsnorm(x: mx.array, residual: mx.array, weight: mx.array, eps: mx.array) -> mx.array:
-    h = _wide(x) + _wide(residual)
-    return (h * _root(h, eps) * _wide(weight)).astype(x.dtype)
+    h = wide(x) + wide(residual)
+    return (h * root(h, eps) * wide(weight)).astype(x.dtype)
 
 
 @fused
 def fused_add_layernorm(
     x: mx.array, residual: mx.array, gamma: mx.array, beta: mx.array, eps: mx.array
 ) -> mx.array:
-    h = _wide(x) + _wide(residual)
-    return (_centred(h, eps) * _wide(gamma) + _wide(beta)).astype(x.dtype)
+    h = wide(x) + wide(residual)
+    return (centred(h, eps) * wide(gamma) + wide(beta)).astype(x.dtype)
+
+
+@fused
+def layernorm_grad(x: mx.array, gamma: mx.array, cotan: mx.array, eps: mx.array) -> mx.array:
+    """The derivative of layernorm's x, from the same centred rows."""
+    v, g = wide(x), wide(cotan) * wide(gamma)
+    count = length(v)
+    apart = v - total(v) / count
+    apart = apart - total(apart) / count
+    inverse = mx.rsqrt(total(apart * apart) / count + eps)
+    h = apart * inverse
+    return (inverse * (g - total(g) / count - h * (total(g * h) / count))).astype(x.dtype)
+
+
+@fused
+def group_norm(
+    x: mx.array, gamma: mx.array, beta: mx.array, eps: mx.array, groups: int
+) -> mx.array:
+    batch, channels = x.shape[0], x.shape[-1]
+    parts = wide(x).reshape(batch, -1, groups, channels // groups).swapaxes(1, 2)
+    rows = centred(parts.reshape(batch, groups, -1), eps.reshape(()))
+    back = rows.reshape(batch, groups, -1, channels // groups).swapaxes(1, 2).reshape(x.shape)
+    return (back * wide(gamma) + wide(beta)).astype(x.dtype)
+
+
+@fused
+def norm_residual_norm(
+    x: mx.array, residual: mx.array, inner: mx.array, outer: mx.array, eps: mx.array
+) -> tuple[mx.array, mx.array]:
+    v = wide(x)
+    h = wide(residual) + v * root(v, eps) * wide(inner)
+    return (h * root(h, eps) * wide(outer)).astype(x.dtype), h.astype(x.dtype)
 
 
 # -- with a mask ----------------------------------------------------------------------------------
@@ -171,7 +210,7 @@ def _dropped(
 def dropout(
     x: mx.array, p: mx.array, keep: mx.array, seed: mx.array, *places: mx.array
 ) -> mx.array:
-    return _dropped(_wide(x), p, keep, seed, places).astype(x.dtype)
+    return _dropped(wide(x), p, keep, seed, places).astype(x.dtype)
 
 
 @fused
@@ -184,8 +223,8 @@ def rms_norm_dropout(
     seed: mx.array,
     *places: mx.array,
 ) -> mx.array:
-    v = _wide(x)
-    normed = v * _root(v, eps) * _wide(weight)
+    v = wide(x)
+    normed = v * root(v, eps) * wide(weight)
     return _dropped(normed, p, keep, seed, places).astype(x.dtype)
 
 
@@ -200,23 +239,33 @@ def layer_norm_dropout(
     seed: mx.array,
     *places: mx.array,
 ) -> mx.array:
-    normed = _centred(_wide(x), eps) * _wide(gamma) + _wide(beta)
+    normed = centred(wide(x), eps) * wide(gamma) + wide(beta)
     return _dropped(normed, p, keep, seed, places).astype(x.dtype)
 
 
 # -- gated units ----------------------------------------------------------------------------------
 def _gated(act: Callable[[mx.array], mx.array], x: mx.array, bias: Sequence[mx.array]) -> mx.array:
     """`bias`: of both halves, if there is one."""
-    v = _wide(x) + _wide(bias[0]) if bias else _wide(x)
+    v = wide(x) + wide(bias[0]) if bias else wide(x)
     a, b = mx.split(v, 2, -1)
     return (act(a) * b).astype(x.dtype)
 
 
-def _silu(z: mx.array) -> mx.array:
+@fused
+def swiglu2(a: mx.array, b: mx.array) -> mx.array:
+    return (silu(wide(a)) * wide(b)).astype(a.dtype)
+
+
+@fused
+def geglu2(a: mx.array, b: mx.array) -> mx.array:
+    return (gelu(wide(a)) * wide(b)).astype(a.dtype)
+
+
+def silu(z: mx.array) -> mx.array:
     return z * mx.sigmoid(z)
 
 
-def _gelu(z: mx.array) -> mx.array:
+def gelu(z: mx.array) -> mx.array:
     """Gaussian error linear unit, tanh form (Hendrycks and Gimpel, 2016): tanh by a sigmoid."""
     near = mx.clip(z, -15.0, 15.0)  # beyond, the sigmoid is 0 or 1, and a cube would overflow
     return z * mx.sigmoid(math.sqrt(8.0 / math.pi) * (near + 0.044715 * near * near * near))
@@ -224,9 +273,9 @@ def _gelu(z: mx.array) -> mx.array:
 
 @fused
 def swiglu(x: mx.array, *bias: mx.array) -> mx.array:
-    return _gated(_silu, x, bias)
+    return _gated(silu, x, bias)
 
 
 @fused
 def geglu(x: mx.array, *bias: mx.array) -> mx.array:
-    return _gated(_gelu, x, bias)
+    return _gated(gelu, x, bias)

@@ -14,9 +14,11 @@ from zmlx.catalog import formulas
 from zmlx.catalog.common import Call
 
 __all__ = [
+    "group_norm",
     "layer_norm_dropout",
     "layer_norm_no_weight",
     "layernorm",
+    "layernorm_grad",
     "rms_norm_no_weight",
     "rmsnorm",
     "rmsnorm_grad",
@@ -110,6 +112,62 @@ def layernorm(
     beta = call.shaped("beta", beta, x.shape[-1:])
     run = call.launched(formulas.layernorm, threadgroup, compute_dtype)
     return run(x, gamma, beta, call.eps(eps, x))
+
+
+def layernorm_grad(
+    x: mx.array,
+    gamma: mx.array,
+    beta: mx.array,
+    cotan: mx.array,
+    *,
+    eps: float = 1e-5,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """The gradient of layernorm's x: r * (q - mean(q) - h * mean(q * h)), q = cotan * gamma.
+
+    `h` is the centred row times r. `cotan` is of the shape of x; `beta` is checked and not needed.
+    Returns (..., D) of x's dtype; otherwise as layernorm.
+    """
+    call = Call(MODULE, "layernorm_grad")
+    x = call.rows("x", x)
+    gamma = call.shaped("gamma", gamma, x.shape[-1:])
+    call.shaped("beta", beta, x.shape[-1:])
+    cotan = call.shaped("cotan", cotan, x.shape)
+    run = call.launched(formulas.layernorm_grad, threadgroup, compute_dtype)
+    return run(x, gamma, cotan, call.eps(eps, x))
+
+
+def group_norm(
+    x: mx.array,
+    gamma: mx.array,
+    beta: mx.array,
+    groups: int,
+    *,
+    eps: float = 1e-5,
+    compute_dtype: mx.Dtype | None = None,
+) -> mx.array:
+    """Channels in groups, each normed over its channels and all places (arXiv:1803.08494).
+
+    Args:
+        x: (N, ..., C): examples, places, channels.
+        gamma, beta: (C,).
+        groups: a divisor of C; neighbouring channels form a group.
+
+    Returns:
+        x's shape and dtype; otherwise as layernorm.
+    """
+    call = Call(MODULE, "group_norm")
+    call.compute(compute_dtype)
+    x = call.known(call.rows("x", x))
+    if x.ndim < 2:
+        raise call.wrong("x", f"of shape {x.shape}", "axes (N, ..., C)")
+    channels = x.shape[-1]
+    gamma, beta = call.shaped("gamma", gamma, (channels,)), call.shaped("beta", beta, (channels,))
+    number = call.whole("groups", groups, 1, channels)
+    if channels % number:
+        raise call.wrong("groups", str(number), f"a divisor of the {channels} channels")
+    return formulas.group_norm(x, gamma, beta, call.eps(eps, x), number) if x.size else x
 
 
 def layer_norm_no_weight(

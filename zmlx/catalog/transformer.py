@@ -19,10 +19,13 @@ __all__ = [
     "fused_add_layernorm",
     "fused_add_rmsnorm",
     "geglu",
+    "geglu2",
     "layernorm_residual",
+    "norm_residual_norm",
     "rms_norm_dropout",
     "rmsnorm_residual",
     "swiglu",
+    "swiglu2",
 ]
 
 MODULE = "transformer"
@@ -47,6 +50,16 @@ def swiglu(x: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
 def geglu(x: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
     """gelu(a) * b with gelu's tanh form; otherwise as swiglu."""
     return formulas.geglu(_halved(Call(MODULE, "geglu"), x, compute_dtype))
+
+
+def swiglu2(a: mx.array, b: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
+    """silu(a) * b, of two arrays of one shape, any; of a's dtype. Otherwise as swiglu."""
+    return formulas.swiglu2(*_two(Call(MODULE, "swiglu2"), a, b, compute_dtype))
+
+
+def geglu2(a: mx.array, b: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
+    """gelu(a) * b with gelu's tanh form; otherwise as swiglu2."""
+    return formulas.geglu2(*_two(Call(MODULE, "geglu2"), a, b, compute_dtype))
 
 
 def bias_swiglu(x: mx.array, bias: mx.array, *, compute_dtype: mx.Dtype | None = None) -> mx.array:
@@ -201,6 +214,30 @@ def fused_add_layernorm(
     return run(x1, x2, gamma, beta, call.eps(eps, x1))
 
 
+def norm_residual_norm(
+    x: mx.array,
+    residual: mx.array,
+    inner: mx.array,
+    outer: mx.array,
+    *,
+    eps: float = 1e-6,
+    threadgroup: int = 256,
+    compute_dtype: mx.Dtype | None = None,
+) -> tuple[mx.array, mx.array]:
+    """(rmsnorm(h, outer), h), h = residual + rmsnorm(x, inner): between two layers of Gemma 2.
+
+    Args:
+        x, residual: (..., D), of one shape.
+        inner, outer: (D,).
+    """
+    call = Call(MODULE, "norm_residual_norm")
+    x, residual = _terms(call, x, residual, "x", "residual")
+    inner = call.shaped("inner", inner, x.shape[-1:])
+    outer = call.shaped("outer", outer, x.shape[-1:])
+    run = call.launched(formulas.norm_residual_norm, threadgroup, compute_dtype)
+    return run(x, residual, inner, outer, call.eps(eps, x))
+
+
 # -- what the functions share ---------------------------------------------------------------------
 def _terms(
     call: Call, x: object, other: object, name: str, other_name: str
@@ -217,3 +254,9 @@ def _halved(call: Call, x: mx.array, compute: object) -> mx.array:
     if x.shape[-1] % 2:
         raise call.wrong("x", f"of shape {x.shape}", "an even last axis: it is cut into halves")
     return x
+
+
+def _two(call: Call, a: object, b: object, compute: object) -> tuple[mx.array, mx.array]:
+    call.compute(compute)
+    first = call.array("a", a)
+    return first, call.shaped("b", b, first.shape)

@@ -25,9 +25,10 @@ from zmlx.fuse.replay import dtype_of, replay_fp32
 from zmlx.fuse.runtime import Run
 from zmlx.helpers.complaint import complaining, counted
 from zmlx.helpers.op import runtime
-from zmlx.helpers.rules import Arrays, Refused, mapped_first
+from zmlx.helpers.rules import Arrays, Refused, mapped_first, seeds
 from zmlx.helpers.settled import settled
 from zmlx.helpers.spec import check_arrays, defined_by, full_header, readable_functions
+from zmlx.helpers.written import one_thread_each
 from zmlx.trace import intercept
 from zmlx.trace.graph import Graph
 from zmlx.trace.operands import name_of
@@ -86,6 +87,22 @@ class NarySpec:
                     f"[zmlx.{where}] {self.name!r}: {what} never names {missing[0]!r}, which it "
                     f"should write, as in {missing[0]}[elem] = ...;"
                 )
+        self._check_cotangents(where)
+
+    def _check_cotangents(self, where: str) -> None:
+        """Raise for a backward body that leaves a cotangent out."""
+        if self.backward is None:
+            return
+        words = set(re.findall(r"\w+", uncommented(self.backward + self.header)))
+        missing = [name for name in self.cotangents if name not in words]
+        if missing:
+            several = len(self.cotangents) > 1
+            each = "; each output has a cotangent of its own" if several else ""
+            raise ValueError(
+                f"[zmlx.{where}] {self.name!r}: bwd_source never names {missing[0]!r}{each} "
+                f"({', '.join(self.cotangents)}). Use it, or write (void){missing[0]}; where no "
+                "gradient depends on it."
+            )
 
 
 class NaryOp:
@@ -235,8 +252,11 @@ class NaryOp:
         kinds = [dtype_of(kind)] * len(kernel.spec.output_names)
 
         def launch(arrays: Arrays) -> list[mx.array]:
-            shapes = [arrays[0].shape] * len(kinds)
-            return kernel(*arrays, template=template, output_shapes=shapes, output_dtypes=kinds)
+            grid, threadgroup = one_thread_each(arrays[0])
+            return kernel(
+                *arrays, template=template, grid=grid, threadgroup=threadgroup,
+                output_shapes=[arrays[0].shape] * len(kinds), output_dtypes=kinds,
+            )  # fmt: skip
 
         return complaining(launch, {"header": self.spec.header, **text})
 
@@ -301,11 +321,7 @@ class _GivenRules:
         argnums: Sequence[int],
         outputs: Arrays,
     ) -> list[mx.array]:
-        seeds = [
-            mx.zeros_like(o) if c is None else c for c, o in zip(cotangents, outputs, strict=True)
-        ]
-        seeds = [c.astype(o.dtype) for c, o in zip(seeds, outputs, strict=True)]
-        found = self._pull([*primals, *seeds])
+        found = self._pull([*primals, *seeds(cotangents, outputs)])
         return [found[i].astype(primals[i].dtype) for i in argnums]
 
     def jvp(self, primals: Arrays, tangents: Arrays, argnums: Sequence[int]) -> list[mx.array]:
@@ -321,9 +337,9 @@ class _GivenRules:
         for k, kind in enumerate(self._outputs):
             parts = []
             for i, tangent in zip(argnums, tangents, strict=True):
-                seeds = [mx.zeros(tangent.shape, kind) for kind in self._outputs]
-                seeds[k] = tangent.astype(kind)
-                parts.append(self._pull([*primals, *seeds])[i])
+                taken = [mx.zeros(tangent.shape, kind) for kind in self._outputs]
+                taken[k] = tangent.astype(kind)
+                parts.append(self._pull([*primals, *taken])[i])
             pushed.append(reduce(mx.add, parts).astype(kind))
         return pushed
 

@@ -98,7 +98,7 @@ class ElementwiseOp:
     def pull_graph(self, kinds: Sequence[str], wanted: Sequence[int], output: str) -> Graph:
         """Gradients that were given, of the inputs `wanted`: (inputs, y, g) -> one output each."""
         spec = self.spec
-        inputs = dict(zip(spec.names, kinds, strict=True))
+        inputs = dict(zip(spec.pull_inputs, kinds, strict=True))
         if spec.sees_output:
             inputs["y"] = output
         inputs["g"] = output

@@ -15,7 +15,7 @@ from zmlx import metal
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Run
 from zmlx.helpers.complaint import complaining, counted
-from zmlx.helpers.rowspec import Fold, RowSpec
+from zmlx.helpers.rowspec import LENGTHS, Fold, RowSpec
 from zmlx.helpers.spec import full_header
 from zmlx.msl.default_header import reduction
 
@@ -29,8 +29,7 @@ const uint kk_rows = uint({first}_shape[0]);
 const uint kk_width = uint({first}_shape[1]);
 const uint kk_group = threadgroup_position_in_grid.y + threadgroup_position_in_grid.z * {most}u;
 const uint kk_row = (kk_group < kk_rows) ? kk_group : kk_rows - 1u;
-const float d = float(kk_width);
-threadgroup float kk_partials[32];
+{lengths}threadgroup float kk_partials[32];
 float {acc} = {init};
 for (uint kk_at = kk_thread; kk_at < kk_width; kk_at += kk_threads) {{
 {values}  {acc} = (
@@ -52,13 +51,15 @@ def fold_kernel(row: RowSpec, fold: Fold, names: Sequence[str], output: mx.Dtype
     ]
     if row.inputs[0] != "x":
         lines.append(f"  const float {row.inputs[0]} = x;\n")
+    lengths = [f"const float {n} = float(kk_width);\n" for n in LENGTHS if n not in row.inputs]
     kernel = metal.kernel(
         name=f"{row.name}_{fold.result}", input_names=buffers, output_names=["zmlx_out"],
         source=_TEXT.format(
             first=buffers[0], most=_MOST_Y, acc=fold.accumulator, init=fold.init,
-            values="".join(lines), update=counted(fold.update, fold.argument("update")), join=_JOIN,
+            lengths="".join(lengths), values="".join(lines), join=_JOIN,
+            update=counted(fold.update, fold.argument("update")),
         ),
-        header=full_header(row.own_header) + reduction(_JOIN, fold.join),
+        header=full_header(row.own_header) + reduction(_JOIN, fold.join), cache=False,
     )  # fmt: skip
     template = [("T", dtype_of(row.compute)), ("O", output)]
 

@@ -18,6 +18,7 @@ from zmlx.msl import DEFAULT_HEADER
 
 WHERE = "rowwise"
 # What expressions may not have as the name of an input: their own names, and the text's.
+LENGTHS = ("d", "D")  # of a row; an input may be called D
 TAKEN = frozenset({"x", "a", "b", "d", "acc1", "acc2", "s1", "s2", "T", "O"})
 _IDENTIFIER = r"[A-Za-z_]\w*"
 
@@ -61,6 +62,7 @@ class RowSpec:
     writes: tuple[str, ...]
     compute: str = "float32"  # the type T
     header: str = ""
+    row_outputs: tuple[str, ...] = ()  # those of `outputs` that have one number a row
     folding: int = field(default=256, compare=False)  # threads of a fold that runs as its text
 
     def wrong(self, what: str) -> ValueError:
@@ -71,6 +73,11 @@ class RowSpec:
             f"[zmlx.{WHERE}] {self.name!r} has no gradient: {why}. Write both passes as acc + f, "
             "acc * f, max(acc, f) or min(acc, f), in what zmlx can read."
         )
+
+    @property
+    def row_writes(self) -> tuple[bool, ...]:
+        """For each output whether it has one number a row."""
+        return tuple([name in self.row_outputs for name in self.outputs])
 
     @cached_property
     def own_header(self) -> str:
@@ -85,15 +92,20 @@ class RowSpec:
 
     def names(self, before: int) -> tuple[str, ...]:
         """What an expression may name after so many passes; the first is the rows."""
-        values = dict.fromkeys(("x", *self.inputs))
-        return (*values, "d", *[fold.result for fold in self.folds[:before]])
+        values = dict.fromkeys(("x", *self.inputs, *LENGTHS))
+        return (*values, *[fold.result for fold in self.folds[:before]])
 
-    def step(self, text: str, argument: str, before: int) -> OpSpec:
-        """An expression as an elementwise op over `x` and the other values that it names."""
+    def step(self, text: str, argument: str, before: int, row: bool = False) -> OpSpec:
+        """An expression as an elementwise op over `x` and the other values that it names.
+
+        For one number a `row`, a result of a fold stands in the place of `x`.
+        """
         used = words(text)
-        aliases = ((self.inputs[0], "x"),) if self.inputs[0] != "x" else ()
-        others = [n for n in self.names(before) if n in used and n not in ("x", self.inputs[0])]
-        names = ("x", *others)
+        first, aliases = "x", ((self.inputs[0], "x"),) if self.inputs[0] != "x" else ()
+        if row:
+            first, aliases = next(f.result for f in self.folds if f.used), ()
+        others = [n for n in self.names(before) if n in used and n not in (first, self.inputs[0])]
+        names = (first, *[n for n in others if n != "x"])
         return OpSpec(
             name=self.name, names=names, buffers=tuple([f"zmlx_in_{n}" for n in names]),
             expr=text, compute=self.compute, header=self.own_header, aliases=aliases,
@@ -108,6 +120,7 @@ class RowSpec:
                 f"{len(self.writes)} expressions to write for the outputs {self.outputs}; "
                 "give one for each"
             )
+        self._check_row_outputs()
         texts = [text for text, _, _ in self._expressions()]
         if any(not isinstance(text, str) or not text.strip() for text in texts):
             raise self.wrong(f"an expression is empty among {texts}")
@@ -117,6 +130,21 @@ class RowSpec:
                 parse_all([source], dict.fromkeys(names, "float32"), self.scope)
             except Unparsed:  # right C, perhaps: it runs as the text it is
                 continue
+
+    def _check_row_outputs(self) -> None:
+        """An output with one number a row is made of results of folds."""
+        unknown = [name for name in self.row_outputs if name not in self.outputs]
+        if unknown:
+            raise self.wrong(f"row_outputs has {unknown[0]!r}, which is no output {self.outputs}")
+        if self.row_outputs and not any(fold.used for fold in self.folds):
+            raise self.wrong("row_outputs wants a number for each row, but no pass folds one")
+        for text, name in zip(self.writes, self.outputs, strict=True):
+            elements = [n for n in ("x", self.inputs[0]) if n in words(text)]
+            if name in self.row_outputs and elements:
+                raise self.wrong(
+                    f"write_expr of {name!r} names {elements[0]}, of which a row has many, but "
+                    "row_outputs wants one number a row; fold it in a pass"
+                )
 
     def _check_names(self) -> None:
         if not isinstance(self.d, int) or self.d < 1:

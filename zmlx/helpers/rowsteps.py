@@ -17,7 +17,7 @@ from zmlx.fuse.replay import count
 from zmlx.helpers.op import ElementwiseOp
 from zmlx.helpers.op import refusing as refused
 from zmlx.helpers.rowfold import fold_kernel
-from zmlx.helpers.rowspec import WHERE, Fold, RowSpec, words
+from zmlx.helpers.rowspec import LENGTHS, WHERE, Fold, RowSpec, words
 from zmlx.trace import intercept, reductions
 
 Scope = dict[str, mx.array]
@@ -36,17 +36,33 @@ def row_function(row: RowSpec) -> Callable[..., list[mx.array]]:
     """The op as a function of its inputs: a list of its outputs."""
     folds = [(fold, _folding(row, k, fold)) for k, fold in enumerate(row.folds)]
     count_ = len(row.folds)
-    writes = [ElementwiseOp(row.step(t, "write_expr", count_), WHERE) for t in row.writes]
+    writes = [
+        ElementwiseOp(row.step(text, "write_expr", count_, once), WHERE)
+        for text, once in zip(row.writes, row.row_writes, strict=True)
+    ]
 
     def run(*arrays: mx.array) -> list[mx.array]:
         scope = dict(zip(("x", *row.inputs[1:]), arrays, strict=True))
-        scope["d"] = _length(arrays[0])
+        scope = dict.fromkeys(LENGTHS, _length(arrays[0])) | scope
         for fold, step in folds:
             scope[fold.result] = step(scope)
-        return [write(*[scope[name] for name in write.spec.names]) for write in writes]
+        outputs = [write(*[scope[name] for name in write.spec.names]) for write in writes]
+        return [
+            _once(row, output, arrays[0]) if once else output
+            for output, once in zip(outputs, row.row_writes, strict=True)
+        ]
 
     run.__name__ = run.__qualname__ = row.name
     return run
+
+
+def _once(row: RowSpec, output: mx.array, x: mx.array) -> mx.array:
+    """A number for each row, of shape (..., 1), as an output."""
+    if output.shape[-1] != 1:
+        raise row.wrong(
+            "an output of row_outputs has as many numbers a row as an input that it names"
+        )
+    return mx.squeeze(output, -1).astype(x.dtype)
 
 
 def _length(x: mx.array) -> mx.array:
@@ -124,8 +140,8 @@ def _start(row: RowSpec, fold: Fold) -> float | None:
 def _as_text(row: RowSpec, before: int, fold: Fold, why: str) -> Step:
     """The fold as a kernel, which has no derivative."""
     used = words(f"{fold.update} {fold.init}")
-    first = row.inputs[0]
-    names = ("x", *[n for n in row.names(before) if n in used and n not in ("x", "d", first)])
+    first, lengths = row.inputs[0], [n for n in LENGTHS if n not in row.inputs]
+    names = ("x", *[n for n in row.names(before) if n in used and n not in ("x", first, *lengths)])
     runs: dict[mx.Dtype, Callable[[Sequence[mx.array]], list[mx.array]]] = {}
 
     def fold_of(*arrays: mx.array) -> mx.array:

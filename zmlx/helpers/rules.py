@@ -21,6 +21,12 @@ Arrays = Sequence[mx.array]
 Pull = Callable[[Arrays, mx.array, mx.array, tuple[int, ...]], Arrays]
 
 
+def seeds(cotangents: Sequence[mx.array | None], outputs: Arrays) -> list[mx.array]:
+    """The cotangents in the types of `outputs`; zeros where none came."""
+    pairs = zip(cotangents, outputs, strict=True)
+    return [mx.zeros_like(o) if c is None else c.astype(o.dtype) for c, o in pairs]
+
+
 class Given:
     """The rules of an op with one output, from `run` (the op) and `pull` (its gradients)."""
 

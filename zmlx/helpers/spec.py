@@ -6,6 +6,7 @@ key; or an error that names the op, the argument, what came and what was wanted.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from zmlx.msl import DEFAULT_HEADER
 from zmlx.msl.words import KEYWORDS
 
 RESERVED = ("out", "elem", "T", "O")
+_SEMICOLONS = re.compile(r"\s*(?:;\s*)+\Z")
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -50,12 +52,24 @@ class OpSpec:
     prelude_forward: bool = False  # whether it stands before `expr` too
     expr_name: str = "expr"
     sees_output: bool = False
+    suffix: str = ""  # of the forward kernel's name
+    hidden: tuple[str, ...] = ()  # of `names`: which the gradients do not see
 
     @cached_property
     def given(self) -> dict[int, Source]:
         """The gradients that were given, by the input's place."""
         pairs = enumerate(zip(self.pulls, self.pull_names, strict=True))
         return {i: self.source(text, what) for i, (text, what) in pairs if text is not None}
+
+    @property
+    def forward_name(self) -> str:
+        """What the op's kernel is called."""
+        return f"{self.name}{self.suffix}"
+
+    @property
+    def pull_inputs(self) -> tuple[str, ...]:
+        """`names` as the gradients know them."""
+        return tuple([f"zmlx_hidden_{n}" if n in self.hidden else n for n in self.names])
 
     def source(self, text: str, argument: str) -> Source:
         """`text` as messages call it."""
@@ -87,11 +101,17 @@ def full_header(header: str) -> str:
     if not header or header == DEFAULT_HEADER:
         return DEFAULT_HEADER
     before, default, after = header.partition(DEFAULT_HEADER)
-    if not default:  # the default one stands before it, unless it defines such functions itself
-        replaced = any(name.startswith("kk_") for name in _definitions(header))
-        before, default, after = "", "" if replaced else DEFAULT_HEADER, header
+    if not default:  # the default one stands before it, without functions that it defines itself
+        before, default, after = "", _default_without(frozenset(_definitions(header))), header
     parts = [counted(text, "header") if text.strip() else "" for text in (before, after)]
     return parts[0] + default + parts[1]
+
+
+def _default_without(names: frozenset[str]) -> str:
+    """The default header, in which functions of these names are called otherwise."""
+    own = sorted(names & _definitions(DEFAULT_HEADER))
+    away = "".join(f"#define {name} zmlx_{name}\n" for name in own)
+    return away + DEFAULT_HEADER + "".join(f"#undef {name}\n" for name in own)
 
 
 @lru_cache(maxsize=256)
@@ -128,6 +148,29 @@ def checked_text(value: Any, argument: str, name: str, where: str, empty: bool =
     if not empty and not value.strip():
         raise ValueError(f"[zmlx.{where}] {name!r}: {argument} is empty; give an expression.")
     return value
+
+
+def checked_expression(value: Any, argument: str, name: str, where: str) -> str:
+    """An expression; semicolons at its end are left out."""
+    return checked_text(unended(value), argument, name, where)
+
+
+def unended(text: Any) -> Any:
+    """An expression without the semicolons at its end; what is no text as it is."""
+    return _SEMICOLONS.sub("", text) if isinstance(text, str) else text
+
+
+def whole(number: Any) -> Any:
+    """A whole number, NumPy's too, as Python's; what is none as it is."""
+    try:
+        return number if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return number
+
+
+def checked_header(value: Any, name: str, where: str) -> str:
+    """A header; None is none."""
+    return checked_text("" if value is None else value, "header", name, where, empty=True)
 
 
 def checked_compute(dtype: Any, name: str, where: str) -> str:

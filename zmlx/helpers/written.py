@@ -15,6 +15,7 @@ from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.runtime import Run
 from zmlx.helpers.complaint import complaining, counted, stored
 from zmlx.helpers.spec import OpSpec
+from zmlx.msl.spec import Extent
 
 _HEAD = """\
   const uint elem = thread_position_in_grid.x;
@@ -47,13 +48,13 @@ def forward_kernel(spec: OpSpec, output: str) -> Run:
     if spec.prelude_forward and spec.prelude:
         lines.append(counted(spec.prelude, "vjp_prelude"))
     lines.append(stored("out[elem]", spec.expr, spec.expr_name))
-    return _run(spec, f"{spec.name}_fwd", spec.buffers, ("out",), "".join(lines), output)
+    return _run(spec, spec.forward_name, spec.buffers, ("out",), "".join(lines), output)
 
 
 def pull_kernel(spec: OpSpec, output: str) -> Run:
     """The gradients that were given: (inputs, result, cotangent) -> one array for each of them."""
     buffers = (*spec.buffers, "out", "cotan")
-    names = [*zip(spec.names, spec.buffers, strict=True), ("g", "cotan")]
+    names = [*zip(spec.pull_inputs, spec.buffers, strict=True), ("g", "cotan")]
     if spec.sees_output:
         names.append(("y", "out"))
     results = [f"d{spec.names[i]}" for i in spec.given]
@@ -63,6 +64,12 @@ def pull_kernel(spec: OpSpec, output: str) -> Run:
     for (i, source), result in zip(spec.given.items(), results, strict=True):
         lines.append(stored(f"{result}[elem]", source.text, spec.pull_names[i]))
     return _run(spec, f"{spec.name}_bwd", buffers, results, "".join(lines), output)
+
+
+def one_thread_each(array: mx.array) -> tuple[Extent, Extent]:
+    """Grid and threadgroup that have one thread for each element of `array`."""
+    threads = max(1, array.size)
+    return (threads, 1, 1), (1 << min(9, threads.bit_length() - 1), 1, 1)
 
 
 def _head(spec: OpSpec, buffers: Sequence[str]) -> str:
@@ -84,14 +91,17 @@ def _run(
 ) -> Run:
     kernel = metal.kernel(
         name=name, input_names=inputs, output_names=outputs, source=text,
-        header=spec.full_header, ensure_row_contiguous=spec.contiguous,
+        header=spec.full_header, ensure_row_contiguous=spec.contiguous, cache=False,
     )  # fmt: skip
     template = [("T", dtype_of(spec.scope(output).held)), ("O", dtype_of(output))]
     kinds = [dtype_of(output)] * len(outputs)
 
     def run(arrays: Sequence[mx.array]) -> list[mx.array]:
-        shapes = [arrays[0].shape] * len(outputs)
-        return kernel(*arrays, template=template, output_shapes=shapes, output_dtypes=kinds)
+        grid, threadgroup = one_thread_each(arrays[0])
+        return kernel(
+            *arrays, template=template, grid=grid, threadgroup=threadgroup,
+            output_shapes=[arrays[0].shape] * len(outputs), output_dtypes=kinds,
+        )  # fmt: skip
 
     texts = {spec.expr_name: spec.expr, "vjp_prelude": spec.prelude, "header": spec.header}
     texts |= {spec.pull_names[i]: source.text for i, source in spec.given.items()}

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from zmlx.tuning.notebook import table_html
+
 ROUNDS = 9
 WORTH = 0.97  # a setting wins if it takes at most this share of the default's time
 Setting = tuple[int, int]  # what its two numbers are, TunedKernel.words says
@@ -36,7 +38,7 @@ class TunedKernel:
         return f"{words}, {now:.4f} ms (before: {self.before[0]}, {self.before[1]}, {was:.4f} ms)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TuneReport:
     """What zmlx.autotune found: a TunedKernel for each kernel and size, and why there may be none.
 
@@ -50,6 +52,12 @@ class TuneReport:
     def __str__(self) -> str:
         lines = [f"zmlx.autotune on {self.device}: {self.note or f'{len(self.kernels)} kernels'}"]
         return "\n".join([*lines, *(f"  {kernel}" for kernel in self.kernels)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        title, *kernels = str(self).splitlines()
+        return table_html(title, ("kernels",) if kernels else (), [(k.strip(),) for k in kernels])
 
 
 def best_of(timings: dict[Setting, float], before: Setting) -> Setting:

@@ -1,0 +1,310 @@
+"""Patterns of the catalog: what is looked for in traced graphs, and what takes its place.
+
+Loaded by zmlx.fuse.patterns when a graph is first looked at. One entry a pattern: its spellings,
+its conditions, its replacement, the devices on which it fires with the reason, and the test that
+compares it with plain MLX. Ratios are CPU time on two cores, against the same function fused
+without the pattern, both in one process by turns: `python -m benchmarks.patterns`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from zmlx import kernels
+from zmlx.catalog import attention_spelled as attention
+from zmlx.device.base import current_name
+from zmlx.fuse.matched import Match
+from zmlx.fuse.patterns import pattern
+from zmlx.fuse.spellings import FLOATS, WHOLE
+from zmlx.trace.calls import made_of_mlx
+
+MANY_LOGITS = 2**24  # that are worth not to be held
+FEW_ON_GPUS = 32  # rows for which MLX's kernel reads packed weights
+FEW = 8  # rows that the kernel for packed weights takes at a time
+HALVES = ("float16", "bfloat16")
+
+Spelled = Callable[..., mx.array]
+
+
+# -- attention ------------------------------------------------------------------------------------
+_PAYS = {
+    "cpu": "tiles, from 8192 scores and 8 rows on: 4 to 5 times as fast, gradients 2 to 3 times",
+    "metal": "MLX's own kernel, which holds no scores (not measured)",
+    "cuda": "MLX's own kernel, which holds no scores (not measured)",
+}
+_IN_TILES = "attention in tiles on a CPU, `mx.fast.scaled_dot_product_attention` on a GPU"
+_ATTENTION: dict[str, Any] = {
+    "arrays": {"q": "*LD", "k": "*SD", "v": "*SD", "mask": "~*LS"},
+    "numbers": attention.NUMBERS, "devices": _PAYS, "inline": False, "leads": (1, 2),
+    "least": ("*LS", attention.FEWEST_SCORES),
+    "doc": _IN_TILES, "proof": "tests/patterns/test_attention.py",
+}  # fmt: skip
+for _name, _weights, _need, _floats in (
+    ("attention", attention.called, "softmax", FLOATS),
+    ("attention, softmax in float32", attention.called_wide, "softmax", HALVES),
+    ("attention, softmax written out", attention.written, "exp", FLOATS),
+):
+    pattern(
+        _name, *attention.spellings(_weights), by=attention.attention, floats=_floats,
+        needs=("matmul", _need), root=("matmul", 2), **_ATTENTION,
+    )  # fmt: skip
+    pattern(
+        f"{_name}, where", *attention.where_spellings(_weights), by=attention.attention,
+        types=({"mask": "bool"},), floats=_floats, where=attention.is_low,
+        needs=("matmul", _need, "where"), root=("matmul", 2), **_ATTENTION,
+    )  # fmt: skip
+for _name, _scores, _values, _by, _axes, _out in (
+    ("attention, keys turned at once", attention.turned_scores, attention.product,
+     attention.of_turned_keys, {"q": "HLD", "k": "SHD", "v": "HSD"}, "matmul"),
+    ("attention by einsum", attention.einsum_scores, attention.einsum_values,
+     attention.attention, {"q": "HLD", "k": "HSD", "v": "HSD"}, "einsum"),
+    ("attention by einsum, places first", attention.einsum_places, attention.einsum_to_places,
+     attention.of_places, {"q": "LHD", "k": "SHD", "v": "SHD"}, "einsum"),
+):  # fmt: skip
+    _arrays = {n: f"B{axes}" for n, axes in _axes.items()} | {"mask": "~BHLS"}
+    _how = {**_ATTENTION, "arrays": _arrays, "leads": (0,), "root": (_out, 4)}
+    _how["least"] = ("BHLS", attention.FEWEST_SCORES)
+    pattern(
+        _name, *attention.spellings(attention.called, _scores, _values), by=_by,
+        needs=(_out, "softmax"), **_how,
+    )  # fmt: skip
+    pattern(
+        f"{_name}, where", *attention.where_spellings(attention.called, _scores, _values),
+        by=_by, types=({"mask": "bool"},), where=attention.is_low,
+        needs=(_out, "softmax", "where"), **_how,
+    )  # fmt: skip
+
+_TILES = "from 8192 scores and 8 rows on: 5 to 10 times as fast; else as it is"
+_FAST = "fast.scaled_dot_product_attention"
+for _name, _types, _spellings, _by in (
+    ("MLX's attention", ({},), [attention.fast, attention.fast_masked], attention.attention),
+    ("MLX's attention, booleans for a mask", ({"mask": "bool"},), [attention.fast_masked],
+     attention.attention),
+    ("MLX's attention, causal", ({},), [attention.fast_causal], attention.causal_attention),
+):  # fmt: skip
+    pattern(
+        _name, *_spellings, by=_by, types=_types, sizes={"H": 904, "G": 226}, needs=(_FAST,),
+        root=(_FAST, 4),
+        **{**_ATTENTION, "devices": {"cpu": _TILES}, "doc": "attention in tiles on a CPU",
+           "arrays": {"q": "BHLD", "k": "BGSD", "v": "BGSD", "mask": "~BHLS"}, "leads": (0,),
+           "least": None},
+    )  # fmt: skip
+
+
+# -- rotary embedding -----------------------------------------------------------------------------
+def _half(x: mx.array) -> tuple[mx.array, mx.array]:
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def _rope_half(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    a, b = _half(x)
+    return x * cos + mx.concatenate([-b, a], axis=-1) * sin
+
+
+def _rope_split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    a, b = mx.split(x, 2, axis=-1)
+    return x * cos + mx.concatenate([-b, a], axis=-1) * sin
+
+
+def _full(found: Match) -> str:
+    """Why tables cannot be cut in halves as rows are."""
+    last = found.shape("x")[-1:]
+    cut = [n for n in ("cos", "sin") if found.shape(n)[-1:] != last]
+    return f"{cut[0]} of shape {found.shape(cut[0])}: its last axis is not that of x" if cut else ""
+
+
+def _rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Each half from both halves: nothing is turned first."""
+    (a, b), (c0, c1), (s0, s1) = (mx.split(v, 2, axis=-1) for v in (x, cos, sin))
+    return mx.concatenate([a * c0 - b * s0, b * c1 + a * s1], axis=-1)
+
+
+_TABLES: tuple[dict[str, str], ...] = ({}, {"cos": "float32", "sin": "float32"})
+pattern(
+    "rope, a half turned", _rope_half, _rope_split, by=_rope,
+    arrays={"x": "*SD", "cos": "~*SD", "sin": "~*SD"}, types=_TABLES,
+    devices={
+        "cpu": "one kernel in place of two and a concatenation: 1.3 to 1.6 times as fast",
+        "metal": "one kernel in place of two and a concatenation (not measured)",
+        "cuda": "one kernel in place of two and a concatenation (not measured)",
+    },
+    where=_full, even="D", needs=("concatenate", "negative"), leads=(0, 1, 2), root=("add", 2),
+    doc="both halves from both halves, in one kernel", proof="tests/patterns/test_rope.py",
+)  # fmt: skip
+
+
+# -- losses ---------------------------------------------------------------------------------------
+@made_of_mlx
+def _linear_cross_entropy(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
+    """A negative target counts from the end, as in plain MLX, and one out of range is taken in."""
+    classes = weight.shape[0]
+    places = mx.clip(mx.where(targets < 0, targets + classes, targets), 0, classes - 1)
+    return kernels.loss.linear_cross_entropy(x, weight, places)
+
+
+def _many(found: Match) -> str:
+    logits = math.prod(found.shape("targets")) * found.shape("weight")[0]
+    return "" if logits >= MANY_LOGITS else f"{logits} logits: from {MANY_LOGITS} on it pays"
+
+
+pattern(
+    "a linear layer and cross-entropy",
+    lambda x, weight, targets: nn.losses.cross_entropy(x @ weight.T, targets),
+    by=_linear_cross_entropy, arrays={"x": "*D", "weight": "VD", "targets": "*"},
+    types=({"targets": WHOLE},), floats=("float32",), where=_many,
+    needs=("matmul", "logsumexp", "take_along_axis"), leads=(1, 2), root=("subtract", 0),
+    devices={},  # memory for time: 0.8 times as fast where only x has a gradient
+    inline=False, doc="`zmlx.kernels.loss.linear_cross_entropy`, chunk by chunk",
+    proof="tests/patterns/test_losses.py",
+)  # fmt: skip
+
+
+# -- experts --------------------------------------------------------------------------------------
+def _combined(y: mx.array, w: mx.array) -> mx.array:
+    """Products and a sum, one kernel with what stands beside them."""
+    return mx.sum(y * w[..., None], axis=-2)
+
+
+for _name, _need, _faster, _sums in (
+    ("outputs of experts, combined by einsum", "einsum", "9 to 12 times as fast", [
+        lambda y, w: mx.einsum("nkd,nk->nd" if y.ndim == 3 else "blkd,blk->bld", y, w),
+        lambda y, w: mx.einsum("nk,nkd->nd" if y.ndim == 3 else "blk,blkd->bld", w, y),
+    ]),
+    ("outputs of experts, combined by a product", "matmul", "3 to 8 times as fast", [
+        lambda y, w: (w[..., None, :] @ y).squeeze(-2),
+    ]),
+):  # fmt: skip
+    pattern(
+        _name, *_sums, by=_combined, arrays={"y": "*KD", "w": "*K"},
+        needs=(_need,), leads=(1, 2), root=("einsum" if _need == "einsum" else "place", 1),
+        devices={
+            "cpu": f"one kernel: {_faster}",
+            "metal": "one kernel in place of a product of small matrices (not measured)",
+            "cuda": "one kernel in place of a product of small matrices (not measured)",
+        },
+        doc="products and a sum in one kernel, with what stands beside them",
+        proof="tests/patterns/test_sums.py",
+    )  # fmt: skip
+
+
+# -- cumulative sums ------------------------------------------------------------------------------
+def _ones(x: mx.array, axis: int) -> mx.array:
+    return mx.ones((x.shape[axis], x.shape[axis]), x.dtype)
+
+
+def _cumulative(x: mx.array, axis: int, back: bool) -> mx.array:
+    """In float32: MLX rounds every sum to the type that it is given."""
+    return mx.cumsum(x.astype(mx.float32), axis, reverse=back).astype(x.dtype)
+
+
+for _name, _half_of, _axis, _back, _spelled in (
+    ("sums up to each column", "triu", -1, False, lambda x: x @ mx.triu(_ones(x, -1))),
+    ("sums up to each row", "tril", -2, False, lambda x: mx.tril(_ones(x, -2)) @ x),
+    ("sums from each column on", "tril", -1, True, lambda x: x @ mx.tril(_ones(x, -1))),
+    ("sums from each row on", "triu", -2, True, lambda x: mx.triu(_ones(x, -2)) @ x),
+):
+    pattern(
+        _name, _spelled, by=partial(_cumulative, axis=_axis, back=_back),
+        arrays={"x": "*SD"}, needs=("matmul", _half_of), leads=(0, 1, 2), root=("matmul", 2),
+        devices={
+            "cpu": "n sums in place of n**2: 30 times as fast for rows of 512",
+            "metal": "n sums in place of n**2 (not measured)",
+            "cuda": "n sums in place of n**2 (not measured)",
+        },
+        doc="`mx.cumsum`", proof="tests/patterns/test_sums.py",
+    )  # fmt: skip
+
+
+# -- packed weights -------------------------------------------------------------------------------
+def _packed(group: int) -> tuple[Spelled, Spelled]:
+    """The product with weights of four bits, and what computes it."""
+
+    def spelled(x: mx.array, w: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
+        return x @ mx.dequantize(w, scales, biases, group, 4).swapaxes(-1, -2)
+
+    @made_of_mlx
+    def packed(x: mx.array, w: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
+        rows, host = x.size // max(x.shape[-1], 1), current_name() == "host"
+        if rows > (FEW if host else FEW_ON_GPUS) or not w.size:
+            return x @ mx.dequantize(w, scales, biases, group, 4).T
+        if not host:
+            return mx.quantized_matmul(x, w, scales, biases, True, group, 4)
+        return kernels.linear.int4_matmul(x, w, scales, biases, group_size=group)
+
+    return spelled, packed
+
+
+for _group in (32, 64, 128):
+    _spelled, _by = _packed(_group)
+    pattern(
+        f"unpacked and multiplied, groups of {_group}", _spelled, by=_by,
+        arrays={"x": "*SK", "w": "NP", "scales": "NG", "biases": "NG"}, types=({"w": "uint32"},),
+        sizes={"K": 202 * _group, "G": 202, "P": 202 * _group // 8},
+        needs=("dequantize", "matmul"), root=("matmul", 2), inline=False,
+        devices={
+            "cpu": "up to 8 rows: 1.4 to 2 times as fast, as weights are read packed",
+            "metal": "up to 32 rows: MLX's own kernel, which reads weights packed (not measured)",
+            "cuda": "up to 32 rows: MLX's own kernel, which reads weights packed (not measured)",
+        },
+        doc="`zmlx.kernels.linear.int4_matmul` on a CPU, `mx.quantized_matmul` on a GPU",
+        proof="tests/patterns/test_packed.py",
+    )  # fmt: skip
+
+
+# -- recurrent states -----------------------------------------------------------------------------
+def _delta(
+    s: mx.array, q: mx.array, k: mx.array, v: mx.array, decay: mx.array, beta: mx.array
+) -> tuple[mx.array, mx.array]:
+    faded = s * decay[..., None, None]
+    missing = (v - mx.sum(faded * k[..., None, :], axis=-1)) * beta[..., None]
+    after = faded + missing[..., None] * k[..., None, :]
+    return mx.sum(after * q[..., None, :], axis=-1), after
+
+
+def _delta_by_products(
+    s: mx.array, q: mx.array, k: mx.array, v: mx.array, decay: mx.array, beta: mx.array
+) -> tuple[mx.array, mx.array]:
+    faded = s * decay[..., None, None]
+    missing = (v - (faded @ k[..., None]).squeeze(-1)) * beta[..., None]
+    after = faded + missing[..., None] * k[..., None, :]
+    return (after @ q[..., None]).squeeze(-1), after
+
+
+def _ssm(
+    s: mx.array, x: mx.array, dt: mx.array, a: mx.array, b: mx.array, c: mx.array, d: mx.array
+) -> tuple[mx.array, mx.array]:
+    after = s * mx.exp(dt[..., None] * a) + (dt * x)[..., None] * b[..., None, :]
+    return mx.sum(after * c[..., None, :], axis=-1) + d * x, after
+
+
+def _ssm_by_products(
+    s: mx.array, x: mx.array, dt: mx.array, a: mx.array, b: mx.array, c: mx.array, d: mx.array
+) -> tuple[mx.array, mx.array]:
+    after = s * mx.exp(dt[..., None] * a) + (dt * x)[..., None] * b[..., None, :]
+    return (after @ c[..., None]).squeeze(-1) + d * x, after
+
+
+_STEP = {
+    "cpu": "sums in the kernel that makes the state: 1.4 to 3 times as fast",
+    "metal": "sums in the kernel that makes the state (not measured)",
+    "cuda": "sums in the kernel that makes the state (not measured)",
+}
+pattern(
+    "a step of a gated delta rule", _delta_by_products, by=_delta,
+    arrays={"s": "*VK", "q": "*K", "k": "*K", "v": "*V", "decay": "*", "beta": "*"},
+    needs=("matmul", "multiply", "subtract", "add"), leads=(0, 1, 2), devices=_STEP,
+    doc="products and sums in one kernel", proof="tests/patterns/test_steps.py",
+)  # fmt: skip
+pattern(
+    "a step of a selective scan", _ssm_by_products, by=_ssm,
+    arrays={"s": "*DN", "x": "*D", "dt": "*D", "a": "DN", "b": "*N", "c": "*N", "d": "D"},
+    needs=("matmul", "exp", "multiply", "add"), leads=(0, 1, 2), devices=_STEP,
+    doc="products and sums in one kernel", proof="tests/patterns/test_steps.py",
+)  # fmt: skip
