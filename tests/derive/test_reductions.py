@@ -233,10 +233,14 @@ def test_sizes_one_and_none(name: str, shape: tuple[int, int]) -> None:
     region = built(function, [(s, "float32") for s in example])
     values = arrays([(s, "float32") for s in sizes])
     (value,) = replay(region, values)
-    close(value, plain(*values), 2e-5, 2e-5)
     cotangent = mx.ones(value.shape)
     derivative = derive_vjp(region)
-    want = mx.vjp(plain, values, [cotangent])[1]
+    if 0 in shape:  # plain MLX reads past a shape there, and may never end
+        right = mx.array(run_float64(region, values)[0].astype(np.float32))
+        want = [mx.zeros_like(v) for v in values]
+    else:
+        right, want = plain(*values), mx.vjp(plain, values, [cotangent])[1]
+    close(value, right, 2e-5, 2e-5)
     got = run(simplify(derivative.graph), [*values, cotangent])
     for gradient, target in zip(got, derivative.targets, strict=True):
         close(gradient, want[target], 2e-5, 2e-5)

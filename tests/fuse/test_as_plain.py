@@ -32,14 +32,21 @@ EMPTY = {
 }  # fmt: skip
 
 
+# Folds of nothing: plain MLX reads past a shape for them, and may never end.
+OF_NOTHING = {"mean": mx.nan, "var": mx.nan, "norm": 0.0}
+
+
 @pytest.mark.parametrize("name", EMPTY)
 def test_no_elements_are_what_plain_mlx_makes_of_them(name: str) -> None:
     fn = EMPTY[name]
     fused = zmlx.fuse(fn)
     close(fused(array(0, 3, 5)), fn(array(0, 3, 5)))
     for shape in ((0, 5), (5, 0)):
-        got, want = (_outcome(f, mx.zeros(shape)) for f in (fused, fn))
-        assert got == want, shape
+        got = _outcome(fused, mx.zeros(shape))
+        if shape == (5, 0) and name in OF_NOTHING:
+            assert got == ((5,), mx.float32, str([OF_NOTHING[name]] * 5))
+        else:
+            assert got == _outcome(fn, mx.zeros(shape)), shape
     close(fused(array(1, 4, 5)), fn(array(1, 4, 5)))
 
 

@@ -13,6 +13,7 @@ import pytest
 from fuse_cases import array, close, counting
 
 import zmlx
+from zmlx.device.rules import lazily
 
 pytestmark = pytest.mark.usefixtures("host_device")
 
@@ -33,6 +34,13 @@ def log(caplog):
         return found
 
     return traces
+
+
+@pytest.fixture(autouse=True)
+def lazy():
+    """What is looked at are kernels that results wait for."""
+    with lazily():
+        yield
 
 
 # -- no new trace ---------------------------------------------------------------------------------

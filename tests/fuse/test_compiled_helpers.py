@@ -193,3 +193,27 @@ def test_state_that_the_function_makes_of_what_it_captures():
             assert mx.array_equal(fused(at), fn(at))
             gradients = [mx.grad(lambda x, f=f: f(x).sum())(at) for f in (fused, fn)]
             assert mx.array_equal(*gradients)
+
+
+def test_compiled_functions_and_gradients_as_attributes_and_arguments():
+    """They say that they are functions, and allow no weak reference."""
+
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.scaled = nn.relu, mx.compile(lambda x: x * 2 + 1)
+            self.table = {"l": [nn.silu, mx.grad(lambda x: (x * x).sum()), mx.vmap(mx.tanh)]}
+
+        def __call__(self, x):
+            return self.scaled(self.first(x)) + sum(f(x) for f in self.table["l"])
+
+    held, x = Held(), mx.array([0.5, -1.0, 2.0])
+    fused, given = zmlx.fuse(held), zmlx.fuse(lambda x, f: f(x) + 1)
+    for replaced in (nn.relu, nn.gelu, nn.relu):
+        held.first = replaced
+        for _ in range(2):
+            assert mx.allclose(fused(x), held(x), atol=1e-6)
+            assert mx.allclose(given(x, replaced), replaced(x) + 1, atol=1e-6)
+    layer = nn.TransformerEncoder(1, 8, 2, 16)
+    rows = mx.random.normal((2, 5, 8))
+    assert mx.allclose(zmlx.fuse(layer)(rows, None), layer(rows, None), atol=1e-5)

@@ -125,15 +125,13 @@ def test_a_fused_gradient_inside_a_fused_function():
 
 
 # -- closures -------------------------------------------------------------------------------------
-def test_captured_arrays_are_fixed_when_traced():
+def test_a_captured_array_that_is_replaced_is_seen():
     w = mx.array([1.0, 2.0, 3.0])
     box = {"w": w}
     fused = zmlx.fuse(lambda v: box["w"] * v + 1)  # the array on the left
     v = mx.array([1.0, 1.0, 1.0])
     close(fused(v), w + 1)
     box["w"] = w * 10
-    close(fused(v), w + 1)
-    fused.clear()
     close(fused(v), w * 10 + 1)
 
 

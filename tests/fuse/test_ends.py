@@ -87,11 +87,12 @@ FUSED: dict[str, Any] = {}  # one trace for all lengths
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (4, 0, 3)], ids=str)
 def test_no_elements(shape: tuple[int, ...]) -> None:
-    x = mx.zeros(shape)
+    """NumPy says what they are: plain MLX may never end."""
+    x, own = mx.zeros(shape), np.zeros(shape, np.float32)
     for fold in (lambda x: (x * x).sum(), lambda x: (x + 1).prod(-1), lambda x: (x > 1).all(0)):
-        got, want = zmlx.fuse(fold)(x), fold(x)
+        got, want = numpy(zmlx.fuse(fold)(x)), fold(own)
         assert got.shape == want.shape and got.dtype == want.dtype
-        assert (numpy(got) == numpy(want)).all()
+        assert (got == want).all()
     with pytest.raises(ValueError):
         zmlx.fuse(lambda x: mx.max(x * 2))(x)
 

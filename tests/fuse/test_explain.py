@@ -106,11 +106,11 @@ def test_types_that_no_kernel_has_are_named() -> None:
 def test_captures_sizes_and_static_numbers_are_listed() -> None:
     table = mx.ones((3, 1), mx.float16)
 
-    def f(x: Any, power: int) -> Any:
+    def f(x: Any, power: float) -> Any:
         y = x * table / int(x.shape[0])
         return y if power > 1 else -y
 
-    e = zmlx.explain(f, mx.ones((3, 5)), 2)
+    e = zmlx.explain(f, mx.ones((3, 5)), 2.0)
     first = f.__code__.co_firstlineno
     (capture,) = e.captures
     assert capture.value == Value("float16", (3, 1))

@@ -69,10 +69,10 @@ def test_a_gradient_shows_its_kernels_forward_and_backward() -> None:
         assert "act.region0" in text
 
 
-def test_a_gradient_of_the_fused_function_itself_is_no_forward_report() -> None:
+def test_a_gradient_of_what_reaches_only_its_arguments_is_a_region() -> None:
     summed = zmlx.fuse(lambda x: (mx.tanh(x) * x).sum())
     e = zmlx.explain(mx.grad(summed), x)
-    assert [launch.function for launch in inside_of(e).launches] == ["<lambda>.vjp.region0"]
+    assert len(e.regions) == 1 and all(u.inside is None for u in e.unfused)
 
 
 def test_what_a_gradient_does_not_need_is_no_kernel() -> None:
@@ -168,3 +168,52 @@ def test_the_switch_is_as_it_was_even_if_the_function_fails() -> None:
     assert False in Ran.fused and switches.FUSE.on()
     assert intercept.current() is None
     assert not zmlx.explain(mx.grad(plain_loss), w, x).regions
+
+
+@pytest.mark.usefixtures("host_device")
+def test_a_region_that_no_one_kernel_holds_is_told_by_what_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row's number is kept beside the sum over all of them: two kernels."""
+    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)
+
+    def spread(x: mx.array) -> mx.array:
+        size = (x * x).sum(-1, keepdims=True)
+        return (mx.exp(-size) * size).mean()
+
+    x = mx.random.normal((64, 1000)) / 30
+    explained, fused = zmlx.explain(spread, x), zmlx.fuse(spread)
+    with zmlx.profile(show=False) as profile:
+        mx.eval(fused(x))
+    (region,) = explained.regions
+    launches = sum(record.launches for record in profile.kernels)
+    parts = [part for part in region.parts if part.kernel]
+    assert region.kernel == "" and len(parts) == launches == 2
+    assert all(any(r.name in part.kernel for r in profile.kernels) for part in parts)
+    lone = [u.label for u in explained.unfused if u.label == "divide"]
+    assert explained.kernels_after == launches + len(lone)
+    assert explained.bytes_after < explained.bytes_before
+    for text in (str(explained), explained._repr_html_()):
+        assert "as one alone is none or slower for these shapes" in text
+        assert "one by one" not in text
+    assert region.msl.count("// Body of kernel") == 2
+
+
+@pytest.mark.usefixtures("host_device")
+def test_rows_too_short_for_a_kernel_have_none_in_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ZMLX_SANITIZE", raising=False)  # watched rows are a GPU's: none too short
+
+    def shares(x: mx.array) -> mx.array:
+        return x / (x * x).sum(-1, keepdims=True)
+
+    counts = {}
+    for columns in (3, 64):
+        x, fused = mx.random.normal((4096, columns)), zmlx.fuse(shares)
+        with zmlx.profile(show=False) as profile:
+            mx.eval(fused(x))
+        explained = zmlx.explain(shares, x)
+        assert bool(explained.regions[0].kernel) == bool(profile.kernels)
+        counts[columns] = explained.kernels_after
+    assert counts == {3: 3, 64: 1}

@@ -332,3 +332,21 @@ def test_a_browser_renders_the_page(function: Any, tmp_path: Path) -> None:
     title = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
     assert title is not None
     assert title[1] == f"measured {len(drawing.draw(explanation).boxes)}: "
+
+
+def test_a_large_graph_has_an_overview() -> None:
+    def chains(x: Any, w: Any) -> Any:
+        for _ in range(3):
+            for _ in range(6):
+                x = mx.sin(x) * 1.5 + mx.cos(x)
+            x = x @ w
+        return x
+
+    large = html(zmlx.explain(chains, mx.ones((4, 4)), mx.ones((4, 4))))
+    first = svg_of(large)
+    whole = svg_of(large[large.index("</svg>") + 6 :])
+    boxes = [len(list(svg.iter(f"{SVG}rect"))) for svg in (first, whole)]
+    assert boxes[0] == 3 + 3 + 2 + 1  # regions, products, inputs, the result
+    assert boxes[1] > 40
+    assert f"all {boxes[1]} boxes" in Reader(large).text
+    assert "overview" not in html(zmlx.explain(model, mx.ones((4, 5)), mx.ones((5, 3)), 0.5))

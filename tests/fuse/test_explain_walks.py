@@ -134,6 +134,16 @@ def test_the_text_says_it(explained: Explanation) -> None:
     assert "Nothing stays in memory for a gradient" in text
 
 
+def test_long_rows_have_numbers_that_stay() -> None:
+    """Of a layer norm whose rows no registers hold."""
+    normed = lambda x, w, b: mx.fast.layer_norm(x + 1, w, b, 1e-5)  # noqa: E731
+    report = zmlx.explain(normed, *[mx.ones(s) for s in ((2, 20000), (20000,), (20000,))])
+    stay = [saved for saved in report.saved if "a number a row" in saved.why]
+    assert [saved.value.shape for saved in stay] == [(2, 1)] * 2
+    assert not any(saved.anyway for saved in stay)
+    assert "stay in memory for a gradient" in str(report)
+
+
 def test_json_has_the_fields(explained: Explanation) -> None:
     found = json.loads(explained.json())
     (region,) = found["regions"]

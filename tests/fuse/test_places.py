@@ -121,3 +121,21 @@ def test_nothing_to_find_and_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZMLX_CHECK", "1")
     x = mx.zeros((4, 60))
     equal(zmlx.fuse(places(0))(x, x), places(0)(x, x))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 16), (30, 4, 2)], ids=str)
+def test_an_element_of_each_row_of_what_was_folded(shape: tuple[int, ...]) -> None:
+    """The row's positions stand beside sums, which have lost an axis behind them."""
+
+    def fn(x: Any, index: Any) -> Any:
+        sums = mx.square(x).sum(-1)
+        nearest = mx.stop_gradient(mx.argmin(sums, 1)[:, None])
+        taken = mx.take_along_axis(sums, index[:, None], 1) * 2
+        return taken, mx.take_along_axis(sums, nearest, 1).mean()
+
+    x, index = array(0, *shape), mx.arange(shape[0], dtype=mx.int32) % shape[1]
+    fused = zmlx.fuse(fn)
+    for got, want in zip(fused(x, index), fn(x, index), strict=True):
+        np.testing.assert_allclose(numpy(got), numpy(want), rtol=1e-5)
+    slopes = [mx.grad(lambda x, f=f: sum(v.sum() for v in f(x, index)))(x) for f in (fused, fn)]
+    np.testing.assert_allclose(numpy(slopes[0]), numpy(slopes[1]), rtol=1e-4, atol=1e-5)

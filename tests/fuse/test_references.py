@@ -12,6 +12,7 @@ import pytest
 from fuse_cases import array, close
 from mlx.core import exp, ones_like
 from mlx.core import fast as fast_ops
+from mlx.core import zeros as imported_zeros
 from mlx.core.fast import rms_norm
 from test_threads import at_once
 
@@ -121,6 +122,15 @@ def test_sizes_of_an_imported_name_are_not_frozen():
 hidden_exp = lru_cache(maxsize=0)(mx.exp)  # in C: nothing can be put in its place
 
 
+def test_two_names_of_one_function():
+    """mx.empty is mx.zeros: the wrapper that stands before both knows its first name."""
+    for make in (imported_zeros, mx.zeros, mx.empty):
+        fused = zmlx.fuse(lambda x: make(x.shape) + x * 2)  # noqa: B023
+        for n in (2, 3, 4):
+            close(fused(mx.ones((n, 3))), mx.full((n, 3), 2.0))
+        assert fused.cache_info().misses == 1
+
+
 def test_what_cannot_be_seen_is_traced_by_export():
     fn = lambda v, s=1.0: {"a": hidden_exp(v) * 2 + s}  # noqa: E731
     fused = zmlx.fuse(fn)
@@ -173,3 +183,34 @@ def test_threads():
 
     at_once(4, work)
     assert acting.f is mx.exp and clipped.func is mx.maximum
+
+
+def test_what_an_object_holds_is_mlx_s_own_function_afterwards():
+    """Also what the function put there, and what it returns."""
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.acts, self.w = mx.tanh, [mx.exp], mx.ones((3,))
+
+        def __call__(self, x):
+            self.w = self.w + 1
+            return self.acts[0](self.act(x)) * self.w
+
+    def put(layer, x):
+        layer.act, layer.acts = mx.sin, [mx.exp, mx.cos]
+        return {"f": mx.exp, "y": layer(x)}
+
+    x = mx.array([0.1, 0.2, 0.3])
+    layer, plain, space = Layer(), Layer(), SimpleNamespace(act=mx.tanh)
+    fused, kept = zmlx.fuse(layer), zmlx.fuse(lambda space, x: space.act(x) * 2)
+    for _ in range(2):
+        close(fused(x), plain(x))
+        close(kept(space, x), mx.tanh(x) * 2)
+        assert layer.act is mx.tanh and layer.acts[0] is mx.exp and space.act is mx.tanh
+    putting = zmlx.fuse(put)
+    for _ in range(2):
+        found = putting(layer, x)
+        close(found["y"], put(plain, x)["y"])
+        assert found["f"] is mx.exp and layer.act is mx.sin
+        assert layer.acts[0] is mx.exp and layer.acts[1] is mx.cos

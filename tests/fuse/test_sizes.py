@@ -14,6 +14,7 @@ import pytest
 
 import zmlx
 from tests.near import close as within
+from zmlx.device.base import current_name
 from zmlx.kernels import norms, softmax, transformer
 
 D, HEADS = 16, 2
@@ -85,11 +86,13 @@ def _flat(tree: Any) -> list[Any]:
 
 
 # -- one trace ------------------------------------------------------------------------------------
-def test_a_thousand_lengths_of_a_transformer_block_are_two_traces(block: Block):
+def test_a_thousand_lengths_of_a_transformer_block_are_three_traces(block: Block):
     fused = zmlx.fuse(block)
     for length in range(1, 1001):
         assert fused(sample(4, rows=1)[:, :1] + mx.zeros((1, length, D))).shape == (1, length, D)
-    assert fused.cache_info()[:2] == (998, 2)  # a length of one is a key of its own
+    # A length of one is a key of its own; on a CPU attention of few scores is a trace of its own.
+    traces = 3 if current_name() == "host" else 2
+    assert fused.cache_info()[:2] == (1000 - traces, traces)
     assert check(block, fused, [(sample(n, rows=1),) for n in (*LENGTHS, 1, 100)]) == 0
 
 

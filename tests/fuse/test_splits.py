@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -67,3 +68,12 @@ def test_parts_that_are_not_equal_are_mlxs() -> None:
             assert mx.array_equal(found, wanted)
     with pytest.raises(ValueError, match="Split cannot infer output shapes"):
         mx.compile(lambda x: splits.split(x, [2, 5], 1), shapeless=True)(x)
+
+
+@pytest.mark.parametrize("sections", [2, [1, 3]])
+def test_by_the_names_of_the_arguments(sections: int | list[int]) -> None:
+    x = drawn(3, 4)
+    fused = zmlx.fuse(lambda x: mx.split(x * 2, indices_or_sections=sections, axis=1))
+    for found, wanted in zip(fused(x), mx.split(x * 2, sections, 1), strict=True):
+        assert mx.array_equal(found, wanted)
+    assert mx.allclose(zmlx.fuse(nn.GLU())(x), nn.GLU()(x), atol=1e-5)

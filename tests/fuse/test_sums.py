@@ -177,11 +177,12 @@ def test_more_outer_indices_than_groups(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.skipif(switches.SANITIZE.on(), reason="the sanitizer watches what a GPU would run")
-def test_a_cpu_leaves_narrow_rows_to_mlx() -> None:
-    for columns in (walked.NARROW_DEAR - 1, walked.NARROW_DEAR):
-        arrays = inputs(((33, columns), (columns,), (33, 1)))
+def test_a_cpu_leaves_many_narrow_rows_to_mlx() -> None:
+    many, few = 1 + walked.LITTLE // (walked.NARROW_DEAR - 1), 33
+    for rows, columns in ((many, walked.NARROW_DEAR - 1), (many, walked.NARROW_DEAR), (few, 2)):
+        arrays = inputs(((rows, columns), (columns,), (rows, 1)))
         got = pulled(zmlx.fuse(gated), arrays)
-        assert absorbs(got) == (columns == walked.NARROW_DEAR)
+        assert absorbs(got) == (rows == few or columns == walked.NARROW_DEAR)
         compare(got, exact(gated, arrays), arrays)
 
 

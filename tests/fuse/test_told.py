@@ -244,7 +244,7 @@ def test_many_values_of_a_number_are_told_once(caplog: pytest.LogCaptureFixture)
 
     @zmlx.fuse
     def step(key: mx.array, cache: Cache) -> mx.array:
-        cache.keys[cache.offset : cache.offset + 1] = key
+        cache.keys = sum([cache.keys * 0 + i for i in range(cache.offset)], key)
         cache.offset += 1
         return cache.keys
 
@@ -255,4 +255,4 @@ def test_many_values_of_a_number_are_told_once(caplog: pytest.LogCaptureFixture)
     (record,) = caplog.records
     assert "for each value of cache.offset, 8 times by now" in record.message
     assert "test_told.py:" in record.message and "mx.array" in record.message
-    assert cache.keys.sum().item() == 24
+    assert cache.keys.sum().item() == 2 * (1 + 55)

@@ -14,6 +14,8 @@ from mlx.core import array as imported
 from refusing import X, refused
 from tracing import V, kinds, replayed, run, same, traced
 
+from zmlx.errors import TraceError
+
 MAKERS = {
     "zeros": lambda: mx.zeros((4,)),
     "ones": lambda: mx.ones(4, mx.int32),
@@ -148,15 +150,24 @@ def test_the_name_of_the_class():
     same(run(fn, X), fn(X))
 
 
-def test_identity_of_types_is_refused():
-    def by_type(x):
-        return x * 2 if type(x) is mx.array else x  # here  # noqa: E721
+def test_identity_of_types_is_refused_in_code_made_inside():
+    """Where nothing could stand before the builtin `type`."""
 
-    def by_type_of_none(x):
-        return x * 2 if type(x) is not mx.array else x  # here  # noqa: E721
+    def fn(x):
+        space = {"mx": mx}
+        exec("def by_type(x): return x * 2 if type(x) is not mx.array else x", space)
+        return space["by_type"](x)
 
-    refused(by_type, X, words="isinstance")
-    refused(by_type_of_none, X, words="isinstance")
+    with pytest.raises(TraceError, match=r"Write isinstance\(x, mx.array\)"):
+        run(fn, X)
+
+
+def test_the_name_of_a_type():
+    def fn(x):
+        kind = type(x)
+        return [kind.__name__, kind.__qualname__, kind.__module__, x * 2]
+
+    same(run(fn, X), fn(X))
 
 
 def test_a_subclass_made_inside():

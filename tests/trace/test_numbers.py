@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tracing import call_of, kinds, replayed, run, same, traced
 
+import zmlx
 from zmlx.trace.exprs import evaluate
 from zmlx.trace.run import trace
 from zmlx.trace.scalars import ScalarProxy, Specialize
@@ -148,13 +149,22 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("number", [2.0, 2])
 @pytest.mark.parametrize("case", READS)
-def test_a_number_that_is_read_becomes_static(case, number):
-    found = traced(READS[case], X, number)
+def test_a_number_that_is_read_becomes_static(case):
+    found = traced(READS[case], X, 2.0)
     assert found.static_numbers == {0}
     assert not any(found.graph.kind(n) == "scalar" for n in found.graph)
-    same(run(READS[case], X, number), READS[case](X, number))
+    same(run(READS[case], X, 2.0), READS[case](X, 2.0))
+
+
+@pytest.mark.parametrize("case", READS)
+def test_an_int_that_is_read_is_static_or_decided(case):
+    found = traced(READS[case], X, 2)
+    same(run(READS[case], X, 2), READS[case](X, 2))
+    if not (found.static_numbers or any(type(d.value) is not bool for d in found.decisions)):
+        for other in (2, 3, 7):  # at which all that was asked has the same answer
+            if all(evaluate(d.expr, [other], [X]) == d.value for d in found.decisions):
+                same(replayed(found, [X], [other]), READS[case](X, other))
 
 
 INTS = {
@@ -179,16 +189,42 @@ INTS = {
 }
 
 
+KEPT = (
+    "index", "slice", "shape", "zeros", "captured", "captured slice", "captured reshape", "power",
+    "shift", "bits",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("case", INTS)
-def test_an_int_that_is_read_becomes_static(case):
+def test_an_int_that_is_read_steers_the_trace(case):
+    """It cuts slices and makes shapes at call time; where Python needs the value it is decided."""
     found = traced(INTS[case], X, 2)
-    assert found.static_numbers == {0}
     same(run(INTS[case], X, 2), INTS[case](X, 2))
+    asked = found.static_numbers or {
+        0 for d in found.decisions if d.expr == ("arg", 0) and d.value == 2
+    }
+    assert asked == (set() if case in KEPT else {0})
+    if case in KEPT and case not in ("captured reshape", "shape"):
+        same(replayed(found, [X], [1]), INTS[case](X, 1))
+
+
+def test_ints_whose_values_make_other_types_or_counts():
+    def fn(x, n):
+        wide = mx.array(n) * x.astype(mx.int32) + mx.full((3,), n)
+        return wide, mx.split(mx.zeros((4,)), indices_or_sections=min(abs(n), 2))
+
+    fused = zmlx.fuse(fn)
+    for n in (1, 2, 2**31, 5, -(2**40), 2):
+        same(fused(X, n), fn(X, n))
 
 
 def test_only_the_numbers_read_become_static():
     found = traced(lambda x, a, b, c: x * a if b > 1 else x * c, X, 0.5, 2.0, 3.0)
     assert found.static_numbers == {1}
+    found = traced(lambda x, a, b, c: x * a if b > 1 else x * c, X, 1, 2, 3)
+    assert not found.static_numbers
+    (decision,) = found.decisions
+    assert (decision.expr, decision.value) == (("gt", ("arg", 1), ("value", 1)), True)
 
 
 def test_a_read_that_is_caught_still_counts():

@@ -109,7 +109,7 @@ def test_traces_inside_transformations():
 
 
 def test_reads_of_sizes_are_noted_where_they_happen():
-    found = traced(lambda x: x.reshape(x.shape[0], -1) * len(x), X)
+    found = traced(lambda x: x.reshape(x.shape[0], -1) * int(x.shape[0]), X)
     (read,) = found.decisions
     assert read.expr == ("size", 0, 0) and read.loc.startswith("test_threads.py:")
     assert not traced(lambda x: x * x.ndim, X).decisions

@@ -167,7 +167,6 @@ def test_random_programs(steps):
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=3000, deadline=None)
 @given(st.lists(STEP, min_size=2, max_size=30))
 def test_many_random_programs(steps):
     check(steps)

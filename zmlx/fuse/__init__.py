@@ -12,12 +12,19 @@ from types import ModuleType
 from typing import Any
 
 from zmlx.fuse import api, fusable
+from zmlx.fuse.patterns import pattern
+from zmlx.fuse.tracebacks import shortened
+
+__all__ = ["pattern"]
 
 
 class _CallableModule(ModuleType):
     def __call__(self, fn: Any = None, /, *more: Any, **options: Any) -> Any:
-        fusable.check_call(more, options, __signature__.parameters)
-        return api.fuse(fn, **options)
+        try:
+            fusable.check_call(more, options, __signature__.parameters)
+            return api.fuse(fn, **options)
+        except Exception as error:
+            raise shortened(error)  # noqa: B904 - the same one
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -13,21 +13,24 @@ from functools import partial, update_wrapper, wraps
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-import mlx.core as mx
-
 from zmlx import switches
 from zmlx.fuse.fusable import check
 from zmlx.fuse.partials import applied
 from zmlx.fuse.table import Options, Table, tracing_exactly
-from zmlx.trace import intercept
+from zmlx.fuse.taken import taken
+from zmlx.fuse.tracebacks import shortened
+from zmlx.trace import intercept, through
+from zmlx.trace.endings import random_state
 from zmlx.trace.kinds import Kind, kind_of
 from zmlx.trace.run import attribute_set
 
 if TYPE_CHECKING:
     from zmlx.fuse.entry import Entry
     from zmlx.fuse.explain import Explanation
+    from zmlx.trace.tracer import Tracer
 
 NUMERICS = ("fp32", "mlx")
+through.takers[:] = [taken]
 
 
 class CacheInfo(NamedTuple):
@@ -57,24 +60,36 @@ class FusedFunction:
             self._bound, self._fn = fn, type(fn).__call__
         self._name = getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
         self._tables: dict[tuple[Any, ...], Table | None] = {}
+        self._held = self._bound, self._tables  # reading one attribute is slow beside __getattr__
         update_wrapper(self, fn, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._bound is not None:
-            args = (self._bound, *args)
-        tracer = intercept.current()
-        if tracer is not None and tracer.sees((args, kwargs)):
-            if tracing_exactly() == self._options.exact:
+        try:
+            bound, tables = self._held
+            if bound is not None:
+                args = (bound, *args)
+            tracer = intercept.current()
+            if tracer is not None and tracer.sees((args, kwargs)):
+                return self._inside(tracer, args, kwargs)
+            try:
+                table = tables[switches.mode()]
+            except KeyError:
+                table = self._table()
+            if table is None:
                 return self._fn(*args, **kwargs)
-            call = partial(_called, self._unbound, list(args), kwargs)
-            return tracer.state.run(tracer, self._name, call, (), {})
-        table = self._table()
-        if table is None:
+            if tracer is None:
+                return table.call(args, kwargs)
+            with intercept.recording(None):
+                return table.call(args, kwargs)
+        except Exception as error:
+            raise shortened(error)  # noqa: B904 - the same one
+
+    def _inside(self, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call in a function that is being traced."""
+        if tracing_exactly() == self._options.exact:
             return self._fn(*args, **kwargs)
-        if tracer is None:
-            return table(args, kwargs)
-        with intercept.recording(None):
-            return table(args, kwargs)
+        call = partial(_called, self._unbound, list(args), kwargs)
+        return tracer.state.run(tracer, self._name, call, (), {})
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -214,8 +229,9 @@ def fuse(
         A FusedFunction; without `fn`, a decorator that makes one.
 
     Raises:
-        TypeError, ValueError: for an argument of the wrong kind. Calls raise
-        zmlx.errors.TraceError where the function needs the value of an array.
+        TypeError: for a function or state of the wrong kind.
+        ValueError: for an option of the wrong value.
+        TraceError: from calls, where the function needs the value of an array.
     """
     if numerics not in NUMERICS:
         raise ValueError(f"[zmlx.fuse] numerics is {numerics!r}; wanted one of {NUMERICS}.")
@@ -223,7 +239,7 @@ def fuse(
         raise ValueError(f"[zmlx.fuse] cache_size is {cache_size!r}; wanted an int of 1 or more.")
     for name, state in (("inputs", inputs), ("outputs", outputs)):
         held = kind_of(state) in (Kind.COPIED, Kind.OBJECT, Kind.ROW)
-        if state is not None and not held and state is not mx.random.state:
+        if state is not None and not held and state is not random_state():
             raise TypeError(
                 f"[zmlx.fuse] {name} is a {type(state).__name__}; wanted a list, dict or object "
                 "that holds the arrays, so that they can be replaced in place."
@@ -261,7 +277,8 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     Args:
         fn: a fused function, one that is fused for this, or a gradient (`mx.grad(f)`): the report
             then shows the kernels inside it, forward and backward, of what is fused in `f`.
-        args, kwargs: arguments as for a call; their values do not matter.
+        *args: arguments as for a call; their values do not matter.
+        **kwargs: likewise.
 
     Returns:
         An Explanation: prints as text, shows itself in a notebook, saves as HTML.

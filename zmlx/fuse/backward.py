@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 
 from zmlx.derive.accumulate import contribute, differentiable, gathered, pull_back
 from zmlx.derive.folds import pulled as fold_pulled
+from zmlx.errors import DeriveError
 from zmlx.fuse.adjoints import Adjoints
 from zmlx.fuse.cuts import Layout
 from zmlx.fuse.forward import Forward
 from zmlx.fuse.pulled import Pulled
-from zmlx.fuse.reads import Backward, Links, Shape
+from zmlx.fuse.reads import Backward, Links, Shape, given_arrays
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 from zmlx.trace.passes import verified
 
@@ -29,10 +30,12 @@ class Writer:
 
     def __init__(
         self, graph: Graph, at_hand: Mapping[int, int], links: Links,
-        layouts: Mapping[int, Layout],
+        layouts: Mapping[int, Layout], keeps: bool,
     ) -> None:  # fmt: skip
         self.source, self.links = graph, links
         self.copy = Forward(graph, at_hand)
+        if keeps:
+            self.copy.stored.update(n for n in graph if graph.kind(n) != "const")
         self.adjoints = Adjoints(self.copy, layouts)
         self.pending: dict[int, dict[Shape, int]] = {}
         self.items: dict[int, dict[int, int]] = {}  # of a call's several results, by position
@@ -41,7 +44,8 @@ class Writer:
 
     def written(self, wanted: Sequence[int], used: Sequence[int]) -> Backward:
         source, copy = self.source, self.copy
-        inputs = [source.inputs[i] for i in wanted]
+        given = given_arrays(source)
+        inputs = [given[i] for i in wanted]
         outputs = [source.outputs[k] for k in used]
         seeds = [copy.input(source[n]["shape"], source[n]["dtype"]) for n in outputs]
         active = self._active(set(inputs), set(outputs))
@@ -57,8 +61,8 @@ class Writer:
                 gradients[node] = copy.full(value, node)
             elif value is not None or node in self.items:
                 self._pull(node, value, active)
-        found = tuple(i for i in wanted if source.inputs[i] in gradients)
-        copy.graph.outputs = [gradients[source.inputs[i]] for i in found]
+        found = tuple(i for i in wanted if given[i] in gradients)
+        copy.graph.outputs = [gradients[given[i]] for i in found]
         copies = {n: new for n, new in copy.copies.items() if source.kind(n) not in ("const",)}
         return Backward(
             copy.graph, range(len(seeds)), tuple(copy.reads), found, copies, tuple(self.moved)
@@ -186,11 +190,15 @@ class Writer:
 @verified("backward")
 def backward(
     graph: Graph, wanted: Sequence[int], used: Sequence[int], at_hand: Mapping[int, int],
-    links: Links, layouts: Mapping[int, Layout],
+    links: Links, layouts: Mapping[int, Layout], keeps: bool = False,
 ) -> Backward:  # fmt: skip
     """The gradients of the inputs `wanted` through the outputs `used`, both by position.
 
     `at_hand`: for each node whose value the forward pass has, the node that holds it; another one
-    where that has lost the axes that a reduction folds.
+    where that has lost the axes that a reduction folds. With `keeps` all values are at hand, and
+    none is computed again. DeriveError where complex numbers are on the way: MLX's gradients of
+    them are conjugates of partials.
     """
-    return Writer(graph, at_hand, links, layouts).written(wanted, used)
+    if any(graph[node]["dtype"] == "complex64" for node in graph):
+        raise DeriveError("complex numbers are on the way.")
+    return Writer(graph, at_hand, links, layouts, keeps).written(wanted, used)

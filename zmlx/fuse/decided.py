@@ -1,6 +1,6 @@
-"""Decided: which of the traces of one key fits a call, where Python was steered by sizes.
+"""Decided: which of the traces of one key fits a call, where sizes or ints steered Python.
 
-A trace holds where the sizes that its function asked for have the values that they had: its
+A trace holds where the sizes and ints that its function asked for have the values they had: its
 decisions, in the order in which it asked. Of two traces the first decision is the same question,
 and as long as the answers are, so is the next. A Site (zmlx.fuse.entry) asks for the path of a
 call: the answers, up to the trace's end.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zmlx.fuse.reports import RegionReport
 
 MOST_NODES = 300  # beyond that, a region is one box
+MANY = 40  # boxes, beyond which regions are drawn as boxes too, first
 CHARACTER, PADDING = 6.7, 9.0  # of the page's monospaced text
 HEIGHT, LAYER, GAP, MARGIN = 34.0, 62.0, 14.0, 12.0
 WAYPOINT = 6.0
@@ -73,12 +74,21 @@ def hues(regions: Sequence[RegionReport]) -> dict[str, int]:
     return {r.name: round(210 + 137.5 * i) % 360 for i, same in groups for r in same}
 
 
-def draw(explanation: Explanation) -> Drawing:
+def overview(explanation: Explanation, drawing: Drawing) -> Drawing | None:
+    """The graph with a box for each region, where `drawing`, with all ops, is large beside it."""
+    if len(drawing.boxes) <= MANY or len(explanation.regions) < 2:
+        return None
+    found = draw(explanation, by_region=True)
+    return found if 2 * len(found.boxes) <= len(drawing.boxes) else None
+
+
+def draw(explanation: Explanation, by_region: bool = False) -> Drawing:
     """The explanation's graph: each op a box, or each region where that would be too many."""
     graph = explanation.graph
     shown = [n for n in graph if graph.nodes[n]["kind"] not in ("const", "item")]
     boxes = nx.DiGraph()
-    home = {n: (n if len(shown) <= MOST_NODES else graph.nodes[n]["region"] or n) for n in shown}
+    whole = by_region or len(shown) > MOST_NODES
+    home = {n: (graph.nodes[n]["region"] or n) if whole else n for n in shown}
     for node in graph:
         if graph.nodes[node]["kind"] == "item":
             home[node] = home[graph.nodes[node]["operands"][0]]

@@ -32,9 +32,7 @@ def can_fold(graph: Graph, node: int) -> bool:
     """Whether a kernel can fold what the reduce node `node` folds."""
     data, operand = graph[node], graph[graph.operands(node)[0]]
     kinds = [data["dtype"], operand["dtype"]]
-    return all(
-        dtypes.has_msl(kind) and dtypes.value_type(kind) in FOLD_TYPES for kind in kinds
-    )
+    return all(dtypes.has_msl(kind) and dtypes.value_type(kind) in FOLD_TYPES for kind in kinds)
 
 
 def _grown(graph: Graph, group: list[int], taken: Collection[int]) -> list[int]:

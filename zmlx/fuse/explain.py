@@ -8,7 +8,7 @@ shows itself in a notebook and saves as a page, text, JSON or a drawing (zmlx.fu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from zmlx.fuse.extract import Region
 from zmlx.fuse.frozen import Frozen, frozen, names_of_arrays
 from zmlx.fuse.inside import Inside, looking, runs_python, why_whole
 from zmlx.fuse.page import html
+from zmlx.fuse.patterns import Fired, Nearly, nearly, standing_for
 from zmlx.fuse.plan import Native
 from zmlx.fuse.program import Program
 from zmlx.fuse.replay import dtype_of
@@ -36,6 +37,7 @@ from zmlx.fuse.reports import (
     Unfused,
     Value,
     input_name,
+    moved,
     region_report,
     saved_of,
     value_of,
@@ -44,7 +46,7 @@ from zmlx.fuse.simplify import cost
 from zmlx.fuse.stepped import step_times
 from zmlx.fuse.table import Table
 from zmlx.fuse.text import parts, plain
-from zmlx.trace.graph import NUMBERS, Graph
+from zmlx.trace.graph import Graph
 from zmlx.trace.paths import Names
 from zmlx.trace.run import Trace
 from zmlx.trace.through import RUNS_PYTHON
@@ -68,8 +70,9 @@ class Explanation:
     (stop_gradient, zeros_like). Kernels inside a call that runs Python (`unfused[i].inside`, a
     gradient, say) count as kernels; their bytes stand there.
 
-    `saved` lists what gradients read of the forward pass, and why it is there; what they compute
-    again stands with each region.
+    `fired` lists the patterns that were replaced, `nearly` those that were almost there and why
+    they were not (docs/patterns.md). `saved` lists what gradients read of the forward pass, and
+    why it is there; what they compute again stands with each region.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Explanation:
         fn: Callable[..., Any] | None = None,
         insides: Mapping[int, Inside] | None = None,
         measure: Callable[[int], list[float]] | None = None,
+        almost: Sequence[Nearly] = (),
     ) -> None:
         planned = program.plan
         self.rounds = 0  # of `timed`
@@ -99,8 +103,9 @@ class Explanation:
         self.saved = saved_of(program, self.names)
         self._calls = set(program.written.calls)
         self.written = [f"{label} at {loc}" for label, loc in program.written.calls]
+        self.fired, self.nearly = list[Fired](trace.fired), list(almost)
         notes = {id(trace.graph[node]["call"]): reason for node, reason in trace.notes}
-        why = program.written.left | notes
+        why = program.written.left | notes | standing_for(planned.graph)
         self.unfused = [
             _unfused(planned.graph, native, why, insides or {})
             for native in planned.natives
@@ -142,15 +147,19 @@ class Explanation:
         """Kernels and bytes of plain MLX, and of what runs here."""
         planned = self._plan_graph
         before = _op_costs(traced, _live(traced)) + self._joined_costs(traced)
-        fused = [] if self.no_kernels else [r for r in self.regions if r.kernel]
+        fused = [] if self.no_kernels else [r for r in self.regions if r.kernel or r.parts]
         left = {u.node for u in self.unfused}
         left.update(n for r in self.regions if r not in fused for n in r.nodes)
         after = before if not switches.FUSE.on() else _op_costs(planned, sorted(left))
+        if switches.FUSE.on():  # reductions in regions that MLX runs
+            loose = [n for r in self.regions if r not in fused for n in r.nodes]
+            after += [moved(planned, n) for n in loose if planned.kind(n) == "reduce"]
         insides = [u.inside for u in self.unfused if u.inside]
         self.kernels_before, self.bytes_before = len(before), sum(before)
         self.kernels_before += sum(i.kernels if i.plain is None else i.plain for i in insides)
         shared = len(self.regions) - self._launches
-        self.kernels_after = len(after) + len(fused) - shared + sum(i.kernels for i in insides)
+        launches = sum(len(r.parts) or 1 for r in fused) - shared
+        self.kernels_after = len(after) + launches + sum(i.kernels for i in insides)
         self.bytes_after = sum(after) + sum(r.bytes for r in fused)
 
     def _joined_costs(self, traced: Graph) -> list[int]:
@@ -163,7 +172,7 @@ class Explanation:
             data = traced[node]
             name = data["call"].label if data["kind"] == "opaque" else data.get("op")
             if data["kind"] in ("opaque", "reduce") and (name, data["loc"]) in joined:
-                costs.append(_moved(traced, node))
+                costs.append(moved(traced, node))
         return costs
 
     @property
@@ -253,7 +262,10 @@ def explained(table: Table, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ex
             entry, insides = again.entry(args, kwargs), look.found
     leaves, names = table.leaves(args, kwargs), table.names(args, kwargs)
     measure = partial(step_times, entry, leaves.arrays, leaves.numbers)
-    return Explanation(table.name, entry.trace, entry.program, names, table.fn, insides, measure)
+    almost = [] if table.options.exact else nearly(graph, leaves.numbers)
+    return Explanation(
+        table.name, entry.trace, entry.program, names, table.fn, insides, measure, almost
+    )
 
 
 def no_kernels() -> str:
@@ -293,15 +305,5 @@ def _op_costs(graph: Graph, nodes: Iterable[int]) -> list[int]:
     costs: list[int] = []
     for node in nodes:
         if graph.kind(node) == "op" and cost(graph, (node,)) > 0:
-            costs.append(_moved(graph, node))
+            costs.append(moved(graph, node))
     return costs
-
-
-def _moved(graph: Graph, node: int) -> int:
-    """The bytes that a node reads and writes as a kernel of its own."""
-    arrays = [o for o in set(graph.operands(node)) if not _is_number(graph[o])]
-    return sum(value_of(graph, n).bytes for n in (*arrays, node))
-
-
-def _is_number(data: dict[str, Any]) -> bool:
-    return data["kind"] in ("const", *NUMBERS)

@@ -73,9 +73,11 @@ class _Joiner:
         return [n for n in self.graph.users(source) if n > fold and n in self.cluster]
 
     def _readers(self, fold: int) -> list[int]:
-        """Where `fold` adds up an array that nothing here computes (a cotangent, for a bias), what
-        else reads that array."""
+        """Where `fold` adds up an array that nothing here computes (a cotangent, for a bias), maybe
+        cast, what else reads that array."""
         (source,) = self.graph.operands(fold)
+        while source in self.cluster and self.graph[source].get("op") == "astype":
+            (source,) = self.graph.operands(source)
         return [] if source in self.cluster else [u for u in self.graph.users(source) if u != fold]
 
     def _grow(self, fold: int) -> None:

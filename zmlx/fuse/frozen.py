@@ -1,8 +1,8 @@
 """Frozen: what a function reads that is no argument, and is therefore fixed in its trace.
 
 Comes in: a function. Goes out: the Python numbers that its code names (of closures, globals,
-and attributes or keys of those), and names for the arrays that a trace captured.
-zmlx.fuse.explain shows both.
+and attributes or keys of those), names for the arrays that a trace captured, and where all that
+stands. zmlx.fuse.explain shows it; zmlx.fuse.rebound looks whether it has changed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -21,9 +21,10 @@ import mlx.nn as nn
 from zmlx.trace import locate
 from zmlx.trace.paths import leaves
 
-_READS = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
+READS = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
 _CONSTANT = ("math", "mlx", "numpy", "cmath")  # modules whose numbers nobody changes
-_MISSING: Any = object()
+MISSING: Any = object()
+_KEEP = (dict, list, tuple, MappingProxyType)  # others make what an index gives: arrays
 _TRANSFORMED = type(mx.grad(abs))  # of what mx.grad, mx.compile, mx.checkpoint return
 
 
@@ -35,11 +36,44 @@ class Frozen:
     value: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a value stood when the function was traced: a module, an object's dict, a list."""
+
+    holder: Any
+    key: Any
+    value: Any
+
+    def now(self) -> Any:
+        """What stands there now."""
+        try:
+            return self.holder[self.key]
+        except LookupError:
+            return MISSING
+
+
+class Variable(Place):
+    """A variable of an enclosing function; `holder` is its cell."""
+
+    def now(self) -> Any:
+        try:
+            return self.holder.cell_contents
+        except ValueError:  # deleted
+            return MISSING
+
+
+class Attribute(Place):
+    """An attribute that an object has from its class."""
+
+    def now(self) -> Any:
+        return getattr(self.holder, self.key, MISSING)
+
+
 def frozen(fn: Callable[..., Any]) -> list[Frozen]:
     """The numbers, flags and strings that `fn`, and the user's functions it calls, read by name."""
     found: dict[str, Frozen] = {}
-    for function in _functions(fn, {}):
-        for name, value in _reads(function, function.__code__):
+    for function in functions(fn):
+        for name, value, _ in reads(function, function.__code__):
             if isinstance(value, (bool, int, float, complex, str)):
                 found.setdefault(name, Frozen(name, repr(value)))
     return list(found.values())
@@ -48,22 +82,26 @@ def frozen(fn: Callable[..., Any]) -> list[Frozen]:
 def names_of_arrays(fn: Callable[..., Any], arrays: Sequence[mx.array]) -> list[str]:
     """For each captured array the name by which `fn` reaches it, or ""."""
     found: dict[int, str] = {}
-    for function in _functions(fn, {}):
-        for name, value in _reads(function, function.__code__):
+    for function in functions(fn):
+        for name, value, _ in reads(function, function.__code__):
             for path, leaf in leaves(value, name, locate.NAMED_DEEP):
                 if isinstance(leaf, mx.array):
                     found.setdefault(id(leaf), path)
     return [found.get(id(array), "") for array in arrays]
 
 
-def _functions(fn: Any, seen: dict[int, FunctionType]) -> Iterator[FunctionType]:
+def functions(fn: Any) -> list[FunctionType]:
     """The user's Python functions behind `fn`: itself, and those that it names."""
+    return list(_functions(fn, {}))
+
+
+def _functions(fn: Any, seen: dict[int, FunctionType]) -> Iterator[FunctionType]:
     plain = _plain(fn)
     if plain is None or id(plain) in seen or not locate.is_users(plain.__code__.co_filename):
         return
     seen[id(plain)] = plain
     yield plain
-    for _, value in _reads(plain, plain.__code__):
+    for _, value, _ in reads(plain, plain.__code__):
         yield from _functions(value, seen)
 
 
@@ -90,65 +128,83 @@ def _plain(fn: Any) -> FunctionType | None:
     return None
 
 
-def _reads(function: FunctionType, code: CodeType) -> Iterator[tuple[str, Any]]:
-    """What `code` reads from outside: names with their attributes and constant keys, and values."""
-    name, value, key = "", _MISSING, _MISSING
-    for step in dis.get_instructions(code):
-        held = _step(step, name, value, key)
+def reads(function: FunctionType, code: CodeType) -> Iterator[tuple[str, Any, list[Place]]]:
+    """What `code` reads from outside: names with their attributes and constant keys, values, and
+    where these and all on the way to them stand.
+    """
+    name, value, key = "", MISSING, MISSING
+    places: list[Place] = []
+    for step in steps(code):
+        held = _next(step, name, value, key)
         if held is None:
-            if value is not _MISSING:
-                yield name, value
-            name, value = "", _MISSING
-            if step.opname in _READS:
-                value = _looked_up(function, step)
-                name = step.argval if value is not _MISSING else ""
-            key = _MISSING
+            if value is not MISSING:
+                yield name, value, places
+            name, value, places = "", MISSING, []
+            if step.opname in READS:
+                place = looked_up(function, step)
+                value = MISSING if place is None else place.value
+                name, places = (step.argval, [place]) if place is not None else ("", [])
+            key = MISSING
         else:
-            name, value, key = held
-    if value is not _MISSING:
-        yield name, value
+            name, value, key, place = held
+            places = places if place is None else [*places, place]
+    if value is not MISSING:
+        yield name, value, places
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _reads(function, constant)
+            yield from reads(function, constant)
 
 
-def _step(step: dis.Instruction, name: str, value: Any, key: Any) -> tuple[str, Any, Any] | None:
-    """`name` and `value` after an attribute or a constant key is taken of them, else None."""
-    if value is _MISSING:
+@functools.lru_cache(maxsize=4096)
+def steps(code: CodeType) -> tuple[dis.Instruction, ...]:
+    return tuple(dis.get_instructions(code))
+
+
+def _next(
+    step: dis.Instruction, name: str, value: Any, key: Any
+) -> tuple[str, Any, Any, Place | None] | None:
+    """`name`, `value` and its place after an attribute or a constant key is taken, else None."""
+    if value is MISSING:
         return None
     if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
         if isinstance(value, ModuleType) and value.__name__.partition(".")[0] in _CONSTANT:
             return None
-        inner = _attribute(value, step.argval)
-        return None if inner is _MISSING else (f"{name}.{step.argval}", inner, _MISSING)
-    if step.opname == "LOAD_CONST" and key is _MISSING and isinstance(step.argval, (str, int)):
-        return name, value, step.argval
+        place = _attribute(value, step.argval)
+        return None if place is None else (f"{name}.{step.argval}", place.value, MISSING, place)
+    if step.opname == "LOAD_CONST" and key is MISSING and isinstance(step.argval, (str, int)):
+        return name, value, step.argval, None
     taken = step.opname.startswith("BINARY_SUBSCR") or step.argrepr == "[]"
-    if taken and key is not _MISSING:
+    if taken and key is not MISSING:
         try:
-            return f"{name}[{key!r}]", value[key], _MISSING
+            inner = value[key]
         except (TypeError, LookupError):
             return None
+        place = Place(value, key, inner) if isinstance(value, _KEEP) else None
+        return f"{name}[{key!r}]", inner, MISSING, place
     return None
 
 
-def _attribute(value: Any, name: str) -> Any:
-    """An attribute that lies in a module, an object or its class; no property is run."""
-    for holder in (value, *type(value).__mro__):
+def _attribute(value: Any, name: str) -> Place | None:
+    """Where an attribute lies: in a module, an object or its class; no property is run."""
+    own = value.__mro__ if isinstance(value, type) else (value,)
+    for holder in (*own, *type(value).__mro__):
         held = getattr(holder, "__dict__", {})
         if name in held:
-            return held[name]
-    return value[name] if isinstance(value, dict) and name in value else _MISSING
+            there = holder is value and isinstance(held, dict)
+            return Place(held, name, held[name]) if there else Attribute(value, name, held[name])
+    return Place(value, name, value[name]) if isinstance(value, dict) and name in value else None
 
 
-def _looked_up(function: FunctionType, step: dis.Instruction) -> Any:
-    """What a name stands for outside of the function now."""
+def looked_up(function: FunctionType, step: dis.Instruction) -> Place | None:
+    """Where what a name stands for is found, outside of the function."""
     if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-        return function.__globals__.get(step.argval, _MISSING)
+        held = function.__globals__
+        return Place(held, step.argval, held[step.argval]) if step.argval in held else None
     free = function.__code__.co_freevars
     if step.argval not in free:  # a variable of the function itself, read by an inner one
-        return _MISSING
+        return None
+    cell = (function.__closure__ or ())[free.index(step.argval)]
     try:
-        return (function.__closure__ or ())[free.index(step.argval)].cell_contents
+        return Variable(cell, step.argval, cell.cell_contents)
     except ValueError:  # not bound yet
-        return _MISSING
+        return None

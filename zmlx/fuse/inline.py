@@ -82,7 +82,7 @@ def _fits(made: Graph, result: int, graph: Graph, node: int) -> bool:
 def _written(builder: Builder, graph: Graph, node: int, operands: list[int]) -> int:
     """The node of `builder` that computes what `node` of `graph` does, of these operands."""
     call: OpaqueCall = graph[node]["call"]
-    writer = _Writer(builder, graph[node]["loc"])
+    writer = Writer(builder, graph[node]["loc"])
 
     def leaf(value: Any) -> Any:
         return writer.value(operands[value.position]) if type(value) is Ref else value
@@ -104,7 +104,7 @@ class Value:
         self.node, self.dtype, self.shape, self.ndim = node, dtype, shape, len(shape)
 
 
-class _Writer:
+class Writer:
     """`F` of zmlx.ops.definitions, over a Builder."""
 
     def __init__(self, builder: Builder, loc: str) -> None:
@@ -139,10 +139,9 @@ class _Writer:
     def places(self, x: Value, axis: int) -> Value:
         """The positions along `axis`, an array of ones in all other dimensions."""
         source, there = self._source(x, axis)
-        shape = self._graph[source]["shape"][there:]
-        call = OpaqueCall(Places(-len(shape)), (Ref(0),), label="places")
-        shape = (shape[0], *[1] * (len(shape) - 1))
-        return self._called(call, source, shape, "int32")
+        shape, behind = self._graph[source]["shape"], len(x.shape) - axis - 1
+        call = OpaqueCall(Places(there - len(shape), behind), (Ref(0),), label="places")
+        return self._called(call, source, (shape[there], *[1] * behind), "int32")
 
     def size(self, x: Value, axis: int) -> Value:
         """How long `axis` is, a number of type int32."""

@@ -5,7 +5,8 @@ that are computed once more. zmlx.fuse.reports makes a report of them.
 
 A region's gradient is one graph of what the region reads and of the cotangents: values inside the
 region are computed again in registers, where keeping them would cost a write and a read of memory.
-So nothing is written for a gradient; what it reads must stay in memory until it is taken.
+So nothing is written for a gradient but numbers a row; what it reads must stay in memory until it
+is taken.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ def why_kept(graph: Graph, node: int, regions: Sequence[Region]) -> tuple[str, b
         return f"{'an argument' if kind == 'input' else 'captured'}, in memory anyway", True
     if node in graph.outputs:
         return "a result, in memory anyway", True
+    for i, region in enumerate(regions):
+        if graph.kind(node) == "reduce" and node in region.nodes and node not in region.results:
+            return f"a number a row, which region{i} writes where a gradient may follow", False
     home = [i for i, region in enumerate(regions) if node in region.results]
     what = f"what region{home[0]} writes for others" if home else "what MLX computes"
     return f"{what}, which stays until the gradient is taken", False

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import mlx.core as mx
-
 from zmlx.device.rules import native_or_none
 from zmlx.fuse.site import Site
+from zmlx.trace.endings import random_state
 from zmlx.trace.known import written
 from zmlx.trace.run import Call
 from zmlx.trace.tree import Leaves
@@ -74,7 +73,7 @@ class Met:
         self._tries += 1
         nodes = written(call.structure, len(self._states))
         if nodes is not None:
-            made = native.Known(nodes, mx.random.state)
+            made = native.Known(nodes, random_state())
             known = Known(made, call.structure, call.leaves.soft, call.leaves.copied)
             self._known = [known, *self._known[: MOST - 1]]
 

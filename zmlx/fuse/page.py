@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import sympy as sp
 
-from zmlx.fuse.drawing import HEIGHT, draw, draw_walks, hues
+from zmlx.fuse.drawing import HEIGHT, draw, draw_walks, hues, overview
 from zmlx.fuse.mathml import mathml, symbol
 from zmlx.fuse.reports import alike, ops_text, short_ops
 from zmlx.fuse.text import (
@@ -24,6 +24,7 @@ from zmlx.fuse.text import (
     inside_facts,
     insides,
     ms_text,
+    parts_text,
     ratio,
     saved_text,
     shares_text,
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
 
 def html(explanation: Explanation, whole: bool = True) -> str:
     """The page, or with `whole=False` its content alone."""
-    colours = hues(explanation.regions)
+    colours, drawing = hues(explanation.regions), draw(explanation)
     return str(
         _templates()
         .get_template("explain.html")
         .render(
             report=explanation,
             whole=whole,
-            drawing=draw(explanation),
+            drawing=drawing,
+            overview=overview(explanation, drawing),
             box_height=HEIGHT,
             regions=[_regions(same, colours[same[0].name]) for same in alike(explanation.regions)],
             before=bytes_text(explanation.bytes_before),
@@ -55,6 +57,7 @@ def html(explanation: Explanation, whole: bool = True) -> str:
             short_ops=short_ops,
             bytes_text=bytes_text,
             ms_text=ms_text,
+            report_parts=lambda region: parts_text(region) if region.parts else "",
             any_inside=bool(insides(explanation)),
             fused_inside=any(i.launches or i.unseen for i in insides(explanation)),
         )

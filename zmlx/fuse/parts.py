@@ -90,9 +90,7 @@ class PartRules:
     Right as long as the parts of a sum are added up: their cotangents are then alike.
     """
 
-    def __init__(
-        self, joins: Sequence[Join], order: Sequence[int], whole: Rules
-    ) -> None:
+    def __init__(self, joins: Sequence[Join], order: Sequence[int], whole: Rules) -> None:
         self._joins, self._order, self._whole = list(joins), list(order), whole
         self._count = len(order) - len(joins)
 

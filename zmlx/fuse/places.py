@@ -9,11 +9,14 @@ import mlx.core as mx
 
 
 class Places:
-    """0, 1, 2, … along an axis, counted from the last one; of type int32."""
+    """0, 1, 2, … along an axis, counted from the last one; of type int32.
 
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
+    `behind` axes of size one follow, as many as the rows have that it stands beside.
+    """
+
+    def __init__(self, axis: int, behind: int) -> None:
+        self.axis, self.behind = axis, behind
 
     def __call__(self, x: mx.array) -> mx.array:
         found = mx.arange(x.shape[self.axis], dtype=mx.int32)
-        return found.reshape(-1, *[1] * (-1 - self.axis))
+        return found.reshape(-1, *[1] * self.behind)

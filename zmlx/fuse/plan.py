@@ -16,13 +16,18 @@ from zmlx.fuse.ends import with_ends
 from zmlx.fuse.extract import Region, extract
 from zmlx.fuse.folded import with_folds
 from zmlx.fuse.joins import Joined, joined
-from zmlx.fuse.ones import squeezed
+from zmlx.fuse.ones import squeezed, taken
 from zmlx.fuse.regions import STEPS, regions, unfusable
 from zmlx.fuse.simplify import cost
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import NUMBERS, Graph
 
 if TYPE_CHECKING:
     import networkx as nx
+
+_NUMBERS = frozenset({"const", *NUMBERS})
+_SLOWLY = 10  # times the price of an op that MLX computes slower on a CPU than a kernel of ours
+_STREAMED = frozenset({"add", "subtract", "multiply", "maximum", "minimum"})
+_WORDS = frozenset({"float32", "int32", "uint32"})
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,40 @@ def _region(graph: Graph, nodes: Sequence[int]) -> Region:
 
 def _deserves_a_kernel(graph: Graph, nodes: Sequence[int], worth_alone: int) -> bool:
     working = [n for n in nodes if cost(graph, (n,)) > 0]
-    return len(working) > 1 or (len(working) == 1 and cost(graph, working) >= worth_alone)
+    if len(working) != 1:
+        return len(working) > 1
+    few = _is_few(graph, working[0])
+    dear = 1 if few or _streams(graph, working[0]) else _SLOWLY
+    return dear * cost(graph, working) >= worth_alone
+
+
+def _is_few(graph: Graph, node: int) -> bool:
+    """Whether an op computes one element, or as few as a reduction has left."""
+    one = all(size == 1 for size in graph[node]["shape"])
+    return one or any(_is_folded(graph, operand) for operand in graph.operands(node))
+
+
+def _is_folded(graph: Graph, node: int) -> bool:
+    if taken(graph, node) is not None:  # its axes
+        return _is_folded(graph, graph.operands(node)[0])
+    return graph.kind(node) == "reduce"
+
+
+def _streams(graph: Graph, node: int) -> bool:
+    """Whether MLX's own loop on a CPU waits for nothing but memory: sums, products and extremes of
+    arrays of 32 bits, of float32 with a number too, and casts within 32 bits.
+
+    Its loops for other ops and types have no vectors or short ones, convert arrays first, or make
+    an array of a number.
+    """
+    op, operands = graph[node]["op"], graph.operands(node)
+    types = {graph[node]["dtype"], *[graph[o]["dtype"] for o in operands]}
+    if op == "astype":
+        return types <= _WORDS
+    numbers = [graph.kind(o) in _NUMBERS for o in operands]
+    if any(numbers):
+        return op in ("add", "multiply") and not numbers[0] and types == {"float32"}
+    return op in _STREAMED and len(types) == 1 and types <= _WORDS
 
 
 def _reason(graph: Graph, node: int) -> str:

@@ -19,14 +19,16 @@ from zmlx.fuse import dumped
 from zmlx.fuse.extract import Region
 from zmlx.fuse.joined import JoinedFunction
 from zmlx.fuse.lift import lift
+from zmlx.fuse.moments import centred
 from zmlx.fuse.plan import Native, Plan, plan, plan_apart
 from zmlx.fuse.region import Picked, RegionFunction, launchers
 from zmlx.fuse.replay import constant
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.squeezed import Squeezed
+from zmlx.fuse.statistics import returning
 from zmlx.fuse.steps import Step, Values, kernel_step, native_step, together_step
-from zmlx.fuse.taped import taped
+from zmlx.fuse.taped import Recorded, taped
 from zmlx.fuse.together import Together, fewest
 from zmlx.fuse.whole import WholeGradient
 from zmlx.fuse.written import Written, written_out
@@ -47,7 +49,9 @@ class Program:
         self.written = Written(graph)
         self.plan = plan_apart(graph) if runtime.apart else self._planned(graph, runtime, sums)
         self._unwritten = (graph, replace(runtime, folds=False, ends=False), name)
-        runtime = replace(runtime, written=bool(self.written.calls) and not sums)
+        written = runtime.written or bool(self.written.calls)
+        runtime = replace(runtime, written=written and not sums)
+        self._runtime, self._name = runtime, name
         dump.stage("plan", lambda: dumped.plan_text(self.plan, self.written.calls))
         _log.info("%s: %s", name, describe(self.plan))
         graph = self.plan.graph
@@ -70,7 +74,8 @@ class Program:
         held = [self._template[node] for node in captured]
         own = sums or runtime.exact or runtime.apart  # the gradient of each step
         self.gradient = None if own else self._whole(runtime, name)
-        self._taped = taped(self.plan, runtime, self._results, held, self.gradient)
+        traced = None if own else self._traced
+        self._taped = taped(self.plan, runtime, self._results, held, traced)
 
     def _planned(self, graph: Graph, runtime: Runtime, sums: bool) -> Plan:
         """`graph` in fewer nodes, cut into kernels and calls of MLX."""
@@ -82,6 +87,8 @@ class Program:
         if runtime.folds and not runtime.exact and device.unavailable() is None:
             dear = 0 if device.rows_alone else device.worth_alone
             self.written = written_out(lifted, not sums, dear)
+            if not sums:
+                self.written = replace(self.written, graph=centred(self.written.graph))
         return plan(self.written.graph, device.worth_alone, sums, **runtime.folding)
 
     def _made_steps(self) -> list[Step]:
@@ -127,8 +134,34 @@ class Program:
     def _whole(self, runtime: Runtime, name: str) -> WholeGradient:
         return WholeGradient(self.plan, runtime, name, partial(Program, sums=True))
 
+    def _traced(self) -> Recorded:
+        """What gives results, and then gradients, where MLX traces.
+
+        Kernels then write numbers a row that the gradient would have to fold again.
+        """
+        assert self.gradient is not None
+        plain, folds = Recorded(self._results, self.gradient), self.gradient.statistics
+        if not folds:
+            return plain
+        with self._runtime.making():
+            program = Program(returning(self.plan.graph, folds), self._runtime, self._name)
+        steps, count = len(self.plan.steps), len(self._outputs)
+        if program.gradient is None or len(program.plan.steps) > steps:
+            return plain
+
+        def run(inputs: Sequence[Any]) -> tuple[list[mx.array], Values]:
+            results, values = program._results(inputs)
+            return results[:count], values
+
+        return Recorded(run, program.gradient)
+
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
-        return self.stepped(inputs) if self._taped is None else self._taped(inputs)
+        return self.run(inputs)
+
+    @property
+    def run(self) -> Run:
+        """What gives the results: tapes, or the steps."""
+        return self._taped or self.stepped
 
     @cached_property
     def unwritten(self) -> Program:

@@ -9,12 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zmlx.fuse.cuts import Layout
-from zmlx.trace.graph import Graph
+from zmlx.trace.graph import NUMBERS, Graph
 
 Shape = tuple[int, ...]
 Told = Callable[[Mapping[int, Layout]], int]
 # Of a call: for each operand, by position, the results (0 where it gives one) that depend on it.
 Links = Callable[[int], Mapping[int, Sequence[int]]]
+
+
+def given_arrays(graph: Graph) -> list[int]:
+    """What the op of a whole function is given, in order: its inputs that are arrays, and what the
+    function has captured, which MLX may be transforming.
+    """
+    inputs = [node for node in graph.inputs if graph.kind(node) not in NUMBERS]
+    return [*inputs, *[node for node in graph if graph.kind(node) == "array"]]
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class Read:
 class Backward:
     """Inputs of `graph`: the cotangents of the outputs used, in order, then `reads`.
 
-    Outputs: the gradients of the inputs `found`, by position. `copies`: where in `graph` stand
-    values of the forward graph's nodes that are computed again, or could be.
+    Outputs: the gradients of the arrays `found`, by their positions in `given_arrays`. `copies`:
+    where in `graph` stand values of the forward graph's nodes that are computed again, or could be.
     """
 
     graph: Graph

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.derive.factor import factored
 from zmlx.device import watch
 from zmlx.device.base import Device, Launcher, device_for_current_stream
 from zmlx.device.rules import Pull, differentiable, new_pulls, put_down, sizes_to_come
@@ -29,6 +28,7 @@ from zmlx.fuse.replay import dtype_of, replay
 from zmlx.fuse.rows import sized
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.shapes import Shape, reshaped
+from zmlx.fuse.shortened import shortened as in_short
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.walked import Made, Walked
 from zmlx.log import logger
@@ -104,9 +104,15 @@ class RegionFunction:
         other kernels.
         """
         special = self.specialized(shapes)
-        if not special.folds:
-            return None
-        return Walked(special.graph, self.runtime, self.name, self._ruled).made(shapes)
+        return self._walked(special).launched(shapes) if special.folds else None
+
+    def cut(self, shapes: Sequence[Shape]) -> Runtime:
+        """How the region is planned where no one kernel computes it for these sizes."""
+        special = self.specialized(shapes)
+        return self._walked(special).cut if special.folds else self.runtime
+
+    def _walked(self, special: Specialized) -> Walked:
+        return Walked(special.graph, self.runtime, self.name, self._ruled)
 
     def _ruled(self, graph: Graph, shapes: Sequence[Shape]) -> tuple[Run, RegionRules]:
         """`graph`, another form of the region, as a function, with rules for these shapes."""
@@ -123,7 +129,7 @@ class RegionFunction:
     def _runner(self, arrays: Arrays) -> Run:
         special = self.specialized([a.shape for a in arrays])
         if special.folds:
-            return Walked(special.graph, self.runtime, self.name, self._ruled)
+            return self._walked(special)
         if special.kernel is None:
             inner = dumped.inner(self.runtime, self.name, special.graph)
             return inner.program(special.graph, self.name)
@@ -334,7 +340,7 @@ def shortened(derivative: Derivative, exact: bool) -> Derivative:
     """`derivative` in fewer operations; where `exact`, each op keeps the rounding it would have."""
     if exact:
         return derivative
-    return replace(derivative, graph=factored(derivative.graph, derivative.seeds))
+    return replace(derivative, graph=in_short(derivative.graph, derivative.seeds))
 
 
 def like(value: mx.array, pattern: mx.array, kind: mx.Dtype | None = None) -> mx.array:

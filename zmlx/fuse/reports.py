@@ -18,20 +18,21 @@ from zmlx.device.texts import metal, metal_written
 from zmlx.fuse.extract import Region
 from zmlx.fuse.formulas import Formulas
 from zmlx.fuse.kept import again_of, read_by, why_kept
-from zmlx.fuse.plan import plan
+from zmlx.fuse.plan import Plan, plan
 from zmlx.fuse.region import RegionFunction
 from zmlx.fuse.replay import dtype_of
-from zmlx.fuse.simplify import simplify
+from zmlx.fuse.simplify import cost, simplify
 from zmlx.fuse.walked import Made
 from zmlx.fuse.walks import Walks, walks_of
 from zmlx.trace.exprs import described
-from zmlx.trace.graph import Graph, title
+from zmlx.trace.graph import NUMBERS, Graph, title
 from zmlx.trace.paths import Names
 
 if TYPE_CHECKING:
     from zmlx.fuse.inside import Inside
     from zmlx.fuse.program import Program
     from zmlx.fuse.region import Specialized
+    from zmlx.fuse.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,15 @@ class Port:
     node: int  # in the explanation's graph
 
 
+@dataclass(frozen=True)
+class Part:
+    """A kernel that runs for a part of a region, ZMLX's or one of MLX's for a single op."""
+
+    kernel: str  # "" where it is MLX's
+    msl: str
+    bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class RegionReport:
     """One region: what it computes, its derivative and its kernel.
@@ -79,7 +89,7 @@ class RegionReport:
     vjp: dict[str, sp.Expr]  # by input: the gradient that flows to it
     temporaries: dict[sp.Symbol, sp.Expr]
     nodes: tuple[int, ...]  # in the explanation's graph
-    kernel: str  # its name; "" where the example's shapes allow none and MLX runs the ops
+    kernel: str  # its name; "" where the example's shapes allow none that holds all of it
     msl: str
     vjp_kernels: tuple[str, ...]
     vjp_msl: str
@@ -87,6 +97,7 @@ class RegionReport:
     walks: Walks | None = None  # of a kernel that folds rows
     again: tuple[str, ...] = ()  # ops that the derivative computes once more
     shares: tuple[str, ...] = ()  # regions whose launch is this one's too
+    parts: tuple[Part, ...] = ()  # where it has no kernel of its own: what runs for it
     ms: float | None = None  # where `timed` has measured it
 
     def __repr__(self) -> str:
@@ -95,7 +106,9 @@ class RegionReport:
 
     @property
     def bytes(self) -> int:
-        """Bytes that the kernel reads and writes in the example call."""
+        """Bytes that the kernel reads and writes in the example call, or its parts do."""
+        if self.parts:
+            return sum(part.bytes for part in self.parts)
         return sum(port.value.bytes for port in (*self.inputs, *self.outputs))
 
     @property
@@ -201,8 +214,10 @@ def region_report(
     vjp = simplify(special.vjp.graph)
     seeds = [f"g{i}" for i in range(len(results))]
     gradients = formulas.of(vjp, names + seeds)
-    pulls = _kernels(vjp, special, f"{function.name}.vjp")
+    pulls = _kernels(vjp, special.runtime, f"{function.name}.vjp")
     made = function.walked(_shapes(inner))
+    kernel, msl = _kernel(made, special)
+    parts = () if kernel else _parts(inner, function)
     return RegionReport(
         name,
         tuple(title(graph[node]) for node in region.nodes),
@@ -212,12 +227,14 @@ def region_report(
         {names[t]: g for t, g in zip(special.vjp.targets, gradients, strict=True)},
         formulas.temporaries,
         region.nodes,
-        *_kernel(made, special),
+        kernel,
+        msl or "\n".join(part.msl for part in parts if part.msl),
         tuple(name for name, _ in pulls),
         "\n".join(msl for _, msl in pulls),
         next((graph[n]["loc"] for n in region.nodes if graph[n]["loc"]), ""),
         None if made is None else walks_of(made),
         again_of(special.graph, vjp),
+        parts=parts if any(part.kernel for part in parts) else (),
     )
 
 
@@ -237,22 +254,45 @@ def _kernel(made: Made | None, special: Specialized) -> tuple[str, str]:
     return (special.kernel.name, metal(special.kernel)) if special.kernel else ("", "")
 
 
-def _kernels(graph: Graph, special: Specialized, name: str) -> list[tuple[str, str]]:
+def _parts(inner: Graph, function: RegionFunction) -> tuple[Part, ...]:
+    """What runs for a region that no one kernel computes: it is planned once more, by itself."""
+    runtime = function.cut(_shapes(inner))
+    planned = _planned(inner, runtime)
+    graph, found = planned.graph, []
+    for region in planned.regions:
+        ends = {*region.ends.inputs, *region.ends.outputs}
+        kernel = _kernel_of(region.graph, runtime, function.name)
+        found.append(Part(*kernel, sum(value_of(graph, node).bytes for node in ends)))
+    for native in planned.natives:
+        kind = graph.kind(native.node)
+        if kind == "reduce" or (kind == "op" and cost(graph, (native.node,)) > 0):
+            found.append(Part("", "", moved(graph, native.node)))
+    return tuple(found)
+
+
+def moved(graph: Graph, node: int) -> int:
+    """The bytes that a node reads and writes as a kernel of its own."""
+    arrays = [o for o in set(graph.operands(node)) if graph.kind(o) not in ("const", *NUMBERS)]
+    return sum(value_of(graph, n).bytes for n in (*arrays, node))
+
+
+def _kernels(graph: Graph, runtime: Runtime, name: str) -> list[tuple[str, str]]:
     """Name and text of the kernels that a derivative's graph becomes; none is compiled.
 
     They are those for the example's shapes.
     """
-    found = []
-    folding = special.runtime.folding
-    for region in plan(graph, device_for_current_stream().worth_alone, **folding).regions:
-        function = RegionFunction(region.graph, special.runtime, name)
-        shapes = _shapes(region.graph)
-        made = function.walked(shapes)
-        if made is not None:
-            found.append((made.spec.unique_name, metal_written(made.spec)))
-        elif kernel := function.specialized(shapes).kernel:
-            found.append((kernel.name, metal(kernel)))
-    return found
+    made = [_kernel_of(r.graph, runtime, name) for r in _planned(graph, runtime).regions]
+    return [kernel for kernel in made if kernel != ("", "")]
+
+
+def _planned(graph: Graph, runtime: Runtime) -> Plan:
+    return plan(graph, device_for_current_stream().worth_alone, **runtime.folding)
+
+
+def _kernel_of(graph: Graph, runtime: Runtime, name: str) -> tuple[str, str]:
+    function = RegionFunction(graph, runtime, name)
+    shapes = _shapes(graph)
+    return _kernel(function.walked(shapes), function.specialized(shapes))
 
 
 def _shapes(region: Graph) -> list[tuple[int, ...]]:

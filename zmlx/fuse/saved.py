@@ -7,8 +7,8 @@ Each value of the forward pass that the gradient needs is either read, or comput
 are. Reading costs its bytes; computing elementwise costs nothing beside that, so the cheapest set
 to read is a minimum cut. Of two cuts of the same bytes the later one is taken, which computes less.
 A fold is read where it can be, as computing it takes a walk; but not one in a half type, whose
-digits a kernel has beyond those that it stores, nor one whose gradient asks which elements it
-equals.
+digits a kernel has beyond those that it stores (the largest of what is in memory has none), nor one
+of which the gradient asks which elements it equals.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from zmlx.fuse.pulled import Pulled
 from zmlx.fuse.reads import Backward, Read
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import copy_node
-from zmlx.ops.reductions import REDUCTIONS
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 _EXPAND = mx.expand_dims
-_SUMS = ("sum", "prod")  # folds whose gradients do not ask which elements they equal
+_PICKS = ("max", "min")  # folds that give one of the elements
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,11 @@ def _is_offered(
         return False
     if graph.kind(node) == "op":
         return at_hand[old] == old
-    data = forward[old]
-    ties = data["op"] not in _SUMS and REDUCTIONS[data["op"]].pull is not None
-    return not ties and data["dtype"] not in dtypes.HALVES
+    if any(graph[user].get("op") == "equal" for user in graph.users(node)):
+        return False
+    data, (source,) = forward[old], forward.operands(old)
+    picked = data["op"] in _PICKS and at_hand.get(source) == source
+    return picked or data["dtype"] not in dtypes.HALVES
 
 
 def _live(graph: Graph, ends: Any, stop: Any = ()) -> set[int]:

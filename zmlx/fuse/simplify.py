@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from zmlx.fuse.ones import undone
+from zmlx.fuse.places import Places
 from zmlx.fuse.views import key_of as view_key
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
 from zmlx.trace.passes import verified
 
+_ONES = ("squeeze", "expand_dims")  # calls that add or take away dimensions of one
 _IDENTITY = {"multiply": (1, (0, 1)), "divide": (1, (1,)), "subtract": (0, (1,))}
 
 
@@ -60,6 +62,11 @@ def _shorter(graph: Graph) -> tuple[Graph, dict[int, int]]:
         if node not in live:
             continue
         operands = tuple(new[o] for o in graph.operands(node))
+        if graph.kind(node) == "opaque" and type(graph[node]["call"].fn) is Places:
+            operands = (_along(result, operands[0], graph[node]["call"].fn),)
+        if graph.kind(node) == "size" and graph[node]["expr"][:2] == ("size", 0):
+            new[node] = _sized(result, operands[0], graph[node], seen)
+            continue
         if graph.kind(node) == "count":
             new[node] = _counted(result, operands[0], graph[node], seen)
             continue
@@ -93,17 +100,52 @@ def _counted(result: Graph, source: int, data: dict[str, Any], seen: dict[Any, i
     return seen[key]
 
 
+def _sized(result: Graph, source: int, data: dict[str, Any], seen: dict[Any, int]) -> int:
+    """The node that is the size of `source` along an axis, of the first array that tells."""
+    axes: tuple[int, ...] = (data["expr"][2],)
+    while (found := as_long(result, source, axes)) is not None:
+        source, axes = found
+    key = ("size", axes, source, data["dtype"])
+    if key not in seen:
+        expr = ("size", 0, axes[0])
+        seen[key] = result.add("size", (source,), dtype=data["dtype"], loc=data["loc"], expr=expr)
+    return seen[key]
+
+
+def _along(result: Graph, source: int, places: Places) -> int:
+    """The first array that has the dimension whose positions are asked for, where `source` has it.
+
+    No kernel that reads them must then run before.
+    """
+    while True:
+        axis = len(result[source]["shape"]) + places.axis
+        found = as_long(result, source, (axis,))
+        if found is None or found[1][0] != len(result[found[0]]["shape"]) + places.axis:
+            return source
+        source = found[0]
+
+
 def as_long(graph: Graph, node: int, axes: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
     """An operand of `node` with the same sizes along `axes`, and what axes these are there."""
+    shape = graph[node]["shape"]
+    if graph.kind(node) == "opaque" and graph[node]["call"].label in _ONES:
+        (operand,) = graph.operands(node)
+        long, there = _longer(shape), _longer(graph[operand]["shape"])
+        known = all(a in long for a in axes) and len(long) == len(there)
+        return (operand, tuple([there[long.index(a)] for a in axes])) if known else None
     if graph.kind(node) not in ("op", "reduce"):
         return None
-    shape = graph[node]["shape"]
     for operand in graph.operands(node):
         own = graph[operand]["shape"]
         there = tuple([a + len(own) - len(shape) for a in axes])
         if there[0] >= 0 and [own[a] for a in there] == [shape[a] for a in axes]:
             return operand, there
     return None
+
+
+def _longer(shape: Sequence[int]) -> tuple[int, ...]:
+    """The dimensions that are not of size one."""
+    return tuple([d for d, size in enumerate(shape) if size != 1])
 
 
 def copy_node(source: Graph, node: int, target: Graph, operands: Sequence[int]) -> int:

@@ -1,7 +1,8 @@
-"""Splits: mx.split where sizes are still to come.
+"""Splits: mx.split where sizes are still to come, mx.expand_dims of several axes where MLX maps.
 
-Comes in: the arguments of mx.split. Goes out: its parts. MLX's own primitive cannot infer shapes
-under mx.compile(..., shapeless=True); equal parts are gathered there. What runs calls of MLX in a
+Comes in: the arguments of either. Goes out: its result. MLX's own primitive of a split cannot infer
+shapes under mx.compile(..., shapeless=True); equal parts are gathered there. That of several new
+axes is mapped wrongly by mx.vmap along another axis than the first. What runs calls of MLX in a
 program asks `anywhere`.
 """
 
@@ -15,16 +16,29 @@ import mlx.core as mx
 from zmlx.device.rules import traces_shapeless
 from zmlx.trace import intercept
 
-_SPLIT = mx.split
+_SPLIT, _EXPAND = mx.split, mx.expand_dims
 MOST = 4  # dimensions of an array that MLX's convolutions take
 
 
 def anywhere(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn`, or what does the same whatever traces."""
-    return split if fn is _SPLIT else fn
+    return split if fn is _SPLIT else expand_dims if fn is _EXPAND else fn
 
 
-def split(x: mx.array, indices_or_sections: Any, /, axis: int = 0, **kwargs: Any) -> list[mx.array]:
+def expand_dims(x: mx.array, /, axis: Any, **kwargs: Any) -> mx.array:
+    """As mx.expand_dims: one axis after another."""
+    if not isinstance(axis, (list, tuple)) or len(axis) < 2:
+        return mx.expand_dims(x, axis, **kwargs)
+    rank = x.ndim + len(axis)
+    places = {a % rank for a in axis if type(a) is int and -rank <= a < rank}
+    if len(places) < len(axis):
+        return mx.expand_dims(x, axis, **kwargs)  # which says what is wrong
+    for place in sorted(places):
+        x = mx.expand_dims(x, place, **kwargs)
+    return x
+
+
+def split(x: mx.array, /, indices_or_sections: Any, axis: int = 0, **kwargs: Any) -> list[mx.array]:
     """As mx.split."""
     sections, tracer = indices_or_sections, intercept.current()
     recorded = tracer is not None and tracer.sees(x)

@@ -32,4 +32,3 @@ class Squeezed:
     def __call__(self, arrays: Sequence[mx.array]) -> list[mx.array]:
         pairs = zip(self.function(arrays), self.axes, strict=True)
         return [mx.squeeze(value, axes) if axes else value for value, axes in pairs]
-

@@ -20,22 +20,23 @@ from zmlx.errors import LostTraceError
 from zmlx.fuse import dumped
 from zmlx.fuse.entry import Entry, PlainEntry
 from zmlx.fuse.met import Met
+from zmlx.fuse.patterns import rewriting
 from zmlx.fuse.program import Program, make_program
+from zmlx.fuse.rebound import surroundings
 from zmlx.fuse.runtime import Runtime
-from zmlx.fuse.site import Site
+from zmlx.fuse.site import NO_LEAVES, Site
 from zmlx.fuse.told import changes, described
 from zmlx.log import logger
 from zmlx.trace import claims
 from zmlx.trace.claims import Claim
 from zmlx.trace.paths import Names, names, path_to
-from zmlx.trace.run import Call, Trace, trace, whole
+from zmlx.trace.run import Call, Rewrite, Trace, trace, whole
 from zmlx.trace.sizes import Decision
 from zmlx.trace.static import statics
 from zmlx.trace.tree import Leaves, NumpyArgument, flatten_call
 
 _log = logger("zmlx.fuse")
 _clock = itertools.count(1)
-_NO_LEAVES = Leaves()  # of a call with nothing but arrays
 _running = threading.local()  # `exact`: numerics of the thread's traces, innermost last
 MANY_VALUES = 8  # traces that differ in what Python numbers are; then a warning says so
 PATIENCE = 60.0  # seconds; then a thread makes a trace that another one seems not to finish
@@ -74,29 +75,35 @@ class Table:
         self.size = 0
         self._full = False  # the bound was passed, and told
         self._values_told = False  # that a number's values make traces
+        self._renewals = 0  # traces made as something else than the arguments changed
         self._sites: dict[Any, Site] = {}
         self._last: dict[str, str] = {}
         self._states = _states(options)
         self._met = Met(self._states)
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # A method has no slot: calling an object takes Python longer.
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The function's result for these arguments."""
         if not kwargs and not self._states:
             key = self.signature(args)  # None unless all are arrays
             site = self._sites.get(key) if key is not None else None
-            entry = site.find(args, (), _NO_LEAVES) if site is not None else None
-            if entry is not None:
+            entry = site.of(args) if site is not None else None
+            if entry is not None and not (entry.around is not None and entry.around.moved()):
                 self.hits += 1
                 entry.used = next(_clock)
-                return entry(args, (), ())
+                return entry.call(args, (), ())
         found, leaves = self._met_before(args, kwargs)
         if found is None:
             call, key = self._settled(args, kwargs)
             found, leaves = self._entry(call, key), call.leaves
             if type(key) is tuple:
                 self._met.note(call)
+        if found.around is not None and found.around.moved():
+            call, key = self._settled(args, kwargs)
+            found, leaves = self._renewed(found, call, key), call.leaves
         if found.trace.plain:
             return self.fn(*args, **kwargs)
-        return found(leaves.arrays, leaves.numbers, leaves.objects)
+        return found.call(leaves.arrays, leaves.numbers, leaves.objects)
 
     def _met_before(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -105,7 +112,7 @@ class Table:
         before = claims.ended()
         found = self._met.find(args, kwargs, self._sites)
         if found is None or not claims.quiet(before):  # proxies may stand in its objects
-            return None, _NO_LEAVES
+            return None, NO_LEAVES
         site, leaves = found
         entry = site.find(leaves.arrays, leaves.numbers, leaves)
         if entry is not None:
@@ -170,6 +177,23 @@ class Table:
         site, leaves = self._sites.get(key), call.leaves
         return None if site is None else site.find(leaves.arrays, leaves.numbers, leaves)
 
+    def _renewed(self, entry: Entry, call: Call, key: Any) -> Entry:
+        """The trace again, as something else than its arguments has changed; told when often."""
+        assert entry.around is not None
+        changed = ", ".join(entry.around.changes()) or "a captured array"
+        _log.info("%s: %s has changed, which it reads", self.name, changed)
+        made = self._traced(call, key)
+        self._renewals += made.around is not None  # not those that MLX transforms
+        if self._renewals == MANY_VALUES:
+            _log.warning(
+                "%s reads %s, which is no argument of it and has changed %d times: each change "
+                "makes a new trace. Pass it, or name what holds it in inputs=.",
+                self.name,
+                changed,
+                MANY_VALUES,
+            )
+        return made
+
     def _traced(self, call: Call, key: Any) -> Entry:
         self.misses += 1
         self._report(call)
@@ -186,7 +210,8 @@ class Table:
         if sizes_to_come([*call.leaves.arrays, *captures]):
             runtime = replace(runtime, apart=True)
         with runtime.making():
-            program = Program(recorded.graph, runtime, self.name)
+            better = None if runtime.apart else recorded.replaced
+            program = Program(better or recorded.graph, runtime, self.name)
         entry = kind(recorded, program, next(_clock))
         if isinstance(entry, PlainEntry):
             entry.fn = self.fn
@@ -196,6 +221,8 @@ class Table:
         if not recorded.settled():
             _log.info("%s: captures arrays that wait on another thread: not cached", self.name)
             return entry
+        around = surroundings(self.fn, captures, call.leaves.objects)
+        entry.around = around if around and not recorded.plain else None
         self._tell(call, recorded.decisions)
         self._sites[key] = site
         site.add(entry, call.leaves)
@@ -206,7 +233,7 @@ class Table:
     def _recorded(self, call: Call, site: Site) -> Trace:
         """The trace; of a function that no trace can follow, one call that is never made."""
         try:
-            found = trace(self.fn, call, site.static_for(call.leaves))
+            found = trace(self.fn, call, site.static_for(call.leaves), self._rewriting(call))
         except LostTraceError as lost:
             if lost.needs_values:
                 raise
@@ -216,6 +243,11 @@ class Table:
         if found.exported:
             _log.info("%s: %s", self.name, found.exported)
         return found
+
+    def _rewriting(self, call: Call) -> Rewrite | None:
+        """What replaces patterns; not where bits count, nor sizes are still to come."""
+        off = self.options.exact or sizes_to_come(call.leaves.arrays)
+        return None if off else rewriting(call.leaves.numbers)
 
     def _evict(self) -> None:
         """Drop entries whose objects have gone, and those not called for longest, to the bound.
@@ -254,7 +286,7 @@ class Table:
             )
 
     def _tell(self, call: Call, decisions: Sequence[Decision]) -> None:
-        """Log the sizes that the new trace holds for, and the lines that asked."""
+        """Log the sizes and ints that the new trace holds for, and the lines that asked."""
         if decisions and _log.isEnabledFor(logging.INFO):
             leaves, state = call.leaves, self.options.inputs
             called = names(self.fn, *call.given, leaves.arrays, leaves.numbers, state)
@@ -263,7 +295,7 @@ class Table:
 
     def _tell_values(self, call: Call, site: Site) -> None:
         """Warn once where the values of numbers have made many traces."""
-        numbers = [i for i in sorted(site.read) if i in site.lines]
+        numbers = [i for i in sorted(site.read | site.by_value) if i in site.lines]
         if self._values_told or not numbers or len(site.entries) < MANY_VALUES:
             return
         self._values_told = True
@@ -272,7 +304,7 @@ class Table:
         for i in numbers:
             _log.warning(
                 "%s is traced anew for each value of %s, %d times by now, as %s reads its value "
-                "(a slice, a shape, a branch). Make it an array of one number (mx.array) where it "
+                "(range, an axis, a key). Make it an array of one number (mx.array) where it "
                 "only meets arrays, or fuse the parts of the function that do not read it.",
                 self.name,
                 called.number(i),

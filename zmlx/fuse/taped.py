@@ -7,7 +7,8 @@ for shapes that it has met before no longer runs Python for each step. zmlx.fuse
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -19,33 +20,40 @@ from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.views import Lifted
 from zmlx.fuse.whole import WholeGradient
-from zmlx.trace.calls import Flat
+from zmlx.trace.calls import Flat, is_made_of_mlx
 from zmlx.trace.graph import NUMBERS, OpaqueCall
 from zmlx.trace.operands import arrays_in
 
+_BUILTIN = ("nb_func", "nb_method")  # types of MLX's own functions
 # From inputs to results, and the values of all nodes.
 Steps = Callable[[Sequence[Any]], tuple[list[mx.array], Sequence[Any]]]
-_BUILTIN = ("nb_func", "nb_method")  # types of MLX's own functions
+
+
+class Recorded(NamedTuple):
+    """Steps whose results MLX traces, and what gives their gradients."""
+
+    run: Steps
+    gradient: WholeGradient
 
 
 def taped(
     plan: Plan, runtime: Runtime, run: Steps, held: Sequence[mx.array],
-    gradient: WholeGradient | None = None,
+    traced: Callable[[], Recorded] | None = None,
 ) -> Run | None:  # fmt: skip
     """The results of `run` by tapes; None where nothing is won by more than running its steps.
 
     `held` are arrays that it reads beside its inputs, as they are when it is called; `run` takes
-    the inputs, and others in place of those behind them. Where MLX traces the call, the results are
-    one op to it, of which `gradient`, if it is there, gives the gradients.
+    the inputs, and others in place of those behind them. Where MLX traces the call, what `traced`
+    gives runs in place of it, if that is there: the results are then one op to MLX.
     """
     native = native_or_none()
     if native is None or _is_one_launch(plan):
         return None
     told = runtime.check or runtime.watched or runtime.folder is not None or switches.SANITIZE.on()
-    slow = _plainly(run) if gradient is None else _stepwise(native, run, held, gradient)
+    slow = _plainly(run) if traced is None else _Stepwise(native, run, held, traced)
     if told or not _repeats(plan):  # of each launch
-        return None if gradient is None else slow
-    return _Taped(run, slow, native.Tapes, held, gradient)
+        return None if traced is None else slow
+    return _Taped(run, slow, native.Tapes, held, traced)
 
 
 class _Taped:
@@ -53,10 +61,10 @@ class _Taped:
 
     def __init__(
         self, run: Steps, slow: Run, tapes: Callable[[], Any], held: Sequence[mx.array],
-        gradient: WholeGradient | None,
+        traced: Callable[[], Recorded] | None,
     ) -> None:  # fmt: skip
         self._run, self._slow, self._make, self._held = run, slow, tapes, held
-        self._gradient = gradient
+        self._make_traced = traced
         self._tapes = tapes()
         tuning.depends(self)
 
@@ -65,11 +73,12 @@ class _Taped:
         self._tapes = self._make()
 
     def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
-        given, tapes = [*inputs, *self._held], self._tapes
+        held, tapes = self._held, self._tapes
+        given = [*inputs, *held] if held else inputs
         made: list[mx.array] | None = tapes(given)
         if made is not None:
             return made
-        stand_ins = tapes.stand_ins(given, self._gradient is not None)
+        stand_ins = tapes.stand_ins(given, self._make_traced is not None)
         if stand_ins is not None:
             made = self._recorded(tapes, given, stand_ins)
         return self._slow(inputs) if made is None else made
@@ -79,37 +88,55 @@ class _Taped:
     ) -> list[mx.array] | None:
         """The results for `given`, of a tape that is made now; None where none can be."""
         try:
-            results, values = self._run(stand_ins)
-            writer = None if self._gradient is None else self._gradient.of(values)
-            tapes.learn(given, stand_ins, results, writer)
+            if self._traced is None or not any_traced(_arrays(given)):
+                tapes.learn(given, stand_ins, self._run(stand_ins)[0])
+            else:
+                results, values = self._traced.run(stand_ins)
+                tapes.learn(given, stand_ins, results, self._traced.gradient.of(values))
         except Exception:  # something looked at a value, or failed: the steps themselves say so
             return None
         made: list[mx.array] | None = tapes(given)
         return made
+
+    @cached_property
+    def _traced(self) -> Recorded | None:
+        return None if self._make_traced is None else self._make_traced()
 
 
 def _plainly(run: Steps) -> Run:
     return lambda inputs: run(inputs)[0]
 
 
-def _stepwise(native: Any, run: Steps, held: Sequence[mx.array], gradient: WholeGradient) -> Run:
+class _Stepwise:
     """The results of `run`, which Python runs each time, as one op where MLX traces them."""
 
-    def call(inputs: Sequence[Any]) -> list[mx.array]:
-        results, values = run(inputs)
-        arrays = [a for a in (*inputs, *held) if isinstance(a, mx.array)]
-        one = results and all(isinstance(r, mx.array) for r in results)
-        if not one or not any_traced(arrays):
+    def __init__(
+        self, native: Any, run: Steps, held: Sequence[mx.array], traced: Callable[[], Recorded]
+    ) -> None:
+        self._native, self._run, self._held, self._make_traced = native, run, held, traced
+
+    def __call__(self, inputs: Sequence[Any]) -> list[mx.array]:
+        arrays = _arrays([*inputs, *self._held])
+        if not any_traced(arrays):
+            return self._run(inputs)[0]
+        results, values = self._traced.run(inputs)
+        if not results or not all(isinstance(r, mx.array) for r in results):
             return results
-        made: list[mx.array] = native.whole(arrays, results, gradient.of(values))
+        made: list[mx.array] = self._native.whole(arrays, results, self._traced.gradient.of(values))
         return made
 
-    return call
+    @cached_property
+    def _traced(self) -> Recorded:
+        return self._make_traced()
+
+
+def _arrays(given: Sequence[Any]) -> list[mx.array]:
+    return [a for a in given if isinstance(a, mx.array)]
 
 
 def _is_one_launch(plan: Plan) -> bool:
     """Whether all that runs is one kernel whose launch native code makes as it is."""
-    return len(plan.steps) == 1 and not any(r.folds for r in plan.regions)
+    return len(plan.steps) == len(plan.regions) == 1 and not plan.regions[0].folds
 
 
 def _repeats(plan: Plan) -> bool:
@@ -131,4 +158,4 @@ def _calls_mlx(call: OpaqueCall) -> bool:
     if isinstance(call.fn, Lifted):
         return _calls_mlx(call.fn.call)
     fn = call.fn.fn if isinstance(call.fn, Flat) else call.fn
-    return type(fn) is Places or type(fn).__name__ in _BUILTIN
+    return type(fn) is Places or type(fn).__name__ in _BUILTIN or is_made_of_mlx(fn)

@@ -87,10 +87,13 @@ def static_facts(explanation: Explanation) -> list[str]:
     """What was made of calls, and what binds the trace to these arguments, one sentence each."""
     e = explanation
     found = [f"{e.exported}. It holds for the sizes of this call"] if e.exported else []
+    found += [f"Replaced, pattern {p.name} at {p.loc}: {p.by}" for p in e.fired]
+    found += [f"Nearly pattern {p.name} at {p.loc}, but {p.why}" for p in e.nearly]
     if e.written:
         found.append(f"Written out, to share these kernels: {', '.join(e.written)}")
     if e.shape_reads:
-        found.append(f"Sizes steer Python, so it holds only where {'; '.join(e.shape_reads)}")
+        reads = "; ".join(e.shape_reads)
+        found.append(f"Sizes or ints steer Python, so it holds only where {reads}")
     if e.static_numbers:
         numbers = ", ".join(map(e.names.number, e.static_numbers))
         found.append(f"Reads the value, so is traced anew for each value of: {numbers}")
@@ -104,7 +107,10 @@ def static_facts(explanation: Explanation) -> list[str]:
 
 def plain(explanation: Explanation, full: bool = False) -> str:
     """The explanation as text without colours."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
+    console = Console(
+        file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False,
+        force_jupyter=False,  # else a notebook shows it, empty
+    )  # fmt: skip
     with console.capture() as capture:
         console.print(Group(*parts(explanation, full)))
     return capture.get()
@@ -222,10 +228,18 @@ def _equations(values: Mapping[str, sp.Expr]) -> Table:
     return table
 
 
+def parts_text(region: RegionReport) -> str:
+    """What runs for a region that no single kernel holds."""
+    names = [part.kernel or "one of MLX's" for part in region.parts]
+    return f"{len(names)}, as one alone is none or slower for these shapes: {', '.join(names)}"
+
+
 def _kernel(region: RegionReport) -> RenderableType:
     """What the kernel does for one element; its loops are the same for all."""
+    if region.parts:
+        return Text(parts_text(region))
     if not region.kernel:
-        return Text("none: the outputs differ in shape here, MLX runs the ops one by one")
+        return Text("none for these shapes: MLX runs the ops one by one")
     element = region.msl[region.msl.find("// One element") :].partition("// Body of kernel")[0]
     lines = element.splitlines()
     shown = "\n".join([*lines[:MSL_LINES], *(["// …"] if len(lines) > MSL_LINES else [])])

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx.fuse.splits import anywhere
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 Shape = tuple[int, ...]
@@ -136,25 +137,26 @@ class Lifted:
         """What to do to an operand of the first shape; ValueError where they do not broadcast."""
         shape, full, call = shapes[0], tuple(mx.broadcast_shapes(*shapes)), self.call
         args, kwargs = (call.args[1:], call.kwargs) if given is None else given
+        fn = anywhere(call.fn)
         if shape == full or self.kind == BROADCAST:
-            return lambda x: call.fn(x, *args, **kwargs)
+            return lambda x: fn(x, *args, **kwargs)
         if not shape or (self.kind == SPLIT and _stands(shape, full, args, kwargs)):
             return lambda x: [x] * call.outputs if call.outputs else x
         if self.kind == RESHAPE:
-            return _reshaped(shapes, full, call.fn, args, kwargs)
+            return _reshaped(shapes, full, fn, args, kwargs)
         if self.kind == INDEX:
             index = narrow_index(args[0], (1,) * (len(full) - len(shape)) + shape, full)
             own = expanded(index, len(full))[len(full) - len(shape) :]
             if None not in index and full in shapes:
                 short = own[0] if len(own) == 1 else tuple(own)
-                return lambda x: call.fn(x, short)
+                return lambda x: fn(x, short)
             args = (index,)
         elif self.kind == SQUEEZE and not args and kwargs.get("axis") is None:
             args = (tuple(d for d, size in enumerate(full) if size == 1),)
         new = (1,) * (len(full) - len(shape))  # mx.vmap takes expand_dims wrongly along axis 1
 
         def plan(x: mx.array) -> Any:
-            return call.fn(x.reshape(*new, *x.shape) if new else x, *args, **kwargs)
+            return fn(x.reshape(*new, *x.shape) if new else x, *args, **kwargs)
 
         moves = [] if self.kind == SPLIT else [d for d, n in enumerate(shape, len(new)) if n != 1]
         if self.kind == INDEX:

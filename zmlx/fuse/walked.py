@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import prod
 
 import mlx.core as mx
 
@@ -51,6 +52,7 @@ Ruled = Callable[[Graph, Sequence[Shape]], tuple[Run, Rules]]
 # Columns of a row that takes a CPU longer to begin than to fold; the latter where no fold is read,
 # or one that looks for NaN.
 NARROW, NARROW_DEAR = 4, 8
+LITTLE = 1 << 12  # elements that take a CPU less than one more call of MLX does
 FEW_LANES = 8  # neighbours that are too few to be read together
 INT32_MAX = 2**31 - 1
 
@@ -130,9 +132,14 @@ class Walked(BySize):
 
     @cached_property
     def _apart(self) -> Run:
+        return self.cut.program(self.graph, self.name)
+
+    @cached_property
+    def cut(self) -> Runtime:
+        """How it is planned once more where no one kernel computes it."""
         folds = [n for n in self.graph if self.graph.kind(n) == "reduce"]
         ends = any(self.graph.users(n) for n in folds)  # else the same would come back
-        return replace(self.runtime, folds=False, ends=ends).program(self.graph, self.name)
+        return replace(self.runtime, folds=False, ends=ends)
 
     def made(self, shapes: Sequence[Shape]) -> Made | None:
         """What one kernel computes it with inputs of these shapes; None where none does."""
@@ -144,12 +151,16 @@ class Walked(BySize):
         except EmitError:
             return None
 
+    def launched(self, shapes: Sequence[Shape]) -> Made | None:
+        """The same where it pays: MLX's own folds are faster over rows of three elements, say."""
+        made = self.made(shapes)
+        return made if made is not None and _pays(made.plan, made.layout.sizes) else None
+
     def _run(self, shapes: Sequence[Shape]) -> Run:
         if any(0 in shape for shape in shapes):
             return self._without_elements
-        made = self.made(shapes)
-        absent = device_for_current_stream().unavailable() is not None
-        if made is None or absent or not _pays(made.plan, made.layout.sizes):
+        made = self.launched(shapes)
+        if made is None or device_for_current_stream().unavailable() is not None:
             return self.plain
         dumped.schedule(self.name, made)
         run = self._ruled(made, shapes)
@@ -187,6 +198,8 @@ class Walked(BySize):
 def _pays(plan: Schedule, sizes: geometry.Sizes) -> bool:
     """Whether a kernel over so many rows is faster than MLX's folds."""
     outer, rows, columns = sizes
+    if alone() and prod(sizes) <= LITTLE:
+        return True
     if plan.across:
         return _across_pays(plan, sizes)
     if not alone():

@@ -146,9 +146,7 @@ def _walk(plan: Schedule, k: int, names: _Names) -> Walk:
         writes=tuple(f"out{i}" for i in walk.written),
         sinks=tuple(map(names.fold, walk.sunk)),
         parts=tuple(
-            f"out{region.outputs.index(n)}"
-            for n in (*walk.folds, *walk.sunk)
-            if n in plan.partial
+            f"out{region.outputs.index(n)}" for n in (*walk.folds, *walk.sunk) if n in plan.partial
         ),
     )
 

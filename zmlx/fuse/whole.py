@@ -4,28 +4,31 @@ Comes in: a program's plan, and the values of one forward pass. Goes out: gradie
 their own that is made once for each set of them. zmlx.fuse.program gives it to the native module,
 which asks for what it has no tape of (zmlx.fuse.taped) and ties nothing together itself.
 
-The forward pass runs as it does without a gradient and keeps nothing for one: what a gradient reads
-is in memory between the forward pass's kernels anyway, or is computed again (zmlx.fuse.saved).
+What a gradient reads is in memory between the forward pass's kernels anyway, or is computed again
+(zmlx.fuse.saved). All that a forward pass writes for one are numbers a row (zmlx.fuse.statistics).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 
 from zmlx import dtypes
-from zmlx.derive.factor import factored
 from zmlx.device.rules import native_or_none
 from zmlx.errors import DeriveError
 from zmlx.fuse import dumped
 from zmlx.fuse.cuts import Cut, Layout, array_of, call_of, cutter, pieces
 from zmlx.fuse.extract import Region
+from zmlx.fuse.joint import joint, may_join, reads_once
 from zmlx.fuse.plan import Plan
 from zmlx.fuse.reads import Backward, Links, Read
 from zmlx.fuse.runtime import Runtime
 from zmlx.fuse.saved import Bill, chosen
+from zmlx.fuse.shortened import shortened
+from zmlx.fuse.statistics import offered
 from zmlx.log import logger
 from zmlx.trace.graph import NUMBERS, Graph
 from zmlx.trace.operands import arrays_in
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 Values = Sequence[Any]  # by node of the forward graph
 Gradients = list[mx.array | None]
-Pull = Callable[[Sequence[int], Sequence[int], Sequence[mx.array]], Gradients | None]
+T = TypeVar("T")
 MakeProgram = Callable[[Graph, Runtime, str], "Program"]
 FEWEST = 2  # slices of one array of which the gradient is put together
 _log = logger("zmlx.fuse")
@@ -49,41 +52,37 @@ class WholeGradient:
         self._at_hand = at_hand(plan)
         self._sliced = _slices(plan.graph)
         self._programs: dict[Any, tuple[Program, Backward]] = {}
+        self._joints: dict[Any, tuple[Program, tuple[int, ...]] | None] = {}
 
-    def of(self, values: Values) -> Pull:
-        """What gives gradients of the forward pass with these values: those `wanted` (positions of
-        inputs) of what the results `used` receive, None for those that receive nothing.
+    def of(self, values: Values) -> Writer:
+        """What gives gradients of the forward pass with these values."""
+        return Writer(self, values)
 
-        None in place of all where there is no graph for them.
-        """
-
-        def pull(
-            wanted: Sequence[int], used: Sequence[int], seeds: Sequence[mx.array]
-        ) -> Gradients | None:
-            try:
-                with self.runtime.making():
-                    return self._pulled(values, tuple(wanted), tuple(used), seeds)
-            except DeriveError as error:
-                _log.info("%s: its gradient is made step by step: %s", self.name, error)
-                return None
-
-        return pull
+    @cached_property
+    def statistics(self) -> tuple[int, ...]:
+        """The folds that kernels would write for gradients, by node of the plan's graph."""
+        found = offered(self.plan, self._at_hand)
+        bill = self._bill({**self._at_hand, **{n: n for n in found}}) if found else None
+        return () if bill is None else tuple([n for n, _ in bill.saved if n in found])
 
     def bill(self) -> Bill | None:
         """What the gradients of all float arrays read, where all results receive; None where there
         is no graph for them.
         """
+        return self._bill({**self._at_hand, **{n: n for n in self.statistics}})
+
+    def _bill(self, hand: Mapping[int, int]) -> Bill | None:
         graph = self.plan.graph
         kinds = [(graph.kind(n), graph[n]["dtype"]) for n in graph.inputs]
         wanted = [i for i, (k, t) in enumerate(kinds) if k == "input" and dtypes.is_float(t)]
-        values = [_example(graph[node]) for node in graph]
+        layouts = self._layouts([_example(graph[node]) for node in graph])
         used = tuple(range(len(graph.outputs)))
         try:
-            return self._derived(tuple(wanted), used, self._any_link, self._layouts(values))[1]
+            return self._derived(tuple(wanted), used, self._any_link, layouts, hand)[1]
         except DeriveError:
             return None
 
-    def _pulled(
+    def pulled(
         self, values: Values, wanted: tuple[int, ...], used: tuple[int, ...],
         seeds: Sequence[mx.array],
     ) -> Gradients:  # fmt: skip
@@ -100,6 +99,37 @@ class WholeGradient:
         found = dict(zip(back.found, results, strict=True))
         return [found.get(i) for i in wanted]
 
+    def joined(
+        self, values: Values, wanted: tuple[int, ...], used: tuple[int, ...],
+        seeds: Sequence[mx.array],
+    ) -> tuple[list[mx.array], Gradients] | None:  # fmt: skip
+        """Results and gradients by one program that reads its inputs as often as the forward pass;
+        None where there is none.
+        """
+        graph, key = self.plan.graph, (wanted, used)
+        if not self._spread_alike(values):
+            return None
+        if key not in self._joints:
+            self._joints[key] = self._both(wanted, used) if may_join(self.plan) else None
+        made = self._joints[key]
+        if made is None:
+            return None
+        program, which = made
+        found = program.stepped([*[values[n] for n in graph.inputs], *seeds])
+        count = len(graph.outputs)
+        gradients = dict(zip(which, found[count:], strict=True))
+        return found[:count], [gradients.get(i) for i in wanted]
+
+    def _both(
+        self, wanted: tuple[int, ...], used: tuple[int, ...]
+    ) -> tuple[Program, tuple[int, ...]] | None:
+        graph, which = joint(self.plan.graph, wanted, used, self._any_link)
+        name = f"{self.name}.joint"
+        runtime = dumped.inner(self.runtime, name, graph)
+        with runtime.making():
+            program = self._make(graph, runtime, name)
+        return (program, which) if reads_once(self.plan, program.plan) else None
+
     def _spread_alike(self, values: Values) -> bool:
         """Whether what calls return broadcasts as the graph has it: where its sizes are one."""
         graph = self.plan.graph
@@ -114,9 +144,9 @@ class WholeGradient:
         layouts: Mapping[int, Layout],
     ) -> tuple[Program, Backward]:  # fmt: skip
         graph = self.plan.graph
-        back, bill = self._derived(wanted, used, self._links(values), layouts)
+        back, bill = self._derived(wanted, used, self._links(values), layouts, self._at_hand)
         name = f"{self.name}.vjp"
-        made = factored(back.graph, back.seeds, back.moved)
+        made = shortened(back.graph, back.seeds, back.moved)
         dumped.derivative(name, graph, back.graph, made, bill)
         runtime = dumped.inner(self.runtime, name, made)
         with runtime.making():
@@ -124,13 +154,13 @@ class WholeGradient:
 
     def _derived(
         self, wanted: tuple[int, ...], used: tuple[int, ...], links: Links,
-        layouts: Mapping[int, Layout],
+        layouts: Mapping[int, Layout], hand: Mapping[int, int],
     ) -> tuple[Backward, Bill]:  # fmt: skip
         from zmlx.fuse.backward import backward  # sympy, which it needs, is slow to load
 
         graph = self.plan.graph
-        derived = backward(graph, wanted, used, self._at_hand, links, layouts)
-        return chosen(derived, graph, self._at_hand)
+        derived = backward(graph, wanted, used, hand, links, layouts)
+        return chosen(derived, graph, hand)
 
     def _any_link(self, node: int) -> Mapping[int, Sequence[int]]:
         """All results of a call as depending on all arrays that it is given."""
@@ -167,6 +197,41 @@ class WholeGradient:
             if parts is not None:
                 found[array] = Layout(tuple(view for view, _, _ in slices), tuple(known), parts)
         return found
+
+
+class Writer:
+    """Gives gradients of one forward pass: those `wanted` (positions of inputs) of what the results
+    `used` receive. The native module calls it.
+    """
+
+    def __init__(self, gradient: WholeGradient, values: Values) -> None:
+        self._gradient, self._values = gradient, values
+
+    def __call__(
+        self, wanted: Sequence[int], used: Sequence[int], seeds: Sequence[mx.array]
+    ) -> Gradients | None:
+        """The gradients, None for those that receive nothing; None in place of all where there is
+        no graph for them.
+        """
+        return self._made(self._gradient.pulled, wanted, used, seeds)
+
+    def joint(
+        self, wanted: Sequence[int], used: Sequence[int], seeds: Sequence[mx.array]
+    ) -> tuple[list[mx.array], Gradients] | None:
+        """The results as well, computed by the same kernels; None where that saves nothing."""
+        return self._made(self._gradient.joined, wanted, used, seeds)
+
+    def _made(
+        self, make: Callable[..., T], wanted: Sequence[int], used: Sequence[int],
+        seeds: Sequence[mx.array],
+    ) -> T | None:  # fmt: skip
+        gradient = self._gradient
+        try:
+            with gradient.runtime.making():
+                return make(self._values, tuple(wanted), tuple(used), seeds)
+        except DeriveError as error:
+            _log.info("%s: its gradient is made step by step: %s", gradient.name, error)
+            return None
 
 
 def _example(data: Mapping[str, Any]) -> Any:

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from zmlx.trace import type_name
 from zmlx.trace.operands import arrays_in
+from zmlx.trace.type_name import CLASSES
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 ARRAY = mx.array
-_IS = dis.opmap["IS_OP"]
-CLASSES: set[type] = {ARRAY}  # of arrays, plain and traced
+_METHODS_TOO = sys.version_info >= (3, 12)  # LOAD_ATTR does what LOAD_METHOD did
 _current: list[Callable[[], Tracer | None]] = []
 _stand_in: list[Callable[[Any], Any]] = []
 
@@ -58,7 +59,7 @@ class _Module(types.ModuleType):
         if tracer is None or by_zmlx(caller):
             return ARRAY
         if _tested_by_is(caller):
-            if _of_class_attribute(caller):
+            if _of_class_attribute(caller) or type_name.is_shown(caller):
                 return ARRAY
             raise tracer.refuse(
                 "`type(x) is mx.array` is False for a traced array.",
@@ -68,9 +69,19 @@ class _Module(types.ModuleType):
 
 
 def _tested_by_is(frame: FrameType) -> bool:
-    """Whether the value that `frame` asks for is the right side of `is` or `is not`."""
-    after = frame.f_code.co_code[frame.f_lasti + 2 :: 2]
-    return next((code for code in after if code != 0), 0) == _IS
+    """Whether the value that `frame` asks for is a side of `is` or `is not`."""
+    steps = [s for s in dis.get_instructions(frame.f_code) if s.offset >= frame.f_lasti]
+    if steps[0].opname == "LOAD_METHOD" or (_METHODS_TOO and (steps[0].arg or 0) & 1):
+        return False  # it is called
+    depth = 1  # how far above the top of the stack the value lies
+    for step in steps[1:]:
+        if step.opname == "IS_OP" and depth <= 2:
+            return True
+        argument = step.arg if step.opcode >= dis.HAVE_ARGUMENT else None
+        depth += dis.stack_effect(step.opcode, argument, jump=False)
+        if depth < 2:
+            return False
+    return False
 
 
 def _of_class_attribute(frame: FrameType) -> bool:
@@ -129,3 +140,6 @@ def _made(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 class Array(metaclass=_Kind):
     """What the name mx.array gives to a traced function."""
+
+
+type_name.STAND_INS.append((Array, ARRAY))

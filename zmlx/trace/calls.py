@@ -5,14 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx.ops.definitions import DEFINITIONS
 from zmlx.trace import intercept
+from zmlx.trace.endings import random_state
 from zmlx.trace.graph import OpaqueCall
 from zmlx.trace.operands import arrays_in
+
+
+def made_of_mlx(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, which only calls functions of MLX, of its operands and nothing else."""
+    vars(fn)["__zmlx_made_of_mlx__"] = True
+    return fn
+
+
+def is_made_of_mlx(fn: Any) -> bool:
+    return type(fn) is FunctionType and "__zmlx_made_of_mlx__" in vars(fn)
 
 
 class Around:
@@ -198,17 +210,17 @@ def keeping_random_state() -> Iterator[Callable[[], bool]]:
 
     Within a transformation that traces the state itself it cannot be read, and moves on.
     """
-    before = mx.random.state[0]
+    before = random_state()[0]
     try:
-        yield lambda: mx.random.state[0] is not before
+        yield lambda: random_state()[0] is not before
     finally:
-        if mx.random.state[0] is not before:
+        if random_state()[0] is not before:
             _restore_random_state(before)
 
 
 def moved(before: mx.array) -> bool:
     """Whether the random state has another value than `before`, where values can be read."""
-    now = mx.random.state[0]
+    now = random_state()[0]
     try:
         return now is not before and now.tolist() != before.tolist()
     except RuntimeError:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Number = bool | int | float
 # ("arg", i): number i of the call; ("size", k, axis): a size of array k; ("value", v);
-# or (name, Expr, ...) with a name of _FUNCTIONS.
+# or (name, Expr, ...) with a name of FUNCTIONS.
 Expr = tuple[Any, ...]
 Compute = Callable[[Any, Sequence[Any]], tuple[Any, ...]]  # (arrays, numbers)
 
@@ -49,16 +49,18 @@ _ARITHMETIC = (
     "rshift", "and_", "or_", "xor", "invert", "eq", "ne", "lt", "le", "gt", "ge", "index",
 )  # fmt: skip
 WRAPPED = "int32"  # an integer that MLX cuts to 32 bits
-_LEAVES = ("arg", "size", "value")
+LEAVES = ("arg", "size", "value")
 LONGEST = 40  # parts of an expression that is written out
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in _ARITHMETIC},
     **{f"numpy_{dtype}": partial(adopt, dtype) for dtype in dtypes.ALL},
     "floor": math.floor,
     "ceil": math.ceil,
     "round": round,
     "max": max,
+    "item": lambda number: number.item(),  # of NumPy's
+    "truth": bool,
     "wider": wider,
     "span": span,
     WRAPPED: partial(dtypes.adopted, dtype="int32"),
@@ -74,14 +76,14 @@ def evaluate(
 
 def apply(name: str, values: Sequence[Any]) -> Any:
     """What an expression's function makes of values."""
-    return _FUNCTIONS[name](*values)
+    return FUNCTIONS[name](*values)
 
 
 def parts(expr: Expr) -> list[Expr]:
     """`expr` and all that it is made of, each once and operands first: a loop makes it deep, and
     what it uses twice in every round would be read 2^rounds times.
     """
-    if expr[0] in _LEAVES:
+    if expr[0] in LEAVES:
         return [expr]
     order: list[Expr] = []
     seen: set[int] = set()
@@ -93,7 +95,7 @@ def parts(expr: Expr) -> list[Expr]:
         elif id(top) not in seen:
             seen.add(id(top))
             stack.append((top, True))
-            if top[0] not in _LEAVES:
+            if top[0] not in LEAVES:
                 stack += [(part, False) for part in top[1:]]
     return order
 
@@ -112,7 +114,7 @@ def replaced(expr: Expr, by: dict[Expr, Expr]) -> Expr:
     """`expr` with other leaves."""
     made: dict[int, Expr] = {}
     for part in parts(expr):
-        if part[0] in _LEAVES:
+        if part[0] in LEAVES:
             made[id(part)] = part if part[0] == "value" else by[part]
         else:
             made[id(part)] = (part[0], *[made[id(p)] for p in part[1:]])
@@ -131,7 +133,7 @@ class Numbering:
         if id(expr) not in self._known:
             for part in parts(expr):
                 if id(part) not in self._known:
-                    leaf = part[0] in _LEAVES
+                    leaf = part[0] in LEAVES
                     own = map(repr, part[1:]) if leaf else [self._known[id(p)][1] for p in part[1:]]
                     number = self._keys.setdefault((part[0], *own), len(self._keys))
                     self._known[id(part)] = part, number
@@ -141,7 +143,7 @@ class Numbering:
 def computed(exprs: Sequence[Expr]) -> Compute:
     """A function of (arrays, numbers) that returns the values of `exprs`."""
     lines: dict[str, str] = {}  # the text of a local variable, by its name
-    values: dict[str, Any] = {f"zmlx_{name}": function for name, function in _FUNCTIONS.items()}
+    values: dict[str, Any] = {f"zmlx_{name}": function for name, function in FUNCTIONS.items()}
     numbering = Numbering()
 
     def name(expr: Expr) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODULES", "current", "depth", "name_on_module", "original", "paused",
-    "recording", "show_everywhere", "stand_in", "unwind",
+    "recording", "show_everywhere", "show_places", "stand_in", "unwind",
 ]  # fmt: skip
 
 _LOCK = threading.RLock()  # held while names are replaced, never while a user's function runs
@@ -143,11 +143,14 @@ def name_on_module(name: str) -> Any:
 def _install() -> None:
     """Replace MLX's names; `_complete` says afterwards that no interrupt came between."""
     for prefix, module in MODULES.items():
-        for name, function in list(vars(module).items()):
+        named = dict(vars(module))
+        for name, function in named.items():
             if name.startswith("_") or name in _PASS or isinstance(function, type):
                 continue
             if callable(function):
-                _replace(module, name, partial(Wrapper, prefix + name))
+                first: Any = getattr(function, "__name__", name)  # mx.empty is mx.zeros
+                known = first if named.get(first) is function else name
+                _replace(module, name, partial(Wrapper, f"{prefix}{known}"))
     for kind in (type(mx.compile(abs)), mx.custom_function):
         _replace(kind, "__call__", _wrap_object)
     for name, wrap in plain.wrappers():
@@ -187,6 +190,12 @@ def _restore() -> None:
         owner, name, value = _installed[-1]
         setattr(owner, name, value)
         _installed.pop()
+
+
+def show_places(places: Iterable[reach.Place]) -> None:
+    """Put something into these places until the last trace ends; within a recording only."""
+    with _LOCK:
+        _show(places)
 
 
 def show_everywhere(fn: Callable[..., Any] | None = None) -> None:

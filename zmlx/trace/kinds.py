@@ -91,9 +91,9 @@ _BASES: tuple[tuple[Any, Kind], ...] = (
     (weakref.ref, Kind.WEAK),
     ((bytearray, array.array), Kind.BYTES),
     ((set, frozenset), Kind.SET),
-    ((bool, type, ModuleType, BuiltinFunctionType), Kind.STATIC),
-    ((int, float), Kind.NUMBER),  # an IntEnum, an np.float64
-    ((enum.Enum, complex, str, bytes), Kind.STATIC),
+    ((bool, enum.Enum, type, ModuleType, BuiltinFunctionType), Kind.STATIC),
+    ((int, float), Kind.NUMBER),  # an np.float64
+    ((complex, str, bytes), Kind.STATIC),
 )
 _WITH_VALUE = (Kind.SET, Kind.BYTES, Kind.NUMBER)
 HOLDERS = (Kind.COPIED, Kind.OBJECT, Kind.VALUED)  # lead to others, and can be written in place

@@ -14,8 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx.trace.endings import random_state
 from zmlx.trace.kinds import has_slots
-from zmlx.trace.static import Static
+from zmlx.trace.static import Constant, Static
 from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME
 
 Written = tuple[int, Any, int, tuple[Any, ...], tuple[Any, ...], int]
@@ -73,7 +74,7 @@ def _of(structure: Any) -> Written:
     if structure is ARRAY:
         return _node(Code.ARRAY)
     head = structure[0]
-    if head is NUMBER and structure[1] in (int, float):
+    if head is NUMBER and (structure[1] in (int, float) or structure[1].__module__ == "numpy"):
         return _node(Code.NUMBER, structure[1])
     if head is Static and len(structure) == 2:
         return _static(structure[1])
@@ -95,13 +96,13 @@ def _of(structure: Any) -> Written:
 
 def _static(static: Static) -> Written:
     value = static.value
-    if isinstance(value, FunctionType):
+    if type(value) is FunctionType:  # compiled functions say that they are of this class
         return _node(Code.FUNCTION, weakref.ref(value))
-    if type(value) in _BY_VALUE:
+    if type(value) in _BY_VALUE or issubclass(type(value), Constant):
         return _node(Code.IS, value)
     if isinstance(value, (type, BuiltinFunctionType)) and not static.gone:
         return _node(Code.WEAK, weakref.ref(value))
-    if value is mx.random.state:
+    if value is random_state():
         return _node(Code.IS, value)
     raise _Unsure
 

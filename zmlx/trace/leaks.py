@@ -7,6 +7,7 @@ was stored where the caller could meet it. zmlx.trace.run is the caller.
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import threading
@@ -42,6 +43,8 @@ _MOST = 20_000  # containers that are remembered
 _MOST_ARRAYS, _SMALL = 64, 1 << 16  # arrays whose bytes are compared after the trace, by bytes
 _MOMENT = 0.5  # seconds that another thread may take to read its arguments
 _HOLDERS = (*HOLDERS, Kind.ROW)
+NOTHING: Any = object()
+_CACHE: type = functools._lru_cache_wrapper
 
 
 def holds(tree: Any) -> bool:
@@ -83,11 +86,12 @@ class Surroundings:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._parts: list[tuple[Any, Any]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
-        self._values = list(reached(fn))
+        self.values = list(reached(fn))
+        self.caches = [value for value in self.values if type(value) is _CACHE]
         self._known: set[int] | None = None
-        arrays = [v for v in self._values if type(v) is mx.array and v.nbytes <= _SMALL]
+        arrays = [v for v in self.values if type(v) is mx.array and v.nbytes <= _SMALL]
         self._bytes = [(array, _bytes_of(array)) for array in arrays[:_MOST_ARRAYS]]
-        for value in self._values:
+        for value in self.values:
             if isinstance(value, FunctionType):
                 self._remember(value)
             elif isinstance(value, type):
@@ -103,9 +107,9 @@ class Surroundings:
         return self._known
 
     def _find_known(self) -> set[int]:
-        found = {*map(id, self._values), *[id(part) for part, _ in self._parts]}
+        found = {*map(id, self.values), *[id(part) for part, _ in self._parts]}
         own = [m for n, m in list(sys.modules.items()) if m is not None and not is_library(n)]
-        classes = [v for v in self._values if isinstance(v, type) and not is_library(v.__module__)]
+        classes = [v for v in self.values if isinstance(v, type) and not is_library(v.__module__)]
         for module in own:
             values = list(getattr(module, "__dict__", {}).values())
             found.update(map(id, values))
@@ -127,6 +131,22 @@ class Surroundings:
         parts: list[tuple[Any, Any]] = [(list(items(part)), held) for part, held in self._parts]
         parts += [(list(vars(cls).items()), held) for cls, held in self._classes]
         return any(True for now, held in parts for _ in _new(now, held, _is_lost))
+
+    def stored(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Where the function has put something new that holds a traced value: part, key, value."""
+        for part, held in self._parts:
+            for key, value in _new(list(items(part)), held, _is_one):
+                yield part, key, value
+        for cls, held in self._classes:
+            for name, value in _new(list(vars(cls).items()), held, _is_one):
+                yield cls, name, value
+
+    def before(self, part: Any, key: Any) -> Any:
+        """What stood at `key` of a part (or class) before the trace; NOTHING where nothing did."""
+        held = next(held for known, held in (*self._parts, *self._classes) if known is part)
+        if isinstance(held, dict):
+            return held.get(key, NOTHING)
+        return held[key] if key < len(held) else NOTHING
 
     def restore(self) -> None:
         """Put back the content of whatever holds a traced value, or a lost array, now."""
@@ -188,15 +208,30 @@ def _below(value: Any) -> Iterator[Any]:
         yield from (value.__kwdefaults__ or {}).values()
         named = [value.__globals__.get(name) for name in _names(value.__code__)]
         yield from (v for v in named if not isinstance(v, (ModuleType, NoneType)))
+        yield from _of_modules([v for v in named if isinstance(v, ModuleType)], value.__code__)
         yield getattr(value, "__wrapped__", None)
     elif isinstance(value, type):
         yield from [v for v in list(vars(value).values()) if getattr(v, "__closure__", None)]
+        yield from caches_in(value)
     elif kind in _HOLDERS:
         for part in parts_of(value) or [value]:
             yield from [item for _, item in list(items(part))]
         yield from (vars(type(value)).get("__call__"), type(value))
     elif callable(value) and not isinstance(value, type):  # methods, partials, MLX's own objects
         yield from gc.get_referents(value)
+
+
+def caches_in(cls: type) -> list[Any]:
+    """Methods of a class under functools.lru_cache."""
+    return [value for value in list(vars(cls).values()) if type(value) is _CACHE]
+
+
+def _of_modules(modules: Sequence[ModuleType], code: CodeType) -> Iterator[Any]:
+    """What a function finds in the user's own modules: helpers.table, helpers.mask(n)."""
+    for module in modules:
+        if not is_library(module.__name__):
+            held = object.__getattribute__(module, "__dict__")  # a lazy module stays unloaded
+            yield from [held[name] for name in _names(code) if name in held]
 
 
 def _is_ours(value: Any) -> bool:

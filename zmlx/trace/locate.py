@@ -27,6 +27,11 @@ def is_users(filename: str) -> bool:
     return not filename.startswith(_OWN) or filename.startswith(_VISIBLE)
 
 
+def is_own(filename: str) -> bool:
+    """Whether that file is ZMLX's."""
+    return filename.startswith(_OWN[0]) and not filename.startswith(_VISIBLE)
+
+
 def _line(filename: str, line: int) -> str:
     return f"{_cell(filename) or os.path.basename(filename)}:{line}"
 

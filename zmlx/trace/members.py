@@ -8,6 +8,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+# A branch by the statement that it stands in.
+BRANCHES = {
+    "assert": ("an assertion about an array's values", "Check it outside of the fused function."),
+    "while": (
+        "a loop that an array's value ends",
+        "Loop for a number of rounds that is known, or outside of the fused function.",
+    ),
+}
 # Reads of values: what a user wrote, and the way out.
 READS = {
     "__bool__": ("a branch on an array's value", "Use mx.where(condition, a, b)."),

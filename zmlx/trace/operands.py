@@ -30,6 +30,26 @@ def is_numpy(value: Any) -> bool:
     return numpy is not None and issubclass(type(value), (numpy.generic, numpy.ndarray))
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number whose arithmetic gives the same type for all values of a type.
+
+    A traced number is what its class is. NumPy before 2 widens float32 by the other value.
+    """
+    if isinstance(value, (int, float)):
+        return True
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return False
+    floats = numpy.__version__[:2] != "1."
+    return isinstance(value, (numpy.integer, numpy.floating) if floats else numpy.integer)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is an integer of NumPy or a plain int: what cuts slices and makes shapes."""
+    numpy = sys.modules.get("numpy")
+    return type(value) is int or (numpy is not None and isinstance(value, numpy.integer))
+
+
 def from_numpy(value: Any, strong: Sequence[mx.Dtype]) -> Any:
     """A NumPy operand as MLX takes it: cast to the type of the array beside it.
 

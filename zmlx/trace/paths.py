@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 DEEPEST = 12  # containers inside one another
-_NOT_ENTERED = (str, bytes, bytearray, memoryview, range, type, ModuleType, FunctionType, mx.Dtype)
+NOT_ENTERED = (str, bytes, bytearray, memoryview, range, type, ModuleType, FunctionType, mx.Dtype)
 _OWN = __name__.partition(".")[0]
 
 
@@ -112,7 +112,7 @@ def path_to(
 
 def items(tree: Any) -> list[tuple[str, Any]]:
     """What stands directly inside `tree`, with the step that leads there."""
-    if tree is None or isinstance(tree, _NOT_ENTERED):
+    if tree is None or isinstance(tree, NOT_ENTERED):
         return []
     if isinstance(tree, functools.partial):
         given = [(f".args[{i}]", item) for i, item in enumerate(tree.args)]

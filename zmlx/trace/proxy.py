@@ -9,15 +9,19 @@ what is elementwise goes to its row of the op table, the rest is recorded for ML
 
 from __future__ import annotations
 
+import linecache
 import operator
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from zmlx.ops.table import OPS
-from zmlx.trace import array_name, intercept, writes
-from zmlx.trace.members import INHERITED, READS
+from zmlx.trace import buffers, intercept, type_name, writes
+from zmlx.trace.calls import made_of_mlx
+from zmlx.trace.members import BRANCHES, INHERITED, READS
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.size_rules import product
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 _MATMUL = mx.array.__matmul__  # while a trace runs there is a wrapper in its place
+_SWAP = mx.array.swapaxes
 _CONVERSIONS: dict[str, Callable[..., Any]] = {
     "__complex__": complex, "__index__": operator.index, "__bytes__": bytes,
     "__contains__": operator.contains,
@@ -94,6 +99,12 @@ class Proxy(mx.array):
     def __setitem__(self, index: Any, value: Any) -> None:
         writes.set_item(self, index, value)
 
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """What NumPy reads, where the value is known; writes into it would be seen by nothing."""
+        view = memoryview(mx.array(self)).toreadonly()  # raises for a placeholder
+        self.tracer.lent = True
+        return view
+
     @property
     def at(self) -> writes.At:
         return writes.At(self, self.tracer)
@@ -115,12 +126,20 @@ def foreign(operand: Any) -> BaseException:
     )
 
 
+def _statement(frame: FrameType) -> str:
+    """The first word of the line that runs there."""
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return (line.split() or [""])[0]
+
+
 def _read(name: str) -> Callable[..., Any]:
     what, way_out = READS[name]
 
     def method(self: Proxy, *args: Any, **kwargs: Any) -> Any:
         if not self.known:
-            raise self.tracer.refuse(f"{what} needs a value, which a trace has not.", way_out)
+            said = BRANCHES.get(_statement(sys._getframe(1)) if name == "__bool__" else "")
+            needs, instead = said or (what, way_out)
+            raise self.tracer.refuse(f"{needs} needs a value, which a trace has not.", instead)
         with intercept.recording(None):
             value = mx.array(self)
             if name in _CONVERSIONS:
@@ -170,13 +189,29 @@ def _method(name: str) -> Callable[..., Any]:
     return method
 
 
-def _property(name: str) -> property:
+def _matrices_turned(x: Proxy) -> Any:
+    if x.ndim < 2:  # MLX says what is wrong
+        return mx.array(x).mT
+    return x.tracer.call("swapaxes", _SWAP, (x, -1, -2), {})
+
+
+def reader(name: str) -> Callable[[mx.array], Any]:
+    """What reads that attribute of an array."""
+
+    @made_of_mlx
     def read(x: mx.array) -> Any:
         return getattr(x, name)
 
+    return read
+
+
+def _property(name: str) -> property:
+    read = reader(name)
     if name == "T":
         transpose = mx.array.transpose
         return property(lambda self: self.tracer.call("transpose", transpose, (self,), {}))
+    if name == "mT":
+        return property(_matrices_turned)
     return property(lambda self: self.tracer.call(name, read, (self,), {}))
 
 
@@ -204,4 +239,6 @@ def _install() -> None:
 
 
 _install()
-array_name.CLASSES.add(Proxy)
+Proxy.__name__, Proxy.__qualname__, Proxy.__module__ = "array", "array", "mlx.core"  # type(x) says
+type_name.CLASSES.add(Proxy)
+buffers.follow(Proxy)

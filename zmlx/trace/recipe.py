@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from zmlx.trace.exprs import Expr, Number, evaluate, leaves
+from zmlx.trace.exprs import Compute, Expr, Number, computed, leaves
 from zmlx.trace.kinds import Kind, content, kind_of, parts_of, refill, store
 from zmlx.trace.leaks import holds
 from zmlx.trace.machines import StandIn, stood_for
@@ -23,6 +24,7 @@ from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.unflatten import row
 from zmlx.trace.values import is_memory
+from zmlx.trace.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -44,6 +46,11 @@ class NumberOutput:
     """Stands for a Python number that the function computed from its arguments' numbers."""
 
     expr: Expr
+
+    @cached_property
+    def compute(self) -> Compute:
+        """Its value, in a tuple, of (arrays, numbers); written once, as each call wants it."""
+        return computed((self.expr,))
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,7 @@ class Recipes:
         if isinstance(tree, mx.array):
             stored = self._inputs.get(id(tree)) if self._storing else None
             return stored or self.output(tree)
+        tree = unwrapped(tree)
         if type(tree) is Late:
             tree.refused()
         if type(tree) is StandIn:
@@ -320,7 +328,7 @@ def rebuild(recipe: Any, given: Given) -> Any:
     if kind is Output:
         return given.values[recipe.index]
     if kind is NumberOutput:
-        return evaluate(recipe.expr, given.numbers)
+        return recipe.compute((), given.numbers)[0]
     if kind is Passed:
         return given.objects[recipe.index]
     if kind is PassedArray:

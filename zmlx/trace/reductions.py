@@ -41,6 +41,7 @@ def recorded(
     """
     if name not in REDUCTIONS or tracer.streams.elsewhere():
         return None
+    args, kwargs = tracer.sizes.settled(name, (tuple(args), kwargs))
     form = _bound(args, kwargs)
     if form is None or form["stream"] is not None or type(form["keepdims"]) is not bool:
         return None

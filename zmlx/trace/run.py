@@ -6,6 +6,7 @@ and the recipes to rebuild what the function returned and wrote. zmlx.fuse.table
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,22 +14,21 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-import mlx.core as mx
-
 from zmlx.errors import LostTraceError, TraceError
-from zmlx.trace import intercept, leaks, locate
+from zmlx.trace import intercept, leaks, locate, type_name
 from zmlx.trace.calls import keeping_random_state, moved
 from zmlx.trace.claims import Claim, free, wait_for
+from zmlx.trace.endings import random_state
 from zmlx.trace.graph import Graph
 from zmlx.trace.kinds import items, refill, same_content
 from zmlx.trace.machines import StandIn
+from zmlx.trace.memos import Memos
 from zmlx.trace.moment import settle
 from zmlx.trace.passes import verified
-from zmlx.trace.proxy import Proxy
 from zmlx.trace.reader import Reader
 from zmlx.trace.recipe import UNCHANGED, Recipes, Update, Write
-from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token
-from zmlx.trace.sizes import Decision
+from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token, given_number
+from zmlx.trace.sizes import Decision, Sizes
 from zmlx.trace.state import State
 from zmlx.trace.static import Static
 from zmlx.trace.tracer import Capture, Tracer
@@ -42,8 +42,12 @@ _STUCK = (
     f"{PATIENCE:.0f} seconds. Does it wait for this thread? Call the fused function once before."
 )
 
-# What C code says of a number that is none yet; JSON's encoder asks for its class, and is lied to.
+_NO_VALUE = (  # what C code says of an array without a value
+    "without a primitive", "during function transformations", "NULL without setting an exception",
+)  # fmt: skip
+_READ_ONLY = re.compile("read-?only", re.IGNORECASE)
 _ENTERED = (OBJECT, CONTENT, WEAK, list, dict)  # that count as objects of a call
+# What C code says of a number that is none yet; JSON's encoder asks for its class, and is lied to.
 _REFUSALS = (ScalarProxy.__name__, "std::bad_cast", "is not JSON serializable")
 
 
@@ -82,7 +86,7 @@ class Trace:
     updates: tuple[Update, ...]  # of the call's objects
     writes: tuple[Write, ...]  # of its arrays
     captures: tuple[Capture, ...]
-    decisions: tuple[Decision, ...]  # sizes that it holds for, where the function read some
+    decisions: tuple[Decision, ...]  # sizes and ints that it holds for, where some were read
     static_numbers: frozenset[int] = frozenset()  # numbers whose value the trace is made for
     notes: tuple[tuple[int, str], ...] = ()  # (opaque node, why it is not elementwise)
     written_numbers: frozenset[int] = frozenset()  # those of objects that the function wrote
@@ -90,6 +94,8 @@ class Trace:
     plain: str = ""  # why the function must run as plain MLX, unfused
     exported: str = ""  # why and where parts of it come from mx.export_function
     reads: tuple[tuple[Token, str], ...] = ()  # numbers whose value was read, and the line
+    replaced: Graph | None = None  # the graph without the patterns `fired` (zmlx.fuse.patterns)
+    fired: tuple[Any, ...] = ()
 
     def settled(self) -> bool:
         """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
@@ -103,9 +109,16 @@ class Trace:
         return True
 
 
-def trace(fn: Callable[..., Any], call: Call, static: frozenset[int] = frozenset()) -> Trace:
+Rewrite = Callable[[Trace, Sizes], Trace]
+
+
+def trace(
+    fn: Callable[..., Any], call: Call, static: frozenset[int] = frozenset(),
+    rewrite: Rewrite | None = None,
+) -> Trace:  # fmt: skip
     """Run `fn` over proxies for the arrays of `call` and return what it did.
 
+    `rewrite` gets the trace while sizes are known as expressions, and returns what it makes of it.
     A Python number whose value is read becomes static, as those at the positions `static` are from
     the start, and the function is run again. Raises TraceError where the function needs values,
     leaves the tracer's sight, or keeps a traced array.
@@ -113,79 +126,55 @@ def trace(fn: Callable[..., Any], call: Call, static: frozenset[int] = frozenset
     with Claim(call.held(), PATIENCE) as alone:
         if not alone:
             raise TraceError(_STUCK)
-        return _traced(fn, call, static)
+        return _traced(fn, call, static, rewrite)
 
 
 @verified("trace")
-def _traced(fn: Callable[..., Any], call: Call, static: frozenset[Token]) -> Trace:
+def _traced(
+    fn: Callable[..., Any], call: Call, static: frozenset[Token], rewrite: Rewrite | None
+) -> Trace:
     """As trace; where an array gets lost, once more with wrappers all over memory, and reading."""
     try:
-        return _numbers_found(fn, call, static)
+        return _numbers_found(fn, call, static, rewrite)
     except LostTraceError:
-        return _numbers_found(fn, call, static, reading=True)
+        return _numbers_found(fn, call, static, rewrite, reading=True)
 
 
 def _numbers_found(
-    fn: Callable[..., Any], call: Call, static: frozenset[Token], reading: bool = False
-) -> Trace:
+    fn: Callable[..., Any], call: Call, static: frozenset[Token], rewrite: Rewrite | None = None,
+    reading: bool = False,
+) -> Trace:  # fmt: skip
     around, depth = leaks.Surroundings(fn), intercept.depth()
-    reads: dict[Token, str] = {}
+    reads, memos = dict[Token, str](), Memos(fn, around, call.leaves.passed)
     while True:
         tracer = Tracer(static=static, reading=reading)
         try:
             run = partial(_run, tracer, fn, call, around)
             found: Trace = within_export(run) if reading else run()
+            found = found if rewrite is None else rewrite(found, tracer.sizes)
             tracer.sizes.forget()
             settle(tracer.moments)
-            _refuse_leaks(tracer, fn, around)
+            if memos.settle(tracer):
+                continue
             return replace(found, reads=tuple(reads.items()))
         except Specialize as need:
-            around.restore()
+            memos.restore()
             if need.tracer is not tracer or need.tokens <= static:
                 raise
             reads.update(dict.fromkeys(need.tokens - static, need.loc))
             static |= need.tokens
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            around.restore()
+            memos.restore()
             refused = _refused(error, tracer, call)
             if refused <= static:
                 raise
             static |= refused
         except BaseException:
-            around.restore()
+            memos.restore()
             raise
         finally:
             tracer.finished = True
             intercept.unwind(depth)
-
-
-def _refuse_leaks(tracer: Tracer, fn: Callable[..., Any], around: leaks.Surroundings) -> None:
-    """Raise TraceError where a traced array, or what was made of one, lives on outside."""
-    if around.keeps_lost():
-        raise LostTraceError(
-            f"[zmlx.trace] {locate.of_function(fn)}: an array that was computed where zmlx could "
-            "not see it is kept where later calls would not renew it. Return it."
-        )
-    if around.written_in_c():
-        raise TraceError(
-            f"[zmlx.trace] {locate.of_function(fn)}: C code, NumPy say, writes into an array that "
-            "is no argument, which would happen at the first call only. Write with MLX, or outside."
-        )
-    found = leaks.survivor(tracer)
-    if found is None:
-        return
-    value, holder = found
-    line = tracer.graph[value.node]["loc"] if isinstance(value, Proxy) else ""
-    raise TraceError(
-        f"[zmlx.trace] {line or locate.of_function(fn)}: a traced value of {_called(fn)}, made "
-        f"here, is kept in a {type(holder).__name__} that is neither an argument nor named state, "
-        "so later calls would not renew it. Return it, pass that object as an argument, or name it "
-        "in inputs=."
-    )
-
-
-def _called(fn: Callable[..., Any]) -> str:
-    return getattr(fn, "__qualname__", type(fn).__name__).rpartition("<locals>.")[2]
 
 
 def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
@@ -205,11 +194,12 @@ def _run(
 ) -> Trace:
     with _recorded(tracer, call) as (args, kwargs, proxies):
         intercept.show_everywhere(None if tracer.reading else fn)
+        intercept.show_places(type_name.places([*around.values, *call.leaves.passed]))
         tracer.older = around.known
         try:
             result = _result(tracer, fn, args, kwargs)
-        except (RuntimeError, TypeError, ValueError) as error:
-            explained = _explained(error)
+        except (RuntimeError, TypeError, ValueError, SystemError) as error:
+            explained = _explained(error, tracer.lent) or tracer.refused  # NumPy hides it
             if explained is None:
                 raise
             raise explained from error
@@ -242,7 +232,7 @@ def _run(
 
 def _result(tracer: Tracer, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """What `fn` returns; raises LostTraceError where it drew random numbers out of sight."""
-    key = mx.random.state[0]
+    key = random_state()[0]
     attributes = dict(getattr(fn, "__dict__", {}))
     with keeping_random_state():
         result = fn(*args, **kwargs)
@@ -341,8 +331,9 @@ def _recorded(tracer: Tracer, call: Call) -> Iterator[Any]:
     """
     leaves = call.leaves
     proxies = tracer.array_inputs(leaves.arrays)
+    tracer.sizes.given = leaves.numbers
     numbers = [
-        value if i in tracer.static else ScalarProxy(("arg", i), value, tracer)
+        value if i in tracer.static else given_number(i, value, tracer)
         for i, value in enumerate(leaves.numbers)
     ]
     source = Source(iter(proxies), iter(numbers), leaves.objects)
@@ -367,13 +358,21 @@ def _look_back(tracer: Tracer) -> None:
         raise Specialize(tracer.wanted, tracer)
 
 
-def _explained(error: Exception) -> TraceError | None:
-    """MLX's refusal to evaluate a placeholder, and NumPy's to take one, in the user's terms."""
+def _explained(error: Exception, lent: bool) -> TraceError | None:
+    """MLX's refusal to evaluate a placeholder, and NumPy's to take or write one, in the user's
+    terms; `lent` says that NumPy got the memory of an array made inside, to read.
+    """
     text = str(error)
+    if lent and _READ_ONLY.search(text):
+        return TraceError(
+            f"[zmlx.trace] {locate.of_error(error)}: NumPy writes into an array that is made "
+            "inside, which would happen at the first call only. Write with MLX (y[...] = value), "
+            "or into NumPy's copy, np.array(y)."
+        )
     what = "something read an array's value, which a trace has not."
     if "__array_ufunc__" in text:
         what = "a NumPy function was called on a traced array."
-    elif "without a primitive" not in text and "during function transformations" not in text:
+    elif not any(sign in text for sign in _NO_VALUE):
         return None
     explained = LostTraceError(
         f"[zmlx.trace] {locate.of_error(error)}: {what} Do it outside of the fused function."

@@ -2,9 +2,9 @@
 
 A ScalarProxy stands for a number that the caller passes, for a size of an array, or for arithmetic
 over some. It computes in Python's own numbers at call time. Where the function reads the value of a
-size (a branch, `range`), the trace goes on with the example's, and holds only where that is the
-value (zmlx.trace.sizes). Where it reads the value of an argument, that becomes a static value of
-the trace, through Specialize, and tracing starts again.
+size or of an int (a branch, `range`), the trace goes on with the example's, and holds only where
+that is the value (zmlx.trace.sizes). Where it reads the value of another argument, that becomes a
+static value of the trace, through Specialize, and tracing starts again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from zmlx.trace import intercept
+from zmlx.trace import intercept, type_name
 from zmlx.trace.exprs import WRAPPED, Expr, Number, apply, leaves, positions
-from zmlx.trace.operands import name_of
+from zmlx.trace.operands import is_number, is_numpy, is_whole, name_of
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -51,7 +51,7 @@ class ScalarProxy:
         expr: Expr,
         value: Number,
         tracer: Tracer | None = None,
-        sized: bool | None = None,  # whether it depends on sizes alone
+        sized: bool | None = None,  # whether it is made of sizes and the caller's ints alone
     ) -> None:
         self.expr, self.value, self.tracer = expr, value, tracer
         self.sized = not positions(expr) if sized is None else sized
@@ -86,6 +86,8 @@ class ScalarProxy:
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(self.value, name):  # is_integer, real, ...
+            if name == "item" and self.sized:  # of NumPy's: a Python number
+                return lambda: combined("item", self)
             return getattr(self.read(), name)
         raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
 
@@ -108,10 +110,16 @@ class ScalarProxy:
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """A NumPy function of this number; NumPy's own numbers leave arithmetic with it here."""
         row = ufunc.__name__ if method == "__call__" and not kwargs else ""
-        name = next((n for n, r in _ARITHMETIC.items() if r == row), None)
-        if name is None or not all(isinstance(value, (int, float)) for value in inputs):
+        name = next((n for n, r in {**_ARITHMETIC, **_COMPARISONS}.items() if r == row), None)
+        inputs = tuple([v[()] if is_numpy(v) else v for v in inputs])  # NumPy compares arrays
+        if name is None or not all(map(is_number, inputs)):
             return getattr(ufunc, method)(*map(plain, inputs), **kwargs)
-        return getattr(operator, name)(*[v if type(v) is ScalarProxy else float(v) for v in inputs])
+        first, second = inputs
+        if name in _ARITHMETIC:
+            return _of_two(name, (first, second))
+        if type(first) is ScalarProxy:
+            return _compared(name, first, second)
+        return _compared(_TURNED.get(name, name), second, first)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """NumPy, which asks, holds values: an array of such a number is made of its value."""
@@ -123,6 +131,11 @@ class ScalarProxy:
         if tracer is None or tracer is not self.tracer:
             raise self.specialize()
         return tracer.elementwise(op, operands)
+
+
+def given_number(position: int, value: Number, tracer: Tracer) -> ScalarProxy:
+    """Number `position` of a call: an int cuts slices and makes shapes, as sizes do."""
+    return ScalarProxy(("arg", position), value, tracer, sized=is_whole(value))
 
 
 def expr_of(value: Any) -> Expr:
@@ -177,6 +190,8 @@ def _keeps_its_type(name: str, pair: Sequence[Any]) -> bool:
     if name != "pow":
         return True
     base, exponent = pair
+    if not all(isinstance(part, (int, float)) for part in pair):
+        return True  # NumPy refuses what its type cannot hold
     if type(exponent) is ScalarProxy:
         if type(base) is int and exponent.sized and type(exponent.value) is int:
             return bool(_compared("ge", exponent, 0))
@@ -187,19 +202,20 @@ def _keeps_its_type(name: str, pair: Sequence[Any]) -> bool:
 
 
 def _binary(name: str, row: str, reflected: bool) -> Callable[[ScalarProxy, Any], Any]:
-    function = getattr(operator, name)
-
     def method(self: ScalarProxy, other: Any) -> Any:
         pair = (other, self) if reflected else (self, other)
-        if isinstance(other, mx.array):
-            return self.beside(row, pair)
-        number = all(isinstance(part, (int, float)) for part in pair)
-        if not number or not _keeps_its_type(name, pair):
-            return function(*map(plain, pair))
-        result = combined(name, *pair)
-        return result if isinstance(result, (int, float)) else function(*map(plain, pair))
+        return self.beside(row, pair) if isinstance(other, mx.array) else _of_two(name, pair)
 
     return method
+
+
+def _of_two(name: str, pair: Sequence[Any]) -> Any:
+    """Arithmetic of two values, one of them a ScalarProxy."""
+    function = getattr(operator, name)
+    if not all(map(is_number, pair)) or not _keeps_its_type(name, pair):
+        return function(*map(plain, pair))
+    result = combined(name, *pair)
+    return result if is_number(result) else function(*map(plain, pair))
 
 
 def _bits(name: str, reflected: bool) -> Callable[[ScalarProxy, Any], Any]:
@@ -207,7 +223,7 @@ def _bits(name: str, reflected: bool) -> Callable[[ScalarProxy, Any], Any]:
 
     def method(self: ScalarProxy, other: Any) -> Any:
         pair = (other, self) if reflected else (self, other)
-        if self.sized and isinstance(self.value, int) and type(example(other)) is int:
+        if self.sized and all(is_whole(example(part)) for part in pair):
             return combined(name, *pair)
         return function(*map(plain, pair))
 
@@ -218,7 +234,7 @@ def _compare(name: str, row: str) -> Callable[[ScalarProxy, Any], Any]:
     def method(self: ScalarProxy, other: Any) -> Any:
         if isinstance(other, mx.array):
             return self.beside(row, (self, other))
-        if type(other) is not ScalarProxy and not isinstance(other, (int, float)):
+        if type(other) is not ScalarProxy and not is_number(other):
             return NotImplemented if self.sized else self._refuse()
         return _compared(name, self, other)
 
@@ -234,15 +250,17 @@ def _compared(name: str, number: ScalarProxy, other: Any) -> Any:
         known = number.tracer.sizes.known(function, number.expr, other)
         if known is not None:
             return known
-    return combined(name, number, other).read()
+    answer = combined(name, number, other)
+    if type(answer.value) is bool:
+        return answer.read()
+    return type(answer.value)(combined("truth", answer).read())  # NumPy's
 
 
 def _unary(name: str, sized: bool = False) -> Callable[..., Any]:
     """A function of one number; with `sized`, only sizes keep it for the time of the call."""
 
     def method(self: ScalarProxy, *more: Any) -> Any:
-        python = isinstance(self.value, (int, float))
-        if more or (sized and not self.sized) or not python:
+        if more or (sized and not self.sized) or not is_number(self.value):
             return getattr(self.read(), f"__{name.strip('_')}__")(*more)
         return combined(name, self)
 
@@ -278,6 +296,7 @@ _COMPARISONS = {
     "gt": "greater",
     "ge": "greater_equal",
 }
+_TURNED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}  # with the operands swapped
 
 
 def _install() -> None:
@@ -302,3 +321,4 @@ def _install() -> None:
 
 
 _install()
+type_name.NUMBERS.add(ScalarProxy)

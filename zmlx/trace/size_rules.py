@@ -8,7 +8,7 @@ array. A rule must hold for all sizes, so none compares any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
@@ -344,10 +344,32 @@ RULES: dict[str, Rule] = {
     "random.randint": _drawn(2),
 }
 # Functions whose sizes change neither the rank nor the number nor the type of their results: a size
-# among their arguments stays a number known at call time. Any other is called with one value.
-TAKES_SIZES = frozenset(RULES) - {"flatten", "expand_dims", "squeeze"} | {
+# among their arguments stays a number known at call time. Any other is called with one value, and
+# so is an axis: kernels are planned by it.
+_TAKE_AXES = (
+    "softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort",
+    "transpose", "permute_dims", "T", "swapaxes", "moveaxis", "concatenate", "concat", "stack",
+    "flatten", "expand_dims", "squeeze", *_REDUCED,
+)  # fmt: skip
+TAKES_SIZES = frozenset(RULES) - set(_TAKE_AXES) | {
     "array", "tri", "take_along_axis", "topk", "as_strided", "slice",
     "slice_update", "random.gumbel", "random.truncated_normal", "random.laplace",
     "random.categorical", "random.permutation", "fft.fft", "fft.ifft", "fft.rfft", "fft.irfft",
     "diag", "diagonal", "trace",
 }  # fmt: skip
+AXIS_NAMES = frozenset({"axis", "axes", "axis1", "axis2"})
+AXES: dict[str, tuple[int, ...]] = {  # their places among the positional arguments
+    **dict.fromkeys(("unflatten", "random.categorical", "random.permutation"), (1,)),
+    **dict.fromkeys(("repeat", "take", "roll", "split", "take_along_axis", "topk"), (2,)),
+    **dict.fromkeys(("partition", "argpartition"), (2,)),
+    **dict.fromkeys(("fft.fft", "fft.ifft", "fft.rfft", "fft.irfft"), (2,)),
+    "put_along_axis": (3,),
+    "diagonal": (2, 3),
+    "trace": (2, 3),
+}
+BY_VALUE = frozenset({"array", "full", "arange"})  # an int's value says the type of the result
+
+
+def counts(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+    """The arguments that say how many results there are."""
+    return [*args[1:2], kwargs.get("indices_or_sections")] if name == "split" else ()

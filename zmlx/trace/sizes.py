@@ -15,11 +15,19 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from zmlx.trace import exprs, intercept, locate
-from zmlx.trace.exprs import Expr, Numbering, described, evaluate, leaves
+from zmlx.trace.exprs import Expr, Numbering, described, evaluate, leaves, positions
 from zmlx.trace.graph import NUMBERS, Ref, folded_shape
-from zmlx.trace.operands import mapped
+from zmlx.trace.operands import is_whole, mapped
 from zmlx.trace.scalars import SIZES, ScalarProxy, Token, combined, example, expr_of
-from zmlx.trace.size_rules import RULES, TAKES_SIZES, Shaped
+from zmlx.trace.size_rules import (
+    AXES,
+    AXIS_NAMES,
+    BY_VALUE,
+    RULES,
+    TAKES_SIZES,
+    Shaped,
+    counts,
+)
 
 if TYPE_CHECKING:
     from zmlx.trace.paths import Names
@@ -31,7 +39,7 @@ Dims = tuple[Size, ...]
 
 @dataclass(frozen=True)
 class Decision:
-    """A trace holds where `expr`, over the sizes of its inputs, has this value."""
+    """A trace holds where `expr`, over its inputs' sizes and numbers, has this value."""
 
     expr: Expr
     value: Any
@@ -48,6 +56,7 @@ class Sizes:
 
     tracer: Tracer
     static: frozenset[Token] = frozenset()  # sizes that stand for their example, or SIZES
+    given: Sequence[Any] = ()  # the call's numbers
     decisions: list[Decision] = field(default_factory=list)
     _numbering: Numbering = field(default_factory=Numbering)
     _decided: set[int] = field(default_factory=set)
@@ -106,7 +115,7 @@ class Sizes:
             return None
         near = int(min(max(other, -1), 2**62))
         sizes = [s for s in (0, 2, near - 1, near, near + 1, 2**63) if s >= 0 and s != 1]
-        found = {compare(size, other) for size in sizes}
+        found = {bool(compare(size, other)) for size in sizes}
         return found.pop() if len(found) == 1 else None
 
     def tokens(self, tokens: frozenset[Token]) -> frozenset[Token]:
@@ -115,9 +124,13 @@ class Sizes:
 
     def settled(self, name: str, args: Any) -> Any:
         """`args` of a call, with the sizes read that the kind of its results may depend on."""
-        if name in TAKES_SIZES and not (name == "split" and any(map(_is_size, args[0]))):
-            return args
-        return mapped(args, lambda leaf: leaf.read() if _is_size(leaf) else leaf)
+        positional, named = args
+        args = mapped(args, _wide if name in BY_VALUE else _python)
+        if name not in TAKES_SIZES or any(map(_is_size, counts(name, positional, named))):
+            return mapped(args, _read)
+        axes = AXES.get(name, ())
+        listed = [_read(v) if i in axes else v for i, v in enumerate(positional)]
+        return tuple(listed), {k: _read(v) if k in AXIS_NAMES else v for k, v in named.items()}
 
     # -- numbers in the graph ---------------------------------------------------------------------
     def node(self, number: ScalarProxy, dtype: str) -> int:
@@ -197,7 +210,7 @@ class Sizes:
         def leaf(value: Any) -> Any:
             return self._operand(operands[value.position]) if type(value) is Ref else value
 
-        args, kwargs = mapped((call.args, call.kwargs), leaf)
+        args, kwargs = mapped(mapped((call.args, call.kwargs), leaf), _python)
         kwargs.pop("stream", None)
         try:
             found = rule(self, *args, **kwargs)
@@ -244,8 +257,9 @@ class Sizes:
         if expr[0] == "value":
             return expr[1]
         graph = self.tracer.graph
-        arrays = {node: SimpleNamespace(**graph[node]) for _, node, _ in leaves(expr)}
-        return ScalarProxy(expr, evaluate(expr, (), arrays), self.tracer)
+        nodes = [leaf[1] for leaf in leaves(expr) if leaf[0] == "size"]
+        arrays = {node: SimpleNamespace(**graph[node]) for node in nodes}
+        return ScalarProxy(expr, evaluate(expr, self.given, arrays), self.tracer)
 
     def span(self, size: Size, start: Any, stop: Any, step: Any) -> Size:
         """The length of a slice of `size` elements."""
@@ -271,3 +285,21 @@ class Sizes:
 
 def _is_size(value: Any) -> bool:
     return type(value) is ScalarProxy and value.sized
+
+
+def _read(value: Any) -> Any:
+    return value.read() if _is_size(value) else value
+
+
+def _python(value: Any) -> Any:
+    """An integer of NumPy as MLX takes it where it wants an int."""
+    if not isinstance(value, int) and is_whole(value):
+        return combined("index", value) if type(value) is ScalarProxy else int(value)
+    return value
+
+
+def _wide(value: Any) -> Any:
+    """Ask whether MLX makes int64 of an int that the caller gave, as it does of large ones."""
+    if _is_size(value) and type(value.value) is int and positions(value.expr):
+        bool(value < 2**31 and value >= -(2**31))
+    return value

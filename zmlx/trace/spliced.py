@@ -46,7 +46,7 @@ def spliced(tracer: Tracer, graph: Graph, arrays: Sequence[mx.array]) -> list[Pr
                 places[node] = _op(tracer, "multiply", data["dtype"], [*operands, one], data, loc)
             else:
                 places[node] = _op(tracer, data["op"], data["at"], operands, data, loc)
-    return [_result(tracer, places[node]) for node in graph.outputs]
+    return [result(tracer, places[node]) for node in graph.outputs]
 
 
 def _operand(tracer: Tracer, array: mx.array) -> int:
@@ -62,9 +62,7 @@ def _op(
     tracer: Tracer, op: str, at: str, operands: Sequence[int], data: dict[str, Any], loc: str
 ) -> int:
     shape = broadcast([tracer.graph[o]["shape"] for o in operands])
-    return tracer.graph.add(
-        "op", operands, shape=shape, dtype=data["dtype"], loc=loc, op=op, at=at
-    )
+    return tracer.graph.add("op", operands, shape=shape, dtype=data["dtype"], loc=loc, op=op, at=at)
 
 
 def _narrows(graph: Graph, node: int) -> bool:
@@ -74,7 +72,8 @@ def _narrows(graph: Graph, node: int) -> bool:
     return data["op"] == "astype" and data["dtype"] in dtypes.HALVES and wide == "float32"
 
 
-def _result(tracer: Tracer, node: int) -> Proxy:
+def result(tracer: Tracer, node: int) -> Proxy:
+    """The traced array of a node."""
     data = tracer.graph[node]
     kind = getattr(mx, dtypes.attribute(data["dtype"]))
     with intercept.recording(None):

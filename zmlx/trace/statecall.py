@@ -22,6 +22,7 @@ from zmlx.trace.operands import mapped
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.unflatten import row
+from zmlx.trace.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -53,7 +54,7 @@ class Changed:
 
 
 def _same(old: Any, new: Any) -> bool:
-    if old is new:
+    if old is new or old is unwrapped(new):
         return True
     plain = type(new) in (bool, int, float, str)
     return plain and type(old) is type(new) and bool(old == new)

@@ -9,6 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 
+class Constant:
+    """Base of values of ZMLX's own that nothing changes: told by identity, also by native code."""
+
+    __slots__ = ()
+
+
 class Static:
     """A static value: told by type and value where it is hashable by value, else by identity.
 

@@ -1,4 +1,5 @@
-"""Functions that MLX wraps: mx.compile and mx.checkpoint are seen through, the others are calls.
+"""Functions that MLX wraps: mx.compile and mx.checkpoint are seen through, gradients may be nodes
+(zmlx.fuse.taken), the others are calls.
 
 MLX's objects tell only the garbage collector what they hold: a compiled function refers to its
 `inputs`, its `outputs` and the function, all others that wrap one function to that alone. Calls of
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _KIND = type(mx.compile(abs))  # of gradients, mx.vmap and mx.checkpoint too
 RUNS_PYTHON = "a gradient, mx.vmap or a custom function: MLX runs its Python"
+# What may record a gradient by its own means: zmlx.fuse, which knows derivatives, puts it here. It
+# returns what the call returns, in a tuple, or None.
+takers: list[Callable[..., tuple[Any] | None]] = []
 _STATE = "compiled with state that the fused function does not name in inputs= and outputs="
 
 
@@ -42,6 +46,10 @@ def call(
     if activation is not None and tracer.sees((args, kwargs)):
         return tracer.fresh(activation(namespace.Elementwise(tracer), *args, **kwargs), args)
     inner, state = inside(fn, target)
+    for take in takers if inner is None else ():
+        made = take(tracer, fn, target, args, kwargs)
+        if made is not None:
+            return made[0]
     if inner is None:
         return _as_call(tracer, fn, target, args, kwargs, RUNS_PYTHON)
     if not all(_is_seen(tracer, held) for held in state):

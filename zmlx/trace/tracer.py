@@ -61,6 +61,7 @@ class Tracer:
     wanted: frozenset[Token] = frozenset()  # those whose values were read
     reading: bool = False  # what is computed out of sight is read from MLX's own graph
     finished: bool = False
+    lent: bool = False  # whether C code reads the memory of an array made inside
     personal: bool = False  # a call that MLX runs holds on to the very objects of this call
     first_nodes: tuple[int, ...] = ()  # of the inputs, before anything is written in place
     moments: list[Moment] = field(default_factory=list)

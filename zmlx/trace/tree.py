@@ -9,6 +9,7 @@ the fused function's call path are the callers.
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from zmlx.trace.endings import random_state
 from zmlx.trace.kinds import PROXIES, VIEWS, Kind, content, items, kind_of, parts_of
 from zmlx.trace.machines import StandIn, machine_of, refuses
 from zmlx.trace.reader import Reader
@@ -150,7 +152,7 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
 
 def flatten_state(state: Any, leaves: Leaves) -> Any:
     """Like flatten, for captured state (`inputs=` of fuse): all of it is used in place."""
-    if state is mx.random.state:
+    if state is random_state():
         return _static(state, leaves)
     if kind_of(state) not in (Kind.OBJECT, Kind.COPIED):
         raise TypeError(
@@ -197,7 +199,7 @@ def _static(tree: Any, leaves: Leaves) -> Any:
 
 def _object(tree: Any, leaves: Leaves, *value: Any) -> Any:
     """An object; one that has a value beside its parts (a string, a set) with that `value`."""
-    if tree is mx.random.state:  # draws read and write it by themselves
+    if tree is random_state():  # draws read and write it by themselves
         return _static(tree, leaves)
     seen = leaves.enter(tree, copied=False)
     if seen is not None:
@@ -322,7 +324,7 @@ def _valued(tree: Any, leaves: Leaves) -> Any:
         return _object(tree, leaves, plain_value(tree))
     if is_set:
         return _set(tree, leaves)
-    if isinstance(tree, (int, float)):
+    if isinstance(tree, (int, float)) and not isinstance(tree, enum.Enum):  # told by `is`
         return _number(tree, leaves)
     return _bytes(tree, leaves) if is_memory(tree) else _static(tree, leaves)
 

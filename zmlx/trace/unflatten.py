@@ -19,6 +19,7 @@ from zmlx.trace.machines import StandIn
 from zmlx.trace.reader import Reader
 from zmlx.trace.static import Static
 from zmlx.trace.tree import ARRAY, CONTENT, NUMBER, OBJECT, SAME, WEAK
+from zmlx.trace.wrappers import unwrapped
 
 
 @dataclass
@@ -127,8 +128,22 @@ _REBUILT: dict[Any, Callable[[Any, Source], Any]] = {
 def restored(values: Sequence[Any]) -> Iterator[None]:
     """After the block, the objects and containers `values` hold what they held before it."""
     before = [(part, content(part)) for value in values for part in parts_of(value)]
+    shown = {id(v) for _, held in before for v in _values(held) if unwrapped(v) is not v}
     try:
         yield
     finally:
         for part, held in before:
-            refill(part, held)
+            refill(part, _as_it_was(held, shown))
+
+
+def _values(held: Any) -> Any:
+    return held.values() if isinstance(held, dict) else held
+
+
+def _as_it_was(held: Any, shown: set[int]) -> Any:
+    """A kept content without what a trace has put, meanwhile, in place of functions of MLX."""
+    if all(unwrapped(v) is v or id(v) in shown for v in _values(held)):
+        return held
+    if isinstance(held, dict):
+        return {k: v if id(v) in shown else unwrapped(v) for k, v in held.items()}
+    return type(held)([v if id(v) in shown else unwrapped(v) for v in held])

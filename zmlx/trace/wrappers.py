@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from zmlx.trace import array_name
+from zmlx.trace import array_name, type_name
 from zmlx.trace.recorders import current, paused
 
 # Functions that need values, and those with effects that a graph does not hold.
@@ -81,9 +81,14 @@ class MethodWrapper(Wrapper):
         if tracer is None or not tracer.sees((args, kwargs)):
             refuse_closures((args, kwargs))
             return self.__zmlx_original__(*args, **kwargs)
-        if args and type(args[0]) in array_name.CLASSES and type(args[0]) is not array_name.ARRAY:
+        if args and type(args[0]) in type_name.CLASSES and type(args[0]) is not array_name.ARRAY:
             return getattr(type(args[0]), self.name)(*args, **kwargs)
         return tracer.call(self.name.strip("_"), self.__zmlx_original__, args, kwargs)
+
+
+def unwrapped(value: Any) -> Any:
+    """MLX's own function where `value` is what a trace puts in its place."""
+    return value.__zmlx_original__ if isinstance(value, Wrapper) else value
 
 
 def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

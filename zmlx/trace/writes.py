@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from zmlx.trace import intercept
+from zmlx.trace.calls import made_of_mlx
 
 if TYPE_CHECKING:
     from zmlx.trace.proxy import Proxy
@@ -32,6 +33,7 @@ def set_item(target: Proxy, index: Any, value: Any) -> None:
     rebind(target, result, overwrite)
 
 
+@made_of_mlx
 def _with_item(array: mx.array, index: Any, value: Any) -> mx.array:
     copy = array[...]
     copy[index] = value
@@ -55,6 +57,16 @@ def stands_for(target: Proxy, result: Proxy) -> None:
     rebind(target, result, lambda: _SET_ITEM(target, Ellipsis, mx.array(result)))
 
 
+def updater(name: str) -> Callable[..., Any]:
+    """`x.at[index].<name>(value)` as a function of the three."""
+
+    @made_of_mlx
+    def update(x: mx.array, index: Any, value: Any) -> Any:
+        return getattr(x.at[index], name)(value)
+
+    return update
+
+
 class At:
     """`x.at[index].add(value)` and its siblings, on a traced array."""
 
@@ -68,8 +80,7 @@ class At:
         if name not in ("add", "subtract", "multiply", "divide", "maximum", "minimum"):
             raise AttributeError(name)
 
-        def update(x: mx.array, index: Any, value: Any) -> Any:
-            return getattr(x.at[index], name)(value)
+        update = updater(name)
 
         def method(value: Any) -> Any:
             operands = (self.array, self.index, value)
