@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
 from architectures import build, tokens
 from comparing import EVERY, assert_near, assert_same
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from running import PIECES, decoded, held, spans
 
 import zmlx
 
 pytestmark = pytest.mark.usefixtures("host_device")
 PARTS = ("MLP", "Mlp", "Norm", "Expert", "FeedForward", "SwitchGLU", "xIELU")
-PIECES = (4, 1, 1, 2, 1)  # tokens a call: the window of four and the caches' block are passed
 
 
 @pytest.fixture(autouse=True)
@@ -87,35 +86,3 @@ def test_a_refused_call_leaves_the_cache(name: str) -> None:
     fresh = make_prompt_cache(model)
     model(x[:, :5], cache=fresh)
     assert_same(model(x[:, 5:], cache=cache), model(x[:, 5:], cache=fresh))
-
-
-def spans() -> list[tuple[int, int]]:
-    return [(sum(PIECES[:i]), sum(PIECES[: i + 1])) for i in range(len(PIECES))]
-
-
-def decoded(model: nn.Module, run: Any) -> list[Any]:
-    """Logits, and what the caches hold, of each call of `run`."""
-    cache, x = make_prompt_cache(model), tokens(sum(PIECES))
-    found = []
-    for start, end in spans():
-        found.append({"logits": run(x[:, start:end], cache=cache), "cache": held(cache)})
-        mx.eval(found)
-    return found
-
-
-def held(cache: Any) -> Any:
-    """Copies of the arrays and the numbers of the caches, whatever their classes."""
-    return [
-        {
-            key: mx.array(value) if isinstance(value, int) else _copied(value)
-            for key, value in vars(layer).items()
-            if not isinstance(value, (str, type(None)))
-        }
-        for layer in cache
-    ]
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return mx.array(value) if isinstance(value, mx.array) else value

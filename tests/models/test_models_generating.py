@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
-from architectures import build, tokens
+from architectures import build
 from comparing import EVERY
-from mlx_lm.generate import generate_step
-from mlx_lm.models.cache import make_prompt_cache
+from running import generated
 
 import zmlx
 
 pytestmark = pytest.mark.usefixtures("host_device")
-
-
-def generated(model: nn.Module, run: Any, cache_size: int | None = None, **how: Any) -> list[int]:
-    """Twelve tokens after a prompt of five, which is read in two pieces."""
-    cache = make_prompt_cache(model, max_kv_size=cache_size)
-    steps = generate_step(
-        tokens(5, rows=1)[0],
-        run,
-        mx.default_stream(mx.cpu),
-        max_tokens=12,
-        prefill_step_size=3,
-        prompt_cache=cache,
-        **how,
-    )
-    return [int(token) for token, _ in steps]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -56,16 +38,8 @@ def test_prompts_on_threads() -> None:
 
     def run(number: int) -> None:
         with mx.stream(mx.cpu):
-            cache = make_prompt_cache(model)
-            steps = generate_step(
-                tokens(5, rows=1)[0],
-                fused,
-                mx.new_thread_local_stream(mx.cpu),
-                max_tokens=12,
-                prefill_step_size=3,
-                prompt_cache=cache,
-            )
-            found[number] = [int(token) for token, _ in steps]
+            own = mx.new_thread_local_stream(mx.cpu)
+            found[number] = generated(model, fused, stream=own)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
     for thread in threads:
