@@ -15,7 +15,17 @@ import mlx.core as mx
 import typer
 from rich.console import Console
 
-from benchmarks import catalog, elementwise, gradients, latency, report, rowwise, training, users
+from benchmarks import (
+    catalog,
+    elementwise,
+    gradients,
+    latency,
+    report,
+    rowwise,
+    training,
+    users,
+    whole,
+)
 from benchmarks.harness import Result, Row, Settings, run_rows
 
 SUITES = {
@@ -26,6 +36,7 @@ SUITES = {
     "latency": latency.rows,
     "training": training.rows,
     "users": users.rows,
+    "whole": whole.rows,
 }
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 150  # columns of the table where no terminal says how many
@@ -44,6 +55,7 @@ class Suite(str, Enum):
     latency = "latency"
     training = "training"
     users = "users"
+    whole = "whole"
 
 
 class DeviceName(str, Enum):

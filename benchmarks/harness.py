@@ -324,7 +324,8 @@ def _largest(array: mx.array) -> float:
 def _agree(
     who: str, mine: mx.array, wanted: mx.array, dtype: mx.Dtype, bounds: tuple[float, float]
 ) -> None:
-    """`bounds`: relative and absolute."""
+    """`bounds`: relative and absolute. Places and bits are of no float type."""
+    dtype = dtype if mx.issubdtype(wanted.dtype, mx.floating) else wanted.dtype
     if mine.shape != wanted.shape or mine.dtype != dtype:
         raise Parted(f"{who}: {mine.dtype}{list(mine.shape)}, expected {dtype}{list(wanted.shape)}")
     value, (relative, absolute) = mine.astype(mx.float32), bounds

@@ -26,6 +26,7 @@ from benchmarks.fresh import child, json_of, private_caches, processes
 from benchmarks.harness import SUBJECT, Bar, Parted, Peer, Result, Row, Settings, agree, measure
 from benchmarks.peers import COMPILE, EAGER, call_of, mlx_peers, nothing
 from zmlx.device.base import device_for_current_stream
+from zmlx.device.rules import lazily
 
 SUITE = "latency"
 SMALL = (1024,)
@@ -79,7 +80,8 @@ def kernels(settings: Settings) -> Result:
     mx.eval(x)
     peers = mlx_peers(cases.chain, [x])
     agree(peers, [cases.chain(x)], mx.float32)
-    counts = {peer.name: [float(primitives(peer.call()))] for peer in peers}
+    with lazily():
+        counts = {peer.name: [float(primitives(peer.call()))] for peer in peers}
     return Result(SUITE, "", "primitives", counts, (Bar("at most", 1),))
 
 

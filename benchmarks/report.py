@@ -28,6 +28,9 @@ from zmlx.device.base import device_for_current_stream
 PACKAGES = ("mlx", "numpy", "numexpr", "torch", "triton", "liger-kernel", "networkx", "sympy")
 MARKS = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: "[yellow]not told[/]"}
 ROOT = Path(__file__).parents[1]
+TEXT = 10  # points, in the plot
+MOST = 1000.0  # times better than a bar that the plot shows
+MANY = 2000.0  # from the least to the most: powers of ten are ticks enough
 
 
 def environment(settings: Settings) -> dict[str, Any]:
@@ -188,10 +191,10 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 
 def plot(results: Sequence[Result], where: dict[str, Any], path: Path) -> None:
-    """Left: times faster than each peer; right: share of what a bar allows. Bars as red ticks."""
+    """Left: times faster than each peer; right: how far each other bar is passed. Bars in red."""
     faster = [(r, peer, x) for r in results for peer, x in r.ratios.items()]
     shares = [(r, v) for r in results for v in r.verdicts if v.bar.kind != "times"]
-    figure = Figure(figsize=(15, 2 + 0.28 * max(len(faster), len(shares), 1)), layout="constrained")
+    figure = Figure(figsize=(17, 2 + 0.42 * max(len(faster), len(shares), 1)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     _ratios(left, faster)
     _limits(right, [(r, v) for r, v in shares if v.measured is not None and v.bar.limit > 0])
@@ -203,24 +206,44 @@ def _ratios(axes: Axes, faster: Sequence[tuple[Result, str, float]]) -> None:
     names = [f"{result.name}\nvs {peer}" for result, peer, _ in faster]
     # From 1, so that what is faster points right and what is slower points left.
     drawn = axes.barh(range(len(names)), [ratio - 1 for _, _, ratio in faster], left=1)
-    axes.bar_label(drawn, [f" {ratio:.2f}x " for _, _, ratio in faster], fontsize=7)
+    axes.bar_label(drawn, [f" {ratio:.2f}x " for _, _, ratio in faster], fontsize=TEXT)
     for place, (result, peer, _) in enumerate(faster):
         limits = [b.limit for b in result.bars if b.kind == "times" and b.peer == peer]
         axes.vlines(limits, place - 0.45, place + 0.45, color="red", linewidth=2)
-    axes.set_title(f"{SUBJECT}: times faster than the peer (red: the bar)", fontsize=10)
+    axes.set_title(f"{SUBJECT}: times faster than the peer (red: the bar)")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    _labelled(axes, names)
+    _labelled(axes, names, [ratio for _, _, ratio in faster])
 
 
 def _limits(axes: Axes, judged: Sequence[tuple[Result, Verdict]]) -> None:
     names = [f"{result.name}\n{in_words(v, result.unit)}" for result, v in judged]
-    axes.barh(range(len(names)), [(v.measured or 0) / v.bar.limit for _, v in judged])
-    axes.set_title("measured / limit (met: <= below 1, >= above)", fontsize=10)
+    passed = [_passed(verdict) for _, verdict in judged]
+    drawn = axes.barh(range(len(names)), [times - 1 for times in passed], left=1)
+    axes.bar_label(drawn, [f" {times:.2f}x " for times in passed], fontsize=TEXT)
+    axes.set_title("times better than its bar (met: right of 1)")
     axes.axvline(1, color="red", linewidth=2)
-    _labelled(axes, names)
+    _labelled(axes, names, passed)
 
 
-def _labelled(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+def _passed(verdict: Verdict) -> float:
+    """How many times better than its bar: of what may be at most so much, the other way round."""
+    share = max(verdict.measured or 0.0, MOST**-1 * verdict.bar.limit) / verdict.bar.limit
+    return 1 / share if verdict.bar.kind == "at most" else share
+
+
+def _labelled(axes: Axes, names: Sequence[str], values: Sequence[float]) -> None:
+    """A logarithmic axis with round numbers, and room for the words at the ends of bars."""
+    axes.set_yticks(range(len(names)), names, fontsize=TEXT)
+    axes.set_xscale("log")
+    low = min([1.0, *values])
+    high = max([10 * low, *values])
+    span = high / low
+    axes.set_xlim(low / (span**0.25 if low < 1 else 1.05), high * span**0.25)
+    begin, end = axes.get_xlim()
+    round_ones = [float(f"{m}e{e}") for e in range(-4, 7) for m in (1, 2, 5)]
+    if span > MANY:
+        round_ones = round_ones[::3]
+    ticks = [tick for tick in round_ones if begin <= tick <= end]
+    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.invert_yaxis()

@@ -1,7 +1,7 @@
 """Rows: functions that fold rows or columns, written out in plain ops, and their pullbacks.
 
-The peers are mx.compile, plain MLX and, where there is one, MLX's own kernel for the same. On a GPU
-the ceiling is a copy that MLX launches.
+The peers are mx.compile, plain MLX, torch.compile and, where there is one, MLX's own kernel for the
+same. On a GPU the ceiling is a copy that MLX launches.
 """
 
 from __future__ import annotations
@@ -15,14 +15,28 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import zmlx
+from benchmarks import torch_rows
 from benchmarks.cases import ROW, gelu_tanh, pullback
-from benchmarks.harness import SUBJECT, Bar, Peer, Result, Row, Settings, as_arrays, contest
+from benchmarks.harness import (
+    SUBJECT,
+    Bar,
+    Peer,
+    Result,
+    Row,
+    Settings,
+    Skipped,
+    as_arrays,
+    contest,
+    tried,
+)
 from benchmarks.peers import COMPILE, EAGER, call_of
+from benchmarks.torch_peers import TORCH
 
-SUITE = "rowwise"
+SUITE, OWN = "rowwise", "MLX's own kernel"
 CLASSES, SHORT = 32768, 33
 Function = Callable[..., Any]
 Shapes = list[tuple[int, ...]]
+
 
 def plainly(f: Function) -> Function:
     return f
@@ -80,6 +94,19 @@ class Case:
     own: Function | None = None  # MLX's own kernel
     pulled: bool = False
     columns: int = ROW
+
+    def bars(self, dtype: str, settings: Settings) -> tuple[Bar, ...]:
+        """In GB/s on an H200; in times its peers on a CPU, where mx.compile fuses no fold."""
+        if settings.device == "gpu":
+            known = "H200" in settings.card and dtype in self.gpu
+            return (Bar("GB/s", self.gpu[dtype]),) if known else ()
+        norm = "norm" in self.name and not self.pulled
+        return (
+            *([Bar("times", 5, COMPILE)] if self.columns != SHORT else []),
+            *([Bar("times", 3, EAGER)] if norm else []),
+            *([Bar("times", 3 if "softmax" in self.name else 1, OWN)] if self.own else []),
+            Bar("times", 1, TORCH),
+        )
 
     def inputs(self, elements: int, dtype: mx.Dtype) -> list[mx.array]:
         """Normal numbers, evaluated; a cotangent last where the row is a pullback."""
@@ -158,10 +185,12 @@ def measured(case: Case, dtype: str, settings: Settings) -> Result:
     inputs = case.inputs(settings.elements, kind)
     form = pullback if case.pulled else plainly
     ways = [(name, form(way(case.fn))) for name, way in WAYS]
-    ways += [("MLX's own kernel", form(case.own))] if case.own else []
+    ways += [(OWN, form(case.own))] if case.own else []
+    torch = tried(TORCH, lambda: torch_rows.peer(case.name, inputs, case.pulled))
     expected = as_arrays(form(case.fn)(*[x.astype(mx.float32) for x in inputs]))
     moved = case.moved * inputs[0].nbytes
-    return _contest(case.name, ways, inputs, expected, moved, case.gpu.get(dtype), settings)
+    bars = case.bars(dtype, settings)
+    return _contest(case.name, ways, inputs, expected, moved, bars, settings, [torch])
 
 
 def loss_and_gradient(dtype: str, settings: Settings) -> Result:
@@ -172,8 +201,10 @@ def loss_and_gradient(dtype: str, settings: Settings) -> Result:
     ways = [(name, way(mx.value_and_grad(cross_entropy))) for name, way in WAYS[1:]]
     ways.insert(0, (SUBJECT, mx.value_and_grad(zmlx.fuse(cross_entropy))))
     expected = as_arrays(mx.value_and_grad(cross_entropy)(x.astype(mx.float32)))
-    bar = gpu(3900, 3000)[dtype]
-    return _contest("cross-entropy", ways, [x], expected, 2 * x.nbytes, bar, settings)
+    torch = tried(TORCH, lambda: torch_rows.peer(torch_rows.LOSS, [x]))
+    bars = Case("", cross_entropy, one, 2, gpu(3900, 3000)).bars(dtype, settings)
+    moved = 2 * x.nbytes
+    return _contest(torch_rows.LOSS, ways, [x], expected, moved, bars, settings, [torch])
 
 
 def copied(settings: Settings) -> Result:
@@ -190,7 +221,7 @@ def copied(settings: Settings) -> Result:
         "output_shapes": [x.shape], "output_dtypes": [x.dtype],
     }  # fmt: skip
     ways = [("a copy", lambda a: copy(inputs=[a], **launch)[0])]
-    return _contest("", ways, [x], [x], 2 * x.nbytes, None, settings)
+    return _contest("", ways, [x], [x], 2 * x.nbytes, (), settings)
 
 
 def _contest(
@@ -199,11 +230,11 @@ def _contest(
     inputs: Sequence[mx.array],
     expected: Sequence[mx.array],
     moved: int,
-    bar: float | None,
+    bars: tuple[Bar, ...],
     settings: Settings,
+    others: Sequence[Peer | Skipped] = (),
 ) -> Result:
     mx.eval(expected)
-    peers = [Peer(who, call_of(f, inputs)) for who, f in ways]
+    peers = [*[Peer(who, call_of(f, inputs)) for who, f in ways], *others]
     samples, absent = contest(peers, expected, inputs[0].dtype, settings, terms=inputs[0].size)
-    bars = (Bar("GB/s", bar),) if bar and "H200" in settings.card else ()
     return Result(SUITE, name, samples=samples, bars=bars, bytes=moved, skipped=absent)

@@ -1,7 +1,7 @@
-"""Contestants from PyTorch on its own GPU: torch.compile and Liger-Kernel, forward and gradient.
+"""Contestants from PyTorch on MLX's device: torch.compile and Liger-Kernel, forward and gradient.
 
 Comes in: a case and its MLX inputs. Goes out: a Peer; Absent where one cannot be had here.
-benchmarks.peers calls this, and imports neither package unless a row is made on a GPU.
+benchmarks.peers and benchmarks.rowwise call this; neither package is imported before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from benchmarks.cases import Case
 from benchmarks.harness import Absent, Peer
 
 TORCH, LIGER, COPY = "torch.compile", "Liger-Kernel", "PyTorch's copy"
-DEVICE = "cuda"
 
 
 def copy(x: mx.array) -> Peer:
@@ -48,13 +47,7 @@ def compiled_gradient(case: Case, inputs: Sequence[mx.array]) -> Peer:
 
 def compiled_pullback(case: Case, inputs: Sequence[mx.array]) -> Peer:
     """torch.func.vjp under torch.compile; the last of `inputs` is the cotangent."""
-    torch = pytorch()
-    function = read_as_torch(case.fn, torch)
-
-    def gradients(*xs: Any) -> Any:
-        return torch.func.vjp(function, *xs[:-1])[1](xs[-1])
-
-    return _compiled(gradients, inputs, torch)
+    return compiled_row(read_as_torch(case.fn, pytorch()), inputs, pulled=True)
 
 
 def liger(case: Case, inputs: Sequence[mx.array]) -> Peer:
@@ -94,6 +87,16 @@ def _liger_backward(
     return _peer(LIGER, gradients, given, torch)
 
 
+def compiled_row(run: Callable[..., Any], inputs: Sequence[mx.array], pulled: bool = False) -> Peer:
+    """`run`, written in PyTorch's ops; `pulled`: its gradients for the last of `inputs`."""
+    torch = pytorch()
+
+    def gradients(*xs: Any) -> Any:
+        return torch.func.vjp(run, *xs[:-1])[1](xs[-1])
+
+    return _compiled(gradients if pulled else run, inputs, torch)
+
+
 def _compiled(run: Callable[..., Any], inputs: Sequence[mx.array], torch: Any) -> Peer:
     torch.compiler.reset()  # it gives up on code that was compiled for many cases
     whole = torch.compile(run, fullgraph=True)  # or an error: no silent way around its compiler
@@ -101,16 +104,22 @@ def _compiled(run: Callable[..., Any], inputs: Sequence[mx.array], torch: Any) -
 
 
 def _peer(name: str, run: Callable[..., Any], given: Sequence[Any], torch: Any) -> Peer:
-    return Peer(name, lambda: run(*given), lambda _: None, getattr(torch, DEVICE).synchronize)
+    wait = getattr(torch, place()).synchronize
+    return Peer(name, lambda: run(*given), lambda _: None, wait)
 
 
 # -- what they need -------------------------------------------------------------------------------
+def place() -> str:
+    """MLX's default device, as PyTorch names it."""
+    return "cuda" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
+
+
 def pytorch() -> Any:
     """PyTorch, where it sees the device."""
     if find_spec("torch") is None:
         raise Absent("PyTorch is not installed")
     torch: Any = import_module("torch")
-    if DEVICE == "cuda" and not torch.cuda.is_available():
+    if place() == "cuda" and not torch.cuda.is_available():
         raise Absent("PyTorch sees no CUDA device")
     return torch
 
@@ -125,7 +134,7 @@ def liger_function(case: Case) -> Any:
 def tensors(inputs: Sequence[mx.array], torch: Any) -> list[Any]:
     """The same numbers on PyTorch's device."""
     return [
-        torch.from_numpy(np.array(x.astype(mx.float32))).to(DEVICE, getattr(torch, name_of(x)))
+        torch.from_numpy(np.array(x.astype(mx.float32))).to(place(), getattr(torch, name_of(x)))
         for x in inputs
     ]
 

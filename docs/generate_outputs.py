@@ -13,7 +13,8 @@ import re
 import tempfile
 from pathlib import Path
 
-PAGES = [Path(__file__).with_name(name) for name in ("ARCHITECTURE.md", "norm.md", "seeing.md")]
+NAMES = ("ARCHITECTURE.md", "norm.md", "seeing.md", "trouble.md")
+PAGES = [Path(__file__).with_name(name) for name in NAMES]
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(?:\n^```text\n(?P<shown>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
@@ -55,4 +56,5 @@ def _run(path: Path, code: str, line: int, namespace: dict[str, object]) -> str:
 
 if __name__ == "__main__":
     for path in PAGES:
-        path.write_text(page(path))
+        while (made := page(path)) != path.read_text():  # longer outputs move lines below them
+            path.write_text(made)

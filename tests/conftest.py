@@ -12,15 +12,19 @@ import tempfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # GPUs' products in float32, as references have them
 
 import hypothesis
 import mlx.core as mx
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from zmlx.device import toolchain
+from zmlx.device import stock, toolchain
 from zmlx.device.base import Device, device_for_current_stream, device_named
+from zmlx.device.rules import lazily
 from zmlx.metal_check import unavailable
 from zmlx.trace import passes
 
@@ -35,6 +39,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "exhaustive", max_examples=10_000, deadline=None, database=None, print_blob=True
 )
+hypothesis.settings.register_profile(
+    "sample", max_examples=1_000, deadline=None, derandomize=True, database=None, print_blob=True
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,11 +51,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["ZMLX_CACHE_DIR"] = os.environ.get(KEPT, kernels)
     set_hypothesis_home_dir(os.path.join(os.environ[SCRATCH], "hypothesis"))
     exhaustive = "exhaustive" in config.option.markexpr and "not" not in config.option.markexpr
-    hypothesis.settings.load_profile("exhaustive" if exhaustive else "default")
+    tier = "sample" if config.getoption("one_in") > 1 else "exhaustive"
+    hypothesis.settings.load_profile(tier if exhaustive else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help_ = "with -m exhaustive: of each file's tests only one in so many, always the same ones"
+    help_ = "with -m exhaustive: a sample, one test of each file in so many, the same ones"
     parser.addoption("--one-in", type=int, default=1, metavar="N", help=help_)
 
 
@@ -84,6 +92,21 @@ def on_cpu() -> Iterator[None]:
     """Tests about the host device, or about what only the CPU has, on a machine with a GPU."""
     with mx.stream(mx.cpu):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _lazily(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests that look at lazy results see them also where little kernels would have run."""
+    looks = {"kernels", "primitives", "ops_of"} & vars(request.module).keys()
+    with lazily() if looks else nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_stock() -> Iterator[None]:
+    """No test finds the machine code that another one loaded with a stored function."""
+    yield
+    stock.withdraw()
 
 
 @pytest.fixture

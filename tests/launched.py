@@ -12,7 +12,7 @@ from generated import BROADCAST, float_function, inputs, int_function, int_input
 
 import zmlx
 from tests.sanitized.catalog_cases import drawn as drawn_for
-from tests.sanitized.catalog_cases import function
+from tests.sanitized.catalog_cases import function, pulled
 from tests.sanitized.helper_cases import KEPT, OWN, WHOLE, Case, drawn, mx_dtype, transforms
 from zmlx import elementwise
 
@@ -27,7 +27,8 @@ def launch_case(case: Case, kind: str) -> None:
 def launch_function(name: str, kind: str) -> None:
     """A function of the catalog with its gradients; catalog_cases.transformed goes further."""
     run, arrays = function(name), drawn_for(name, kind)
-    _pulled(run, arrays)
+    run(*arrays)
+    pulled(name, run, *arrays)
 
 
 def launch_expression(text: str, kind: str, own: bool) -> None:

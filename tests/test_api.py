@@ -25,7 +25,8 @@ MODULES = {
 @pytest.mark.smoke
 def test_the_public_names() -> None:
     own = {"FusedFunction", "__version__", "config", "errors", "explain", "fuse"}
-    functions = {"autotune_threadgroup", "profile"}
+    functions = {"autotune_threadgroup", "export", "exporter", "load", "profile"}
+    functions |= {"patch", "unpatch", "validate"}
     assert set(zmlx.__all__) == own | MODULES | functions
     assert all(hasattr(zmlx, name) for name in zmlx.__all__) and set(dir(zmlx)) >= MODULES
     for name in MODULES:

@@ -226,13 +226,17 @@ def test_check_finds_a_wrong_body() -> None:
     assert "db of bwd_source of 'pair' is not the gradient of fwd_source: at a = -3.3" in message
     assert "cotan_p = 0.75, cotan_q = -1.125 it gives" in message and "the derived" in message
     pair_op(bwd_source=GIVEN.replace("- 2 * gq", "+ 2 * gq"))  # not checked
+    one = GIVEN.replace("cotan_p", "cotan").replace("cotan_q", "cotan")
+    for bwd_source, missing in ((one, "cotan_p"), (GIVEN.replace("cotan_q", "cotan_p"), "cotan_q")):
+        with pytest.raises(ValueError, match=f"bwd_source never names '{missing}'; each output"):
+            pair_op(bwd_source=bwd_source)
     with pytest.raises(DeriveError, match=r"da of bwd_source of 'shift' .*Correct it\.$"):
         shift(bwd_source=BACK.replace("cotan[last] * a[last]", "0"), check=True)
     with pytest.raises(DeriveError, match="finite at none of the points"):
         nan = HEAD + "out[elem] = a[elem] / 0 * 0;"
         autograd.nary_from_expr(
             name="none", input_names=["a"], output_names=["out"], fwd_source=nan,
-            bwd_source=HEAD + "da[elem] = 0;", check=True,
+            bwd_source=HEAD + "da[elem] = 0 * cotan[elem];", check=True,
         )  # fmt: skip
 
 
@@ -300,7 +304,7 @@ def test_the_compiler_points_at_the_lines_of_bodies_and_headers() -> None:
         make(fwd_source=HEAD + "out[elem] =\n  1 + undeclared;")(x)
     assert "1 + undeclared;\n" in str(caught.value) and "kk_" not in str(caught.value)
     with pytest.raises(DeviceError, match=r"bwd_source:2:12: .*undeclared"):
-        mx.eval(first(make(bwd_source=HEAD + "da[elem] = undeclared;"))(x))
+        mx.eval(first(make(bwd_source=HEAD + "da[elem] = undeclared * cotan[elem];"))(x))
     for header in ("\nfloat f() { return no; }", msl.DEFAULT_HEADER + "\nfloat f() { return no; }"):
         with pytest.raises(DeviceError, match=r"header:2:20: .*\n  float f\(\) { return no; }"):
             make(header=header)(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -263,5 +264,7 @@ def test_every_row_runs(tmp_path: Path, host_device: Device) -> None:
     found = {result["row"] for result in document["results"]}
     assert {name for name in found if not name.endswith(MEAN)} == names
     assert len({name for name in found if name.endswith(MEAN)}) == 1 + 2 * len(SIZES)
-    told = [bar for result in document["results"] for bar in result["bars"]]
-    assert all(bar["met"] is not None for bar in told)
+    bars = [bar for result in document["results"] for bar in result["bars"]]
+    absent = find_spec("torch") is None  # it is no package that the tests need
+    told = [bar for bar in bars if not (absent and bar["bar"].endswith(torch_peers.TORCH))]
+    assert told and all(bar["met"] is not None for bar in told)

@@ -59,7 +59,8 @@ def test_means_stand_below_the_rows_that_they_are_of() -> None:
     assert len(rows) == 31
     results = run_rows([row for row in rows if "Huber" in row.name], quick)
     assert [r.error for r in results] == ["", ""] and users.summary(results, quick) == []
-    assert set(results[1].samples) == {SUBJECT, users.OUTSIDE, users.INSIDE, users.AROUND}
+    ways = {SUBJECT, users.OUTSIDE, users.INSIDE, users.AROUND, users.READY}
+    assert set(results[1].samples) == ways
     forward, backward = results
     everything = [
         replace(backward if row.name.startswith("gradient") else forward, name=row.name)

@@ -11,12 +11,24 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import elementwise, report
 from benchmarks import harness as hs
 from benchmarks.__main__ import status
-from benchmarks.harness import SUBJECT, Absent, Bar, Parted, Peer, Result, Row, Settings, Skipped
+from benchmarks.harness import (
+    SUBJECT,
+    Absent,
+    Bar,
+    Parted,
+    Peer,
+    Result,
+    Row,
+    Settings,
+    Skipped,
+    Verdict,
+)
 
 PLACE = {"date": "today", "card": "", "processor": "a processor", "mlx": "0"}
 
@@ -340,6 +352,24 @@ def fail(constant: str) -> None:
 def test_the_plot_comes_out(results: list[Result], tmp_path: Path) -> None:
     report.plot(results, PLACE, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("values", [[0.29, 152.0], [1.1], [5.0, 1000.0], [0.002, 900.0], []])
+def test_an_axis_has_round_numbers_and_room(values: list[float]) -> None:
+    axes = Figure().subplots()
+    report._labelled(axes, [str(value) for value in values], values)
+    low, high = axes.get_xlim()
+    assert all(low < value < high / 1.3 for value in values)  # a label fits behind a bar
+    assert 4 <= len(axes.get_xticks()) <= 14 and 1 in axes.get_xticks()
+    assert all(label.get_text().endswith("x") for label in axes.get_xticklabels())
+
+
+def test_right_of_one_is_met_whatever_the_bar() -> None:
+    at_most, at_least = Bar("at most", 5), Bar("GB/s", 400)
+    assert report._passed(Verdict(at_most, 2.5, True)) == 2
+    assert report._passed(Verdict(at_most, 10.0, False)) == 0.5
+    assert report._passed(Verdict(at_least, 800.0, True)) == 2
+    assert report._passed(Verdict(at_most, 0.0, True)) == report.MOST
 
 
 def test_the_environment_names_versions_and_hardware() -> None:

@@ -232,6 +232,24 @@ def test_doctor_is_honest_about_the_way(
         assert text in result.output
 
 
+def test_doctor_tells_what_is_slower_than_it_could_be(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Found:
+        def report(self) -> DeviceReport:
+            return DeviceReport(
+                "cuda", mx.__version__, compiler="/bin/c++", cache_directory="/kept",
+                cache_kernels=7, slower=("kernels come late; pip install haste",),
+                kernel_compiler="NVRTC 13.0",
+            )  # fmt: skip
+
+    monkeypatch.setattr(cli, "device_for_current_stream", Found)
+    said = plain(shell.invoke(cli.app, ["doctor"]).output)
+    assert "slower than it could be: kernels come late; pip install haste" in said
+    assert "NVRTC 13.0" in said and "/bin/c++" in said and "7 kernels" in said
+    assert "ran as a kernel on this device (cuda)." in said
+
+
 def test_doctor_fails_where_values_are_wrong(
     shell: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

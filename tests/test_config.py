@@ -41,6 +41,8 @@ VALUES: dict[str, tuple[Any, str]] = {
     "cxx_timeout": (2.5, "2.5"),
     "threads": (3, "3"),
     "sanitize": (True, "1"),
+    "patterns": (False, "0"),
+    "traceback": (True, "1"),
     "dump": ("there", "there"),
 }
 
@@ -149,10 +151,10 @@ def test_what_decides_takes_part_in_keys_and_the_rest_does_not() -> None:
             assert switches.mode() == plain
     deciding = ({"check": True}, {"fuse": False}, {"device": "host"}, {"threads": 1})
     found = {plain}
-    for values in (*deciding, {"sanitize": True}):
+    for values in (*deciding, {"sanitize": True}, {"patterns": False}):
         with zmlx.config(**values):
             found.add(switches.mode())
-    assert len(found) == 6
+    assert len(found) == 7
     with zmlx.config(check=True):
         inside = switches.mode()
     with pytest.MonkeyPatch.context() as patch:

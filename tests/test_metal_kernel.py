@@ -12,6 +12,7 @@ import pytest
 
 from zmlx import cache, metal, registry
 from zmlx.errors import DeviceError
+from zmlx.metal import kernels
 from zmlx.msl.spec import Launch, MetalKernelSpec
 
 COPY = "uint i = thread_position_in_grid.x; if (i < uint(n)) { out[i] = inp[i]; }"
@@ -35,7 +36,9 @@ class Recorder:
 
         def run(arrays: Sequence[mx.array], launch: Launch) -> list[mx.array]:
             self.launches.append(([a.shape for a in arrays], launch))
-            return [mx.ones(shape) for shape in launch.output_shapes]
+            made = [mx.ones(shape) for shape in launch.output_shapes]
+            mx.eval(made)
+            return made
 
         return run
 
@@ -43,7 +46,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     device = Recorder()
-    monkeypatch.setattr(metal, "device_for_current_stream", lambda: device)
+    monkeypatch.setattr(kernels, "device_for_current_stream", lambda: device)
     return device
 
 
@@ -152,8 +155,9 @@ def test_kernel_cache_by_hand() -> None:
     key = cache.KernelCacheKey.from_parts(**parts)
     assert kept.get(key) is None and kept.size() == 0
     assert kept.put(key, "first") == "first"
-    assert kept.put(cache.KernelCacheKey.from_parts(**parts), "second") == "first"
-    assert kept.get(key) == "first" and kept.keys() == [key] and kept.size() == 1
+    assert kept.put(cache.KernelCacheKey.from_parts(**parts), "second") == "second"
+    assert kept.get(key) == "second" and kept.keys() == [key] and kept.size() == 1
+    assert kept.get_or_put(key, lambda: "third") == "second"
     assert (len(key.source_hash), key.input_names) == (64, ("a",))
     kept.clear()
     assert kept.size() == 0
@@ -282,7 +286,7 @@ def test_nothing_is_launched_for_outputs_without_elements(recorder: Recorder) ->
 
 def test_a_device_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Recorder(problem="no compiler; apt-get install g++")
-    monkeypatch.setattr(metal, "device_for_current_stream", lambda: device)
+    monkeypatch.setattr(kernels, "device_for_current_stream", lambda: device)
     k = made()  # building stays possible anywhere
     with pytest.raises(DeviceError, match=r"'copy' cannot run here: no compiler; apt-get"):
         k(mx.zeros(3))

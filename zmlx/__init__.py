@@ -23,7 +23,14 @@ _MODULES = (
     *("autograd", "autotune", "cache", "codegen", "elementwise", "kernels", "metal", "msl"),
     *("registry", "rowwise"),
 )
-_FUNCTIONS = {"autotune_threadgroup": "zmlx.autotune", "profile": "zmlx.profiling"}
+_FUNCTIONS = {
+    "autotune_threadgroup": "zmlx.autotune",
+    "export": "zmlx.stored.write",
+    "exporter": "zmlx.stored.write",
+    "load": "zmlx.stored.loaded",
+    "profile": "zmlx.profiling",
+    **dict.fromkeys(("patch", "unpatch", "validate"), "zmlx.models"),
+}
 __all__ = [
     "FusedFunction",
     "__version__",

@@ -19,12 +19,14 @@ from zmlx.helpers.op import ElementwiseOp
 from zmlx.helpers.spec import (
     OpSpec,
     checked_compute,
+    checked_expression,
+    checked_header,
     checked_name,
     checked_names,
     checked_text,
     refuse_reserved,
 )
-from zmlx.registry import forgets
+from zmlx.registry import forgets, lists
 
 __all__ = ["binary_from_expr", "nary_from_expr", "unary_from_expr"]
 
@@ -39,7 +41,7 @@ def unary_from_expr(
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
     use_output: bool = True,
-    header: str = "",
+    header: str | None = "",
     vjp_prelude: str = "",
     check: bool = False,
 ) -> ElementwiseOp:
@@ -52,7 +54,8 @@ def unary_from_expr(
             `vjp_prelude` declares. None: derived from fwd_expr.
         compute_dtype: the type `T`; half types are held in float32. None is float32.
         ensure_row_contiguous: see zmlx.elementwise.unary.
-        use_output: kept for its callers: `x` and `y` can both be named whatever it says.
+        use_output: `x` and `y` can both be named whatever it says; where it is True, `vjp_prelude`
+            may declare an `x` of its own.
         header: text before the kernel; empty means zmlx.msl.DEFAULT_HEADER.
         vjp_prelude: statements before vjp_expr, such as "T s = kk_sigmoid(x);".
         check: compare vjp_expr with the derived gradient and with finite differences, now.
@@ -67,6 +70,8 @@ def unary_from_expr(
     """
     fields = _fields(name, fwd_expr, compute_dtype, ensure_row_contiguous, header, vjp_prelude)
     pulls = _pulls({"vjp_expr": vjp_expr}, name, vjp_prelude)
+    if use_output and pulls and _declares(vjp_prelude, "x"):
+        pulls["hidden"] = ("x",)
     if vjp_expr is None and vjp_prelude.strip():
         raise ValueError(
             f"[zmlx.{_WHERE}] {name!r}: vjp_prelude was given, but no vjp_expr that could use it. "
@@ -84,7 +89,7 @@ def binary_from_expr(
     vjp_rhs_expr: str | None = None,
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
-    header: str = "",
+    header: str | None = "",
     vjp_prelude: str = "",
     check: bool = False,
 ) -> ElementwiseOp:
@@ -92,8 +97,8 @@ def binary_from_expr(
 
     Args:
         fwd_expr: C over `a` and `b`, and what `vjp_prelude` declares.
-        vjp_lhs_expr, vjp_rhs_expr: the gradients, over `a`, `b`, `g` and the result `y`; one that
-            is left out is derived.
+        vjp_lhs_expr: the gradient of `a`, over `a`, `b`, `g` and the result `y`; derived if None.
+        vjp_rhs_expr: the gradient of `b`, likewise.
         vjp_prelude: statements before all three expressions; `g` is not known to them.
 
     The other arguments, and what is raised, are as for `unary_from_expr`.
@@ -114,7 +119,7 @@ def nary_from_expr(
     output_names: Sequence[str],
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
-    header: str = "",
+    header: str | None = "",
     check: bool = False,
 ) -> NaryOp:
     """A differentiable op from whole kernel bodies, one thread for each element.
@@ -126,7 +131,8 @@ def nary_from_expr(
             several outputs one `cotan_<output>` each) and writes `d<name>` for each input. None:
             derived from fwd_source, where that is declarations, assignments and stores such as
             `out[elem] = ...;` with `elem` the thread's place; elsewhere gradients are refused.
-        input_names, output_names: the buffers' names.
+        input_names: the names of the buffers that are read.
+        output_names: the names of the buffers that are written.
         check: run both bodies now, and compare bwd_source with finite differences.
 
     The other arguments are as for `unary_from_expr`.
@@ -146,7 +152,7 @@ def nary_from_expr(
         name, inputs, outputs,
         checked_text(fwd_source, "fwd_source", name, _WHERE), bwd_source,
         checked_compute(compute_dtype, name, _WHERE), bool(ensure_row_contiguous),
-        checked_text(header, "header", name, _WHERE, empty=True),
+        checked_header(header, name, _WHERE),
     )  # fmt: skip
     spec.check(_WHERE)
     op = _nary(spec)
@@ -161,11 +167,12 @@ def _fields(
     checked_name(name, _WHERE)
     return {
         "name": name,
-        "expr": checked_text(expr, "fwd_expr", name, _WHERE),
+        "expr": checked_expression(expr, "fwd_expr", name, _WHERE),
         "expr_name": "fwd_expr",
+        "suffix": "_fwd",
         "compute": checked_compute(compute, name, _WHERE),
         "contiguous": bool(contiguous),
-        "header": checked_text(header, "header", name, _WHERE, empty=True),
+        "header": checked_header(header, name, _WHERE),
         "prelude": checked_text(prelude, "vjp_prelude", name, _WHERE, empty=True),
     }
 
@@ -173,15 +180,20 @@ def _fields(
 def _pulls(given: dict[str, str | None], name: str, prelude: str) -> dict[str, Any]:
     """The gradients given; those left out are derived."""
     texts = tuple(
-        None if text is None else checked_text(text, argument, name, _WHERE)
+        None if text is None else checked_expression(text, argument, name, _WHERE)
         for argument, text in given.items()
     )
     known = [text for text in texts if text is not None]
     if not known:
         return {}
     uses = any(re.search(r"\by\b", text) for text in (*known, prelude))
-    declared = re.search(r"\by\s*=(?!=)", prelude) is not None
-    return {"pulls": texts, "pull_names": tuple(given), "sees_output": uses and not declared}
+    sees = uses and re.search(r"\by\s*=(?!=)", prelude) is None
+    return {"pulls": texts, "pull_names": tuple(given), "sees_output": sees}
+
+
+def _declares(prelude: str, name: str) -> bool:
+    """Whether statements declare `name`, as in `T x = ...;`."""
+    return re.search(rf"\b[A-Za-z_]\w*\s+{name}\s*(=(?!=)|;|,)", prelude) is not None
 
 
 def _checked(op: ElementwiseOp, check: bool) -> ElementwiseOp:
@@ -192,7 +204,12 @@ def _checked(op: ElementwiseOp, check: bool) -> ElementwiseOp:
 
 @lru_cache(maxsize=1024)
 def _op(spec: OpSpec, same_dtype: bool) -> ElementwiseOp:
-    return ElementwiseOp(spec, _WHERE, same_dtype)
+    op = ElementwiseOp(spec, _WHERE, same_dtype)
+    lists(op, spec.forward_name, spec.names, ("out",), spec)
+    if spec.given:
+        gradients = [f"d{spec.names[i]}" for i in spec.given]
+        lists(op, f"{spec.name}_bwd", (*spec.names, "cotan"), gradients, spec)
+    return op
 
 
 @lru_cache(maxsize=1024)

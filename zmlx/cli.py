@@ -1,4 +1,4 @@
-"""The command line: `python -m zmlx cache | check | demo | doctor | explain | profile | version`.
+"""The command line: `python -m zmlx COMMAND`, such as doctor, explain, check, catalog or profile.
 
 In: words from the shell. Out: text on the terminal, files where asked for, and an exit status (0
 well, 1 a promise broken or nothing can run, 2 wrong usage). Called by `python -m zmlx`.
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +24,16 @@ from rich.text import Text
 
 import zmlx
 from zmlx import switches
-from zmlx.checking.faults import Fault, front_end_faults, sanitizer_faults, shown
-from zmlx.checking.file import KernelFile, read_kernel
+from zmlx.catalog import page
+from zmlx.checking.fault import FORMATS, Format
+from zmlx.checking.faults import faults_of
+from zmlx.checking.file import read_kernels
+from zmlx.checking.launched import Run
 from zmlx.demo import run_demo
 from zmlx.device.base import DeviceReport, device_for_current_stream
 from zmlx.device.cache import KernelCache
-from zmlx.errors import DeviceError, ZmlxError
+from zmlx.errors import ZmlxError
+from zmlx.models import built, command
 from zmlx.trace import locate
 
 app = typer.Typer(
@@ -93,6 +97,8 @@ def doctor() -> None:
     console.print(doctor_table(report))
     for number, missing in enumerate(report.missing, 1):
         console.print(f"missing {number}: {missing}", soft_wrap=True, markup=False)
+    for slower in report.slower:
+        console.print(f"slower than it could be: {slower}", soft_wrap=True, markup=False)
     for fault in report.cache_faults:
         console.print(f"not trusted in the cache: {fault}", soft_wrap=True, markup=False)
     if not _a_fused_function_runs():
@@ -109,12 +115,15 @@ def doctor_table(report: DeviceReport) -> Table:
         "zmlx": zmlx.__version__,
         "device": report.device,
         "mlx": report.mlx_version,
-        "compiler": f"{report.compiler} {report.compiler_version}".strip() or "none",
+        "kernels compiled by": report.kernel_compiler,
+        "C++ compiler": f"{report.compiler} {report.compiler_version}".strip() or "none",
         "binary interface of mlx": report.abi_found or "not asked",
         "binary interface of the primitive": report.abi_built or "not built yet",
         "kernel cache": f"{report.cache_directory} ({cache})" if report.cache_directory else "none",
     }
     for name, fact in rows.items():
+        if not fact:
+            continue
         table.add_row(name, Text(fact, overflow="fold"))
     return table
 
@@ -176,6 +185,21 @@ def explain(
 
 
 @app.command()
+def catalog(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words to search for, or a function's name.")
+    ] = None,
+) -> None:
+    """List the kernels of zmlx.kernels, search them, or show one."""
+    rows = page.found(words or [])
+    if not rows:
+        said = " ".join(words or [])
+        typer.echo(f"No kernel has the words {said!r}; without words, all are listed.")
+        raise typer.Exit(1)
+    typer.echo(page.shown(rows[0]) if len(rows) == 1 else page.listed(rows))
+
+
+@app.command()
 def profile(
     target: Target,
     shape: Shape,
@@ -195,6 +219,35 @@ def profile(
     if out is not None:
         found.save(out)
         typer.echo(f"Written: {out}")
+
+
+@app.command()
+def model(
+    module: Annotated[str, typer.Argument(help="E.g. mlx_lm.models.llama.")],
+    layers: Annotated[int, typer.Option(min=1)] = 2,
+    dim: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 1024,
+    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
+    tokens: Annotated[str, typer.Option(help="Rows x length of a prompt, or a batch.")] = "1x256",
+    vocabulary: Annotated[int, typer.Option(min=2, help="How many tokens there are.")] = 4096,
+    train: Annotated[bool, typer.Option("--train", help="Measure a training step too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of which medians are taken.")] = 9,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: a field of ModelArgs, in JSON.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("zmlx-model.html"),
+) -> None:
+    """Measure a model of random weights, plain beside zmlx.patch: kernels, time, memory, errors."""
+    kind, sizes = ALIASES.get(dtype, dtype), [int(n) for n in re.findall(r"\d+", tokens)]
+    if kind not in ("float32", "float16", "bfloat16"):
+        raise _bad("--dtype", dtype, "float32, float16 or bfloat16")
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", tokens) or sizes[1] < 2:
+        raise _bad("--tokens", tokens, "ROWSxLENGTH with a length of 2 or more, e.g. 1x256")
+    with _failing(f"model {module}"):
+        made = built.built(module, dim, layers, vocabulary, built.parsed(settings or []))
+        found = command.compared(module, made, DTYPES[kind], (sizes[0], sizes[1]), train, rounds)
+    for part in (found.report, found.validation, found):
+        Console().print(part.table())
+    typer.echo(f"Written: {found.save(out)}")
 
 
 @contextmanager
@@ -227,10 +280,12 @@ def clear() -> None:
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="A kernel's body, or a whole kernel function.")],
+    files: Annotated[list[Path], typer.Argument(help="Each a kernel's body, or whole kernels.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", help="NAME:DTYPE:SHAPE, e.g. x:float32:4x100; =VALUE fills it."),
+        typer.Option(
+            "--input", help="NAME:DTYPE:SHAPE, e.g. x:float32:4x100; @200x2 strides, =VALUE fills."
+        ),
     ] = None,
     outputs: Annotated[list[str] | None, typer.Option("--output", help="The same.")] = None,
     grid: Annotated[str, typer.Option(help="Threads, e.g. 400,1,1.")] = "",
@@ -238,41 +293,45 @@ def check(
     template: Annotated[list[str] | None, typer.Option(help="T=float32 or N=4.")] = None,
     init: Annotated[str, typer.Option(help="What outputs hold before the launch.")] = "",
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that a launch may take.", min=0.1)] = 10.0,
+    budget: Annotated[int, typer.Option(help="Accesses that one thread may make.", min=0)] = 0,
+    order: Annotated[str, typer.Option(help="Of threads: forward, reverse or both.")] = "both",
+    format: Annotated[str, typer.Option(help="text, json or github.")] = "text",
 ) -> None:
-    """Run a Metal kernel under the sanitizer, and past Metal's front end: docs/sanitizer.md."""
-    if not file.is_file():
-        raise _bad("FILE", str(file), "a file that exists")
-    text = file.read_text("utf-8")
+    """Run Metal kernels under the sanitizer, and past Metal's front end: docs/sanitizer.md."""
+    if order not in ("forward", "reverse", "both"):
+        raise _bad("--order", order, "forward, reverse or both")
+    if format not in FORMATS:
+        raise _bad("--format", format, " or ".join(FORMATS))
+    orders = ("forward", "reverse") if order == "both" else (order,)
     options = {
         "input": inputs or [], "output": outputs or [], "template": template or [],
         "grid": [grid] * bool(grid), "threadgroup": [threadgroup] * bool(threadgroup),
         "init": [init] * bool(init),
     }  # fmt: skip
-    try:
-        kernel = read_kernel(re.sub(r"\W", "_", file.stem), text, options)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=str(file)) from error
-    mx.random.seed(seed)
-    faults = _checked(kernel, text)
-    for line in shown(file.name, text, faults):
-        Console(highlight=False).print(line, soft_wrap=True, markup=False)
-    wrong = [fault for fault in faults if fault.severity == "error"]
-    typer.echo(f"{file.name}: {len(wrong) or 'no'} fault{'s' * (len(wrong) != 1)} found")
+    wrong = False
+    for file in files:
+        if not file.is_file():
+            raise _bad("FILE", str(file), "a file that exists")
+        wrong |= _check_file(file, options, Run(timeout, budget, orders, seed), FORMATS[format])
     raise typer.Exit(1 if wrong else 0)
 
 
-def _checked(kernel: KernelFile, text: str) -> list[Fault]:
-    """Faults by both ways; a way that is not there is named, and a text that does not compile."""
-    faults: list[Fault] = []
+def _check_file(file: Path, options: Mapping[str, Sequence[str]], run: Run, shown: Format) -> bool:
+    """Print what is wrong with one file; whether that is more than warnings and notes."""
+    text = file.read_text("utf-8", "replace")
     try:
-        faults += front_end_faults(kernel, text)
-    except DeviceError as error:
-        typer.echo(f"not asked: {error}", err=True)
-    try:
-        faults += sanitizer_faults(kernel)
-    except DeviceError as error:
-        faults.append(Fault(str(error)))
-    return faults
+        kernels = read_kernels(re.sub(r"\W", "_", file.stem), text, options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=str(file)) from error
+    mx.random.seed(run.seed)
+    faults, missing = faults_of(text, kernels, run)
+    for words in missing:
+        typer.echo(f"not asked: {words}", err=True)
+    name = file.name if shown is FORMATS["text"] else str(file)
+    for line in shown(name, text, faults):
+        Console(highlight=False).print(line, soft_wrap=True, markup=False)
+    return any(fault.severity == "error" for fault in faults)
 
 
 def find_function(target: str) -> Callable[..., Any]:

@@ -16,12 +16,13 @@ from zmlx.helpers.op import ElementwiseOp
 from zmlx.helpers.spec import (
     OpSpec,
     checked_compute,
+    checked_expression,
+    checked_header,
     checked_name,
     checked_names,
-    checked_text,
     refuse_reserved,
 )
-from zmlx.registry import forgets
+from zmlx.registry import forgets, lists
 
 __all__ = ["binary", "map", "unary"]
 
@@ -34,7 +35,7 @@ def unary(
     expr: str,
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
-    header: str = "",
+    header: str | None = "",
     cache: bool = True,
 ) -> ElementwiseOp:
     """An op `f(a)` that computes `expr` of each element.
@@ -66,7 +67,7 @@ def binary(
     expr: str,
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
-    header: str = "",
+    header: str | None = "",
 ) -> ElementwiseOp:
     """An op `f(lhs, rhs)` that computes `expr` over `a` and `b` (`x` is `a` too).
 
@@ -84,7 +85,7 @@ def map(
     input_names: Sequence[str],
     compute_dtype: mx.Dtype | None = None,
     ensure_row_contiguous: bool = True,
-    header: str = "",
+    header: str | None = "",
 ) -> ElementwiseOp:
     """An op `f(*inputs)` that computes `expr` over the names `input_names`.
 
@@ -103,16 +104,18 @@ def _fields(
     checked_name(name, _WHERE)
     return {
         "name": name,
-        "expr": checked_text(expr, "expr", name, _WHERE),
+        "expr": checked_expression(expr, "expr", name, _WHERE),
         "compute": checked_compute(compute_dtype, name, _WHERE),
         "contiguous": bool(ensure_row_contiguous),
-        "header": checked_text(header, "header", name, _WHERE, empty=True),
+        "header": checked_header(header, name, _WHERE),
     }
 
 
 @lru_cache(maxsize=1024)
 def _op(spec: OpSpec) -> ElementwiseOp:
-    return ElementwiseOp(spec, _WHERE)
+    op = ElementwiseOp(spec, _WHERE)
+    lists(op, spec.forward_name, spec.names, ("out",), spec)
+    return op
 
 
 forgets(_op.cache_clear)

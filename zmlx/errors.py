@@ -3,6 +3,10 @@
 Messages read `[zmlx.<stage>] what failed: node or op, shapes, dtypes, source line. What to do.`
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class ZmlxError(Exception):
     """Base of all ZMLX errors; catch it to catch them all."""
@@ -53,6 +57,10 @@ class CompilerError(DeviceError):
         self.problem = problem
 
 
+class StoredError(ZmlxError):
+    """A function cannot be stored as asked for, or a file is none that this process can run."""
+
+
 class CheckError(ZmlxError):
     """`ZMLX_CHECK=1` found a region whose kernel and whose MLX ops disagree."""
 
@@ -60,6 +68,20 @@ class CheckError(ZmlxError):
 class SanitizeError(ZmlxError):
     """`ZMLX_SANITIZE=1` found a kernel that breaks Metal's rules; `findings` says where and how."""
 
-    def __init__(self, message: str, findings: tuple[object, ...] = ()) -> None:
+    def __init__(
+        self, message: str, findings: tuple[object, ...] = (), raw: tuple[Any, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.findings = findings
+        self.raw = raw  # kernel, library and findings without words, for zmlx.device.sanitize
+
+
+class ValidationError(ZmlxError):
+    """`zmlx.validate` found that a patched model computes something else than the plain one.
+
+    `validation` has all that was compared.
+    """
+
+    def __init__(self, message: str, validation: object = None) -> None:
+        super().__init__(message)
+        self.validation = validation

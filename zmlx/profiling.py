@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import mlx.core as mx
 
 from zmlx.device import watch
 from zmlx.tuning import timing
+from zmlx.tuning.notebook import table_html
 
 __all__ = ["KernelRecord", "Profile", "profile"]
 
 MOST_OPS = 6  # that the table names
 TEXT_WIDTH = 140  # of the table as a str
+COLUMNS = ("kernel", "compile ms", "launches", "ms each", "GB/s", "of a copy")
 _clock = threading.Lock()  # one launch is timed at a time
 
 
@@ -65,7 +68,7 @@ class KernelRecord:
         }  # fmt: skip
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Profile:
     """A context manager that records launches, of all threads, while it is open."""
 
@@ -89,9 +92,7 @@ class Profile:
         watch.stop(self)
         self._open = False
         if self.show and exception[0] is None:
-            from rich.console import Console
-
-            Console().print(self.table())
+            self._print()
 
     @property
     def kernels(self) -> list[KernelRecord]:
@@ -120,9 +121,15 @@ class Profile:
     def __str__(self) -> str:
         from rich.console import Console
 
-        text = StringIO()
-        Console(file=text, width=TEXT_WIDTH).print(self.table())
+        text = StringIO()  # which a notebook would not get, but show
+        Console(file=text, width=TEXT_WIDTH, force_jupyter=False).print(self.table())
         return text.getvalue()
+
+    def __repr__(self) -> str:
+        return f"<zmlx.profile: {len(self._records)} kernels>"
+
+    def _repr_html_(self) -> str:
+        return table_html("zmlx.profile", COLUMNS, list(map(_cells, self.kernels)))
 
     def table(self) -> Any:
         """The records as a rich table."""
@@ -130,17 +137,22 @@ class Profile:
         from rich.table import Table
 
         table = Table(title="zmlx.profile", box=SIMPLE)
-        table.add_column("kernel", overflow="fold")
-        for name in ("compile ms", "launches", "ms each", "GB/s", "of a copy"):
+        table.add_column(COLUMNS[0], overflow="fold")
+        for name in COLUMNS[1:]:
             table.add_column(name, justify="right")
-        for r in self.kernels:
-            each = r.time_ms / r.measured if r.measured else None
-            share = None if r.of_copy is None else 100 * r.of_copy
-            table.add_row(
-                f"{_named(r)}\n  {r.device}: {_ops(r)}", _number(r.compile_ms), str(r.launches),
-                _number(each, 3), _number(r.gb_per_s), _number(share, 0, " %"),
-            )  # fmt: skip
+        for record in self.kernels:
+            table.add_row(*_cells(record))
         return table
+
+    def _print(self) -> None:
+        from rich.console import Console
+
+        console = Console()
+        if console.is_jupyter:
+            display = import_module("IPython.display").display
+            display(self)
+        else:
+            console.print(self.table())
 
     def save(self, path: str | Path) -> None:
         """Write the records as JSON."""
@@ -187,6 +199,15 @@ def profile(*, measure: bool = False, show: bool = True) -> Profile:
 def _bytes(event: watch.Event) -> int:
     read = {id(array): array.nbytes for array in event.inputs}
     return sum(read.values()) + sum(array.nbytes for array in event.outputs)
+
+
+def _cells(r: KernelRecord) -> tuple[str, ...]:
+    each = r.time_ms / r.measured if r.measured else None
+    share = None if r.of_copy is None else 100 * r.of_copy
+    return (
+        f"{_named(r)}\n  {r.device}: {_ops(r)}", _number(r.compile_ms), str(r.launches),
+        _number(each, 3), _number(r.gb_per_s), _number(share, 0, " %"),
+    )  # fmt: skip
 
 
 def _named(record: KernelRecord) -> str:

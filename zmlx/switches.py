@@ -122,6 +122,18 @@ SANITIZE = Switch(
     "1 watches every access of every kernel on the CPU and raises where one breaks Metal's rules",
     *_FLAG,
 )
+PATTERNS = Switch(
+    "ZMLX_PATTERNS",
+    "1",
+    "0 has no pattern replaced: what a function says is computed as it says it (docs/patterns.md)",
+    *_FLAG,
+)
+TRACEBACK = Switch(
+    "ZMLX_TRACEBACK",
+    "0",
+    "1 keeps ZMLX's own frames in the tracebacks of errors that fused functions raise",
+    *_FLAG,
+)
 DUMP = Switch(
     "ZMLX_DUMP",
     "",
@@ -129,7 +141,10 @@ DUMP = Switch(
     *_FOLDER,
 )
 
-SWITCHES = (FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, PATIENCE, THREADS, SANITIZE, DUMP)
+SWITCHES = (
+    *(FUSE, CHECK, LOG, DEVICE, CACHE, COMPILER, PATIENCE, THREADS, SANITIZE, PATTERNS),
+    *(TRACEBACK, DUMP),
+)
 _BY_KEYWORD = {switch.keyword: switch for switch in SWITCHES}
 
 
@@ -157,10 +172,11 @@ class config:  # noqa: N801 - users call it like a function
     """`with zmlx.config(check=True, log="debug"):` sets switches within the block.
 
     Keywords are the names of the environment variables in docs/env.md without ZMLX_, in lower case:
-    fuse, check, log, device, cache_dir, cxx, cxx_timeout, threads, sanitize, dump. Blocks nest, the
-    inner one wins; what none of them sets, the environment does. A block holds for the thread, or
-    the asyncio task, that entered it; a new thread starts from the environment. Nothing that was
-    made under one setting is used under another. One object may be entered again and shared.
+    fuse, check, log, device, cache_dir, cxx, cxx_timeout, threads, sanitize, patterns, dump. Blocks
+    nest, the inner one wins; what none of them sets, the environment does. A block holds for the
+    thread, or the asyncio task, that entered it; a new thread starts from the environment. Nothing
+    that was made under one setting is used under another. One object may be entered again, and
+    shared.
 
     Raises:
         TypeError: no switch has that name, or the value is of the wrong type.
@@ -225,7 +241,7 @@ def _raw(name: str) -> Any:
     return os.fsencode(name) if isinstance(next(iter(_RAW), b""), bytes) else name
 
 
-_DECIDE = (FUSE, CHECK, DEVICE, SANITIZE, THREADS, DUMP)  # how a fused function runs
+_DECIDE = (FUSE, CHECK, DEVICE, SANITIZE, THREADS, DUMP, PATTERNS)  # how a fused function runs
 _MODE = tuple(_raw(s.name) for s in _DECIDE)
 _HOST = tuple(_raw(s.name) for s in (SANITIZE, THREADS))
 _COMPILER = tuple(_raw(name) for name in (COMPILER.name, "CXX", "PATH"))
@@ -243,6 +259,7 @@ def mode(
     d: Any = _MODE[3],
     e: Any = _MODE[4],
     f: Any = _MODE[5],
+    g: Any = _MODE[6],
 ) -> tuple[Any, ...]:
     """What decides how a fused function runs: a dictionary key.
 
@@ -250,7 +267,7 @@ def mode(
     """
     if scope() is not None:
         return watched, *_scoped(_MODE)
-    return watched, get(a), get(b), get(c), get(d), get(e), get(f)
+    return watched, get(a), get(b), get(c), get(d), get(e), get(f), get(g)
 
 
 def host() -> tuple[Any, ...]:

@@ -141,7 +141,7 @@ def test_the_default_header_is_known() -> None:
         ("x * sigmid(x)", 1, 5, "unknown function 'sigmid'. Did you mean 'kk_sigmoid'?"),
         ("x + alpah", 1, 5, "unknown name 'alpah'. Did you mean 'alpha'? Values here: alpha, x."),
         ("x *", 1, 4, "the end is not expected here"),
-        ("x * (alpha + 1", 1, 15, "the end is not expected here"),
+        ("x * (alpha + 1", 1, 15, "a closing parenthesis is missing"),
         ("x * * alpha", 1, 5, "'*' is not expected here"),
         ("x\n  + tanh(x, x)", 2, 5, "tanh takes 1 argument, got 2"),
         ("pow(x)", 1, 1, "pow takes 2 arguments, got 1"),

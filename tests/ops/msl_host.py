@@ -22,6 +22,7 @@ HEADER = r"""
 #include <cstring>
 #define thread
 #define constant const
+#define ZMLX_OFF_METAL 1
 typedef uint8_t uchar; typedef uint16_t ushort; typedef uint32_t uint; typedef uint64_t ulong;
 typedef _Float16 half;
 template <typename To, typename From> inline To as_type(From v) {

@@ -92,6 +92,8 @@ def tree_of(source: Source, start: str = "expression") -> Tree[Any]:
     except UnexpectedInput as error:
         line, column, found = _place(source, error)
         problem = f"{found} is not expected here"
+        if found == "the end" and source.text.count("(") > source.text.count(")"):
+            problem = "a closing parenthesis is missing"
         if _other_c(source.text, start):
             raise Unparsed(source, line, column, problem) from None
         problem += f".{_hint(source, line, column)}"
