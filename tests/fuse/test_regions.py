@@ -66,8 +66,9 @@ def check_region(graph: Graph, region: Region) -> None:
     needed = {n for n in region.nodes if n in graph.outputs or used & set(graph.users(n))}
     assert set(region.ends.outputs) == needed, "exactly what others read is written"
     working = [n for n in region.nodes if graph.kind(n) == "op" and cost(graph, (n,)) > 0]
-    worth = len(working) > 1 or cost(graph, working) >= ALONE or not streams(graph, working[0])
-    assert region.folds or worth, "a kernel for a single op that MLX runs as fast"
+    dear = len(working) > 1 or cost(graph, working) >= ALONE
+    worth = region.folds or dear or not all(streams(graph, n) for n in working)
+    assert worth, "a kernel for a single op that MLX runs as fast"
 
 
 def streams(graph: Graph, node: int) -> bool:
