@@ -178,6 +178,26 @@ def test_type_itself():
     assert "type" not in globals() and KIND is type
 
 
+def facts(kind, value):
+    """What a class says of itself, as any code may ask."""
+    try:
+        made = str(kind[int])
+    except TypeError as error:
+        made = str(error)
+    return [
+        *(isinstance(value, kind), isinstance(3, kind), issubclass(kind, kind)),
+        *(issubclass(bool, kind), kind == kind, kind != int, kind.__name__, repr(kind)),  # noqa: PLR0124
+        *(hash(kind) == hash(kind), str(kind | None), str(None | kind), made),
+    ]
+
+
+def test_both_names_answer_as_their_classes():
+    def fn(x):
+        return facts(mx.array, x), facts(type, int), x * 1
+
+    assert zmlx.fuse(fn)(X)[:2] == fn(X)[:2]
+
+
 def test_an_object_passed_asks():
     class Base(SimpleNamespace):
         def factor(self, v):

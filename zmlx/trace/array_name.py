@@ -19,6 +19,7 @@ import mlx.core as mx
 
 from zmlx.trace import type_name
 from zmlx.trace.operands import arrays_in
+from zmlx.trace.stands_for import StandsFor
 from zmlx.trace.type_name import CLASSES
 
 if TYPE_CHECKING:
@@ -90,42 +91,9 @@ def _of_class_attribute(frame: FrameType) -> bool:
     return any(step.argval == "__class__" for step in steps[-3:])
 
 
-class _Kind(type):
-    """The class of Array."""
-
-    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
-        if not bases:
-            return super().__new__(cls, name, bases, namespace)
-        real = tuple(ARRAY if base is Array else base for base in bases)
-        return types.new_class(name, real, exec_body=lambda ns: ns.update(namespace))
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        tracer = _current[0]()
-        return ARRAY(*args, **kwargs) if tracer is None else _made(tracer, args, kwargs)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, ARRAY)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return subclass is Array or issubclass(subclass, ARRAY)
-
-    def __getattribute__(cls, name: str) -> Any:
-        return _stand_in[0](getattr(ARRAY, name))
-
-    def __eq__(cls, other: object) -> bool:
-        return other is Array or (isinstance(other, type) and any(other is c for c in CLASSES))
-
-    def __hash__(cls) -> int:
-        return hash(ARRAY)
-
-    def __or__(cls, other: Any) -> Any:
-        return ARRAY | other
-
-    def __ror__(cls, other: Any) -> Any:
-        return other | ARRAY
-
-    def __repr__(cls) -> str:
-        return repr(ARRAY)
+def _called(*args: Any, **kwargs: Any) -> Any:
+    tracer = _current[0]()
+    return ARRAY(*args, **kwargs) if tracer is None else _made(tracer, args, kwargs)
 
 
 def _made(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,8 +106,8 @@ def _made(tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return tracer.opaque("array", ARRAY, args, kwargs, named=True)
 
 
-class Array(metaclass=_Kind):
+class Array(
+    metaclass=StandsFor, real=ARRAY, call=_called, alike=CLASSES,
+    attribute=lambda value: _stand_in[0](value),
+):  # fmt: skip
     """What the name mx.array gives to a traced function."""
-
-
-type_name.STAND_INS.append((Array, ARRAY))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import builtins
 import dis
 import sys
-import types
 from collections.abc import Iterable, Iterator
 from functools import partial
 from types import FrameType, FunctionType
@@ -23,73 +22,34 @@ import mlx.core as mx
 
 from zmlx.trace.kinds import is_library
 from zmlx.trace.reach import Place
+from zmlx.trace.stands_for import StandsFor, real_of
 
 _NAME = "type"
 CLASSES: set[type] = {mx.array}  # of arrays, plain and traced
 NUMBERS: set[type] = set()  # traced ones, which say themselves of what class they are
-STAND_INS: list[tuple[type, type]] = []  # and what they stand for: mx.array, type
 _ARRAY = mx.array
 _LOADS = ("LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_DEREF", "LOAD_GLOBAL",
           "LOAD_NAME")  # fmt: skip
 _MISSING: Any = object()
 
 
-class _Builtin(type):
-    """The class of Type."""
-
-    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
-        if not bases:
-            return super().__new__(cls, name, bases, namespace)
-        real = tuple(type if base is Type else base for base in bases)
-        return types.new_class(name, real, exec_body=lambda ns: ns.update(namespace))
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) != 1 or kwargs:
-            return type(*args, **kwargs)
-        kind = type(next((real for own, real in STAND_INS if args[0] is own), args[0]))
-        if kind in CLASSES:
-            kind = _ARRAY
-        elif kind in NUMBERS:
-            kind = args[0].__class__
-        if kind is not _ARRAY and kind is not type:
-            return kind
-        other = _compared_with(sys._getframe(1))  # by `is`
-        stands = any(other is own and kind is real for own, real in STAND_INS)
-        return other if stands else kind
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, type)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, type)
-
-    def __getattribute__(cls, name: str) -> Any:
-        return getattr(type, name)
-
-    def __eq__(cls, other: object) -> bool:
-        return other is Type or other is type  # noqa: E721
-
-    def __hash__(cls) -> int:
-        return hash(type)
-
-    def __or__(cls, other: Any) -> Any:
-        return type | other
-
-    def __ror__(cls, other: Any) -> Any:
-        return other | type
-
-    def __getitem__(cls, item: Any) -> Any:
-        return type[item]
-
-    def __repr__(cls) -> str:
-        return repr(type)
+def _class_of(*args: Any, **kwargs: Any) -> Any:
+    """What `type(...)` gives to a traced function, which is two frames away."""
+    if len(args) != 1 or kwargs:
+        return type(*args, **kwargs)
+    kind = type(real_of(args[0]))
+    if kind in CLASSES:
+        kind = _ARRAY
+    elif kind in NUMBERS:
+        kind = args[0].__class__
+    if kind is not _ARRAY and kind is not type:
+        return kind
+    other = _compared_with(sys._getframe(2))  # by `is`
+    return other if real_of(other) is kind else kind
 
 
-class Type(metaclass=_Builtin):
+class Type(metaclass=StandsFor, real=type, call=_class_of):
     """What the name `type` gives to a traced function."""
-
-
-STAND_INS.append((Type, type))
 
 
 def length(value: Any) -> Any:
