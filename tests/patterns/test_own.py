@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +14,8 @@ import pytest
 import zmlx
 from tests.patterns.proof import alike, normal
 from zmlx.errors import PlanError
-from zmlx.fuse import pattern, patterns
+from zmlx.fuse import pattern, patterns, program, replaced
+from zmlx.trace.run import trace
 
 
 def scaled(x: Any, w: Any, eps: float) -> Any:
@@ -142,3 +144,38 @@ def test_a_replacement_that_reads_sizes_says_so(registered: Any) -> None:
     registered(scaled, by=by, arrays=ARRAYS, numbers={"eps": 0.5}, inline=False)
     fn = lambda x, w: scaled(x, w, 0.5)  # noqa: E731
     alike(zmlx.fuse(fn), fn, X, W)
+
+
+def test_a_graph_that_was_looked_at_is_not_simplified_again(
+    registered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(scaled, by=scaled, arrays=ARRAYS, numbers={"eps": 0.5}, inline=False)
+
+    def again(graph: Any) -> Any:
+        raise AssertionError("simplified once more")
+
+    monkeypatch.setattr(program, "simplify", again)
+    for eps, is_one in ((0.5, True), (X, False)):  # a number, and an array
+        fn = partial(scaled, eps=eps)
+        assert bool(zmlx.explain(fn, X, W).fired) == is_one
+        mx.eval(zmlx.fuse(fn)(X, W))
+
+
+def test_places_that_are_alike_share_one_trace(
+    registered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counted(*args: Any) -> Any:
+        made.append(args)
+        return trace(*args)
+
+    def fn(x: Any, w: Any) -> Any:
+        for _ in range(3):
+            x = mx.sin(scaled(x, w, 0.5))
+        return scaled(x, w, 0.25)
+
+    registered(scaled, by=scaled, arrays=ARRAYS, numbers={"eps": 0.5})
+    monkeypatch.setattr(replaced, "trace", counted)
+    alike(zmlx.fuse(fn), fn, X, W)
+    assert len(made) == 2  # of two numbers

@@ -37,7 +37,28 @@ def match(subject: Subject, spelling: Spelling, root: int, tell: bool = False) -
 
     With `tell`, what is made of the same ops is a Miss that found all of them.
     """
+    if not tell and not _may_end(subject, spelling, root):
+        return Miss(0, "")
     return _Walk(subject, spelling, tell).run(root)
+
+
+def _may_end(subject: Subject, spelling: Spelling, root: int) -> bool:
+    """Whether the type of `root` and the ops that it reads are those of the spelling's end."""
+    end, there = spelling.graph[spelling.root], subject.graph[root]
+    kind = end["dtype"] in (there["dtype"], "int32")  # which stands for any integers
+    if not kind or len(end["shape"]) != len(there["shape"]):
+        return False
+    form = subject.forms.get(root)
+    reads = subject.graph.operands(root) if form is None else form.arrays
+    wanted, found = spelling.last, [subject.titles[node] for node in reads]
+    if len(wanted) != len(found):
+        return False
+    turned = end.get("op") in _EITHER and _named(wanted, found[::-1])
+    return turned or _named(wanted, found)
+
+
+def _named(wanted: Sequence[Any], found: Sequence[Any]) -> bool:
+    return all(name in (None, other) for name, other in zip(wanted, found, strict=True))
 
 
 class _Walk:

@@ -19,10 +19,11 @@ names; what replaces it is a function of the same names. The way of a traced gra
 5. zmlx.fuse.replaced puts the replacement in place: as one call that MLX runs, which may choose by
    its sizes; or `inline`, traced, so that its ops join what stands beside them.
 
-The new graph is lifted, written out and planned as any other, and derived as any other. The graph
-as traced stays in the Trace, for reports. `nearly` tells, for reports only, where a pattern was
-almost found and why not. zmlx.catalog.patterns fills the table when a graph is first looked at;
-users do with `zmlx.fuse.pattern`.
+The new graph, or the simplified one where nothing is replaced, is lifted, written out and planned
+as any other, and derived as any other. The graph as traced stays in the Trace, for reports.
+`nearly` tells, for reports only, where a pattern was almost found and why not.
+zmlx.catalog.patterns fills the table when a graph is first looked at; users do with
+`zmlx.fuse.pattern`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from zmlx.fuse.matched import Match, Miss, Subject
 from zmlx.fuse.matching import match
 from zmlx.fuse.replaced import with_replaced
 from zmlx.fuse.settled import Settling, too_few
-from zmlx.fuse.simplify import simplified
+from zmlx.fuse.simplify import simplified, simplify
 from zmlx.fuse.spellings import DEVICES, FLOATS, Pattern
 from zmlx.log import logger
 from zmlx.trace.graph import Graph, title
@@ -195,24 +196,20 @@ def _rewritten(found: Trace, sizes: Sizes, given: Sequence[Any]) -> Trace:
     behind = {new: old for old, new in rewritten.places.items()}
     settle = Settling(subject, sizes, behind)
     matches, _ = _found(subject, settle.holds)
-    if not matches:
-        return replace(found, decisions=(*found.decisions, *settle.decisions))
-    graph = with_replaced(rewritten.graph, matches)
+    graph = rewritten.graph
+    if matches:  # what takes their place may compute what stands beside it
+        graph = simplify(with_replaced(graph, matches))
     fired = tuple([_fired(m) for m in matches])
     for one in fired:
         _log.info("pattern %s at %s: %s", one.name, one.loc, one.by)
     decisions = (*found.decisions, *settle.decisions)
-    return replace(found, replaced=graph, fired=fired, decisions=decisions)
+    return replace(found, simple=graph, fired=fired, decisions=decisions)
 
 
 def nearly(graph: Graph, given: Sequence[Any]) -> list[Nearly]:
     """Where in a traced graph patterns are almost found, and why they are not."""
     off = not switches.PATTERNS.on()
-    return (
-        []
-        if off
-        else _found(Subject(simplified(graph).graph, given), too_few, tell=True)[1]
-    )
+    return [] if off else _found(Subject(simplify(graph), given), too_few, tell=True)[1]
 
 
 def standing_for(graph: Graph) -> dict[int, str]:

@@ -42,10 +42,14 @@ _log = logger("zmlx.fuse")
 class Program:
     """The steps of a plan; call it with one array (or number, for a scalar) for each input.
 
-    `sums`: it is a derivative.
+    `sums`: it is a derivative; `is_simple`: the graph is simplified.
     """
 
-    def __init__(self, graph: Graph, runtime: Runtime, name: str, sums: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, runtime: Runtime, name: str, sums: bool = False,
+        is_simple: bool = False,
+    ) -> None:  # fmt: skip
+        graph = graph if is_simple or runtime.apart else simplify(graph)
         self.written = Written(graph)
         self.plan = plan_apart(graph) if runtime.apart else self._planned(graph, runtime, sums)
         self._unwritten = (graph, replace(runtime, folds=False, ends=False), name)
@@ -77,9 +81,9 @@ class Program:
         traced = None if own else self._traced
         self._taped = taped(self.plan, runtime, self._results, held, traced)
 
-    def _planned(self, graph: Graph, runtime: Runtime, sums: bool) -> Plan:
-        """`graph` in fewer nodes, cut into kernels and calls of MLX."""
-        device, simple = device_for_current_stream(), simplify(graph)
+    def _planned(self, simple: Graph, runtime: Runtime, sums: bool) -> Plan:
+        """A simplified graph in fewer nodes, cut into kernels and calls of MLX."""
+        device = device_for_current_stream()
         dump.stage("simplified", lambda: dumped.graph_text(simple))
         lifted = lift(simple)
         dump.stage("lifted", lambda: dumped.graph_text(lifted))
@@ -168,7 +172,7 @@ class Program:
         """The same with each call of MLX as it is."""
         graph, runtime, name = self._unwritten
         with runtime.making():
-            return Program(graph, runtime, name)
+            return Program(graph, runtime, name, is_simple=True)
 
     def stepped(self, inputs: Sequence[Any]) -> list[mx.array]:
         """The results, each step run by Python."""

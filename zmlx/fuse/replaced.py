@@ -16,6 +16,7 @@ from zmlx.errors import PlanError
 from zmlx.fuse.matched import Match
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import copy_node
+from zmlx.fuse.spellings import Pattern
 from zmlx.trace.exprs import leaves, replaced
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
 from zmlx.trace.passes import verified
@@ -28,6 +29,7 @@ def with_replaced(graph: Graph, matches: Sequence[Match]) -> Graph:
     """`graph`, each of `matches` replaced."""
     made = Graph()
     new: dict[int, int] = {}
+    parts: dict[Any, Graph] = {}
     home = {output: m for m in matches for output in m.outputs}
     inner = {n for m in matches for n in m.inner if _only_inside(graph, n, m)}
     for node in graph:
@@ -35,7 +37,7 @@ def with_replaced(graph: Graph, matches: Sequence[Match]) -> Graph:
             continue
         for needed in (node, *graph.operands(node)):
             if needed in home and needed not in new and _is_due(node, needed, home[needed]):
-                _replace(graph, made, home[needed], new)
+                _replace(graph, made, home[needed], new, parts)
         if node not in new and node not in home:
             operands = [new[o] for o in graph.operands(node)]
             new[node] = copy_node(graph, node, made, operands)
@@ -56,14 +58,16 @@ def _only_inside(graph: Graph, node: int, match: Match) -> bool:
     return inside.issuperset(graph.users(node)) and node not in graph.outputs
 
 
-def _replace(graph: Graph, made: Graph, match: Match, new: dict[int, int]) -> None:
-    """Put what replaces `match` into `made`."""
+def _replace(
+    graph: Graph, made: Graph, match: Match, new: dict[int, int], parts: dict[Any, Graph]
+) -> None:
+    """Put what replaces `match` into `made`; `parts` holds what was traced for others like it."""
     loc = graph[max(match.outputs)]["loc"]
     pattern = match.spelling.pattern
     numbers = {n: _number(graph, term, made, new) for n, term in match.numbers.items()}
     arrays = {name: new[node] for name, node in match.arrays.items()}
     if pattern.inline:
-        found = _traced(made, match, arrays, numbers, loc)
+        found = _traced(made, match, arrays, numbers, loc, parts)
     else:
         found = _called(made, match, arrays, numbers, loc)
     for output, node in zip(match.outputs, found, strict=True):
@@ -109,24 +113,35 @@ def _called(
 
 
 def _traced(
-    made: Graph, match: Match, arrays: dict[str, int], numbers: dict[str, Any], loc: str
-) -> list[int]:
+    made: Graph, match: Match, arrays: dict[str, int], numbers: dict[str, Any], loc: str,
+    parts: dict[Any, Graph],
+) -> list[int]:  # fmt: skip
     """The nodes that the replacement makes, for arrays of these shapes."""
-    names = [*arrays, *numbers]
-    examples = [mx.zeros(made[n]["shape"], dtype_of(made[n]["dtype"])) for n in arrays.values()]
-    values = [float(match.example(name)) for name in numbers]
-    pattern = match.spelling.pattern
+    kinds = {n: (made[node]["shape"], made[node]["dtype"]) for n, node in arrays.items()}
+    values = {name: float(match.example(name)) for name in numbers}
+    key = (match.spelling.pattern, *kinds.items(), *map(repr, values.items()))
+    if key not in parts:
+        parts[key] = _part(match.spelling.pattern, kinds, values)
+    return _spliced(made, parts[key], list(arrays.values()), list(numbers.values()), loc)
+
+
+def _part(
+    pattern: Pattern, kinds: dict[str, tuple[tuple[int, ...], str]], values: dict[str, float]
+) -> Graph:
+    """What the replacement does with arrays of these shapes and types, and numbers."""
+    names = [*kinds, *values]
+    examples = [mx.zeros(shape, dtype_of(dtype)) for shape, dtype in kinds.values()]
 
     def called(*given: Any) -> Any:
         return pattern.by(**dict(zip(names, given, strict=True)))
 
-    found = trace(called, Call(*flatten_call((*examples, *values), {})))
+    found = trace(called, Call(*flatten_call((*examples, *values.values()), {})))
     if found.decisions or found.static_numbers or found.captures:
         raise PlanError(
             f"[zmlx.patterns] what replaces {pattern.name!r} reads sizes or numbers, or holds "
             "arrays of its own: it cannot be traced in place. Register it with inline=False."
         )
-    return _spliced(made, found.graph, list(arrays.values()), list(numbers.values()), loc)
+    return found.graph
 
 
 def _spliced(

@@ -182,6 +182,13 @@ class Spelling:
         return max(self.graph.outputs)
 
     @cached_property
+    def last(self) -> list[Any]:
+        """What computes each array that the root reads; None for arrays and numbers."""
+        form = self.forms.get(self.root)
+        reads = self.graph.operands(self.root) if form is None else form.arrays
+        return [self.titles[node] for node in reads]
+
+    @cached_property
     def working(self) -> int:
         """How many nodes compute something."""
         return sum(t is not None for t in self.titles.values())

@@ -210,8 +210,9 @@ class Table:
         if sizes_to_come([*call.leaves.arrays, *captures]):
             runtime = replace(runtime, apart=True)
         with runtime.making():
-            better = None if runtime.apart else recorded.replaced
-            program = Program(better or recorded.graph, runtime, self.name)
+            simple = None if runtime.apart else recorded.simple
+            graph = recorded.graph if simple is None else simple
+            program = Program(graph, runtime, self.name, is_simple=simple is not None)
         entry = kind(recorded, program, next(_clock))
         if isinstance(entry, PlainEntry):
             entry.fn = self.fn

@@ -94,8 +94,8 @@ class Trace:
     plain: str = ""  # why the function must run as plain MLX, unfused
     exported: str = ""  # why and where parts of it come from mx.export_function
     reads: tuple[tuple[Token, str], ...] = ()  # numbers whose value was read, and the line
-    replaced: Graph | None = None  # the graph without the patterns `fired` (zmlx.fuse.patterns)
-    fired: tuple[Any, ...] = ()
+    simple: Graph | None = None  # simplified, where patterns were looked for (zmlx.fuse.patterns)
+    fired: tuple[Any, ...] = ()  # those that are replaced in it
 
     def settled(self) -> bool:
         """Evaluate captured arrays: a lazy one waits on a stream of the thread that made it.
