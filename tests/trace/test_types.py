@@ -186,7 +186,7 @@ def facts(kind, value):
         made = str(error)
     return [
         *(isinstance(value, kind), isinstance(3, kind), issubclass(kind, kind)),
-        *(issubclass(bool, kind), kind == kind, kind != int, kind.__name__, repr(kind)),  # noqa: PLR0124
+        *(issubclass(bool, kind), kind == kind, kind != int, kind.__name__, repr(kind)),  # noqa: E721
         *(hash(kind) == hash(kind), str(kind | None), str(None | kind), made),
     ]
 
