@@ -28,6 +28,11 @@ def mlx_attention(q: Any, k: Any, v: Any) -> Any:
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask="causal")
 
 
+def capped(q: Any, k: Any, v: Any) -> Any:
+    scores = 50 * mx.tanh((q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2) / 50)
+    return mx.softmax(scores, axis=-1) @ v
+
+
 def rope(x: Any, cos: Any, sin: Any) -> Any:
     half = x.shape[-1] // 2
     return x * cos + mx.concatenate([-x[..., half:], x[..., :half]], axis=-1) * sin
@@ -69,6 +74,7 @@ def cases(dtype: mx.Dtype) -> dict[str, Case]:
     gates = [mx.sigmoid(normal(1, 8)) for _ in range(2)]
     found: dict[str, Case] = {
         "attention written out": (attention, heads),
+        "attention, scores with a cap": (capped, heads),
         "MLX's attention, causal": (mlx_attention, heads),
         "MLX's attention, one row": (mlx_attention, (heads[0][:, :, :1], *heads[1:])),
         "MLX's attention, small": (mlx_attention, tuple(a[:, :1, :32] for a in heads)),
@@ -122,7 +128,7 @@ def main() -> None:
                 with zmlx.config(patterns=False):
                     return fused(*args)
 
-            line = f"{str(dtype).rpartition('.')[2]:9} {name:26}"
+            line = f"{str(dtype).rpartition('.')[2]:9} {name:28}"
             pairs = [(without, with_them), tuple(gradient(f, arrays) for f in (without, with_them))]
             for kind, pair in zip(("forward", "gradient"), pairs, strict=True):
                 before, now = measured(pair, arrays)

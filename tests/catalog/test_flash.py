@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -48,14 +49,17 @@ def masked(name: str, sizes: Sizes) -> mx.array | None:
 
 
 def exact(
-    q: Any, k: Any, v: Any, g: Any, scale: float, causal: bool, mask: mx.array | None
-) -> list[np.ndarray]:
+    q: Any, k: Any, v: Any, g: Any, scale: float, causal: bool, mask: mx.array | None,
+    cap: float | None = None,
+) -> list[np.ndarray]:  # fmt: skip
     """The result, and the gradients of q, k and v, of float64 arrays."""
     b, heads, rows, d = q.shape
     groups, keys = k.shape[1:3]
     shared = (b, groups, heads // groups)
     kk, vv = (np.repeat(x, heads // groups, 1) for x in (k, v))
     z = scale * q @ kk.swapaxes(-1, -2)
+    part = np.zeros(z.shape) if cap is None else np.tanh(z / cap)
+    z = z if cap is None else cap * part
     moves = np.ones(z.shape, bool)
     if mask is not None and mask.dtype == mx.bool_:
         moves &= np.array(mask)
@@ -67,19 +71,19 @@ def exact(
     p = np.exp(z - z.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     dp = g @ vv.swapaxes(-1, -2)
-    dz = np.where(moves, p * (dp - (p * dp).sum(-1, keepdims=True)), 0.0) * scale
+    dz = np.where(moves, p * (dp - (p * dp).sum(-1, keepdims=True)), 0.0) * scale * (1 - part**2)
     dk = (dz.swapaxes(-1, -2) @ q).reshape(*shared, keys, d).sum(2)
     dv = (p.swapaxes(-1, -2) @ g).reshape(*shared, keys, d).sum(2)
     return [p @ vv, dz @ kk, dk, dv]
 
 
-def check(sizes: Sizes, kind: str, causal: bool, name: str) -> None:
+def check(sizes: Sizes, kind: str, causal: bool, name: str, cap: float | None = None) -> None:
     b, heads, groups, rows, keys, d = sizes
     shapes = [(b, heads, rows, d), (b, groups, keys, d), (b, groups, keys, d), (b, heads, rows, d)]
     *arrays, g = [drawn(s, KINDS[kind], i) for i, s in enumerate(shapes)]
     mask = masked(name, sizes)
-    out, pulled = mx.vjp(lambda *a: flash(*a, 0.3, causal, mask), arrays, [g])
-    wanted = exact(*map(wide, (*arrays, g)), 0.3, causal, mask)
+    out, pulled = mx.vjp(lambda *a: flash(*a, 0.3, causal, mask, cap), arrays, [g])
+    wanted = exact(*map(wide, (*arrays, g)), 0.3, causal, mask, cap)
     for found, right in zip([*out, *pulled], wanted, strict=True):
         assert found.dtype == KINDS[kind] and found.shape == right.shape
         limit = 4 * RTOL[kind] * max(1.0, np.abs(right).max())
@@ -94,6 +98,13 @@ def test_masks(way: str, name: str, quick_compiler: None) -> None:
     check((1, 2, 2, 3, 70, 17), "float32", False, name)
 
 
+def test_a_cap(way: str, quick_compiler: None) -> None:
+    """Scores are capped before they are masked, as the models that have a cap do."""
+    check((1, 4, 2, 45, 37, 24), "float32", True, "booleans", 1.5)
+    check((1, 2, 1, 33, 40, 17), "bfloat16", False, "heads", 1.5)
+    check((2, 2, 1, 3, 70, 64), "float32", False, "none", 50.0)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,6 +115,7 @@ def test_all_kinds(way: str, kind: str, name: str) -> None:
     ):  # fmt: skip
         for causal in (False, True):
             check(sizes, kind, causal, name)
+            check(sizes, kind, causal, name, 2.0)
 
 
 @pytest.mark.exhaustive
@@ -115,9 +127,11 @@ def test_metal_takes_the_texts_of_every_width_and_mask() -> None:
                 sizes = (1, 2, 1, 4, 5, d)
                 q, k = drawn((1, 2, 4, d), mx.bfloat16), drawn((1, 1, 5, d), mx.bfloat16)
                 mask = masked(name, sizes)
-                mx.vjp(lambda *a, m=mask: flash(*a, causal=True, mask=m), [q, k, k], [q])
+                for cap in (None, 2.0):
+                    of = partial(flash, causal=True, mask=mask, cap=cap)
+                    mx.vjp(of, [q, k, k], [q])
         texts = device.texts()
-    assert len(texts) >= 3 * 3 * 3
+    assert len(texts) >= 2 * 3 * 3 * 3
     for text in texts:
         assert check_text(text) == []
 
@@ -154,12 +168,12 @@ def test_it_never_holds_the_scores() -> None:
 
 
 def plain(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
-    z = 0.3 * q @ mx.repeat(k, 2, -3).swapaxes(-1, -2) + mask
-    return mx.softmax(z, -1) @ mx.repeat(v, 2, -3)
+    z = 0.3 * q @ mx.repeat(k, 2, -3).swapaxes(-1, -2)
+    return mx.softmax(4 * mx.tanh(z / 4) + mask, -1) @ mx.repeat(v, 2, -3)
 
 
 def ours(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
-    return flash(q, k, v, 0.3, mask=mask)
+    return flash(q, k, v, 0.3, mask=mask, cap=4.0)
 
 
 def test_derivatives_and_maps_with_a_mask() -> None:
@@ -201,6 +215,8 @@ def test_what_does_not_fit_is_refused() -> None:
         ("mask is mlx.core.int32", lambda: flash(q, k, k, mask=mx.zeros((6,), mx.int32))),
         ("causal is 'yes'", lambda: flash(q, k, k, causal="yes")),  # type: ignore[arg-type]
         ("scale is nan", lambda: flash(q, k, k, float("nan"))),
+        ("cap is 0.0; give a positive", lambda: flash(q, k, k, cap=0.0)),
+        ("cap is inf", lambda: flash(q, k, k, cap=float("inf"))),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=rf"\[zmlx.attention\] flash_attention: .*{match}"):
             call()

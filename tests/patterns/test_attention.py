@@ -169,6 +169,87 @@ def test_further_spellings(fn: Callable[..., Any], name: str, args: Any) -> None
     alike(zmlx.fuse(fn), fn, *args)
 
 
+# -- scores with a cap ----------------------------------------------------------------------------
+def with_cap(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    scores = mx.tanh((q * 0.3) @ turned(k) / 1.5) * 1.5
+    return mx.softmax(scores + mask, axis=-1, precise=True) @ v
+
+
+def cap_and_booleans(q: Any, k: Any, v: Any, mask: Any, scale: float, cap: float) -> Any:
+    scores = cap * mx.tanh((q @ turned(k)) * scale / cap)
+    return softmax(mx.where(mask, scores, -mx.inf)) @ v
+
+
+def heads_in_groups(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    q = q.reshape(1, 2, 2, *q.shape[2:])
+    scores = (q * 0.3) @ mx.expand_dims(k, 2).swapaxes(-1, -2)
+    scores = mx.tanh(scores / 2.0) * 2.0
+    out = mx.softmax(mx.where(mask, scores, -1e9), -1) @ mx.expand_dims(v, 2)
+    return out.reshape(1, 4, *out.shape[3:])
+
+
+def groups_without(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    q = q.reshape(1, 2, 2, *q.shape[2:])
+    out = mx.softmax((q * 0.3) @ turned(k[:, :, None]) + mask, -1) @ v[:, :, None]
+    return out.reshape(1, 4, *out.shape[3:])
+
+
+OF_GROUPS = normal(2, 1, 64, 64, seed=9)
+CAPS: list[tuple[Callable[..., Any], str, tuple[Any, ...]]] = [
+    (with_cap, "attention, scores with a cap", (Q, K, V, ADDED)),
+    (cap_and_booleans, "attention, softmax written out, where, scores with a cap",
+     (Q, K, V, MASK, 0.3, 1.5)),
+    (heads_in_groups, "attention, heads in groups, where, scores with a cap",
+     (normal(1, 4, 64, 32, seed=8), K, V, MASK)),
+    (groups_without, "attention, heads in groups",
+     (normal(1, 4, 64, 32, seed=8), K, V, OF_GROUPS)),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("host_device")
+@pytest.mark.parametrize(("fn", "name", "args"), CAPS, ids=lambda v: getattr(v, "__name__", ""))
+def test_scores_with_a_cap_and_heads_in_groups(
+    fn: Callable[..., Any], name: str, args: tuple[Any, ...]
+) -> None:
+    proved(fn, name, *args, wanted=(0, 1, 2))
+    half = [a.astype(mx.bfloat16) if mx.issubdtype(a.dtype, mx.floating) else a for a in args[:4]]
+    assert fired(fn, *half, *args[4:]) == [name]
+    alike(zmlx.fuse(fn), fn, *half, *args[4:])
+
+
+@pytest.mark.usefixtures("host_device")
+def test_caps_that_are_none_and_few_rows_are_computed_as_they_are_said() -> None:
+    fused = zmlx.fuse(cap_and_booleans)
+    for rows, cap in ((64, 1.5), (64, -1.5), (64, 0.0), (64, math.inf), (2, 1.5), (1, 0.4)):
+        q, k, v = normal(1, 64, rows, 16), normal(1, 64, 90, 16), normal(1, 64, 90, 16, seed=2)
+        args = q, k, v, mx.arange(90) > 3, 0.3, cap
+        got, plain = fused(*args), cap_and_booleans(*args)
+        np.testing.assert_allclose(np.array(got), np.array(plain), atol=2e-5, equal_nan=True)
+    assert fused.cache_info().misses <= 3  # few scores, and rows of one
+
+
+def another_cap(q: Any, k: Any, v: Any) -> Any:
+    return mx.softmax(50 * mx.tanh((q @ turned(k)) * 0.2 / 30), axis=-1) @ v
+
+
+def cap_after_the_mask(q: Any, k: Any, v: Any) -> Any:
+    return mx.softmax(5 * mx.tanh(mx.where(MASK, q @ turned(k), -1e9) / 5), axis=-1) @ v
+
+
+def cap_read_elsewhere(q: Any, k: Any, v: Any) -> Any:
+    scores = 5 * mx.tanh((q @ turned(k)) / 5)
+    return mx.softmax(scores, axis=-1) @ v, scores
+
+
+def array_for_cap(q: Any, k: Any, v: Any) -> Any:
+    cap = mx.abs(v[..., :1])
+    return mx.softmax(cap * mx.tanh((q @ turned(k)) / cap), axis=-1) @ v
+
+
+def another_bend(q: Any, k: Any, v: Any) -> Any:
+    return mx.softmax(5 * mx.sigmoid((q @ turned(k)) / 5), axis=-1) @ v
+
+
 # -- MLX's own, on a CPU --------------------------------------------------------------------------
 def fast(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
@@ -224,10 +305,6 @@ def read_elsewhere(q: Any, k: Any, v: Any) -> Any:
     return weights @ v, weights
 
 
-def capped(q: Any, k: Any, v: Any) -> Any:
-    return mx.softmax(50 * mx.tanh((q @ turned(k)) * 0.2 / 50), axis=-1) @ v
-
-
 def other_type(q: Any, k: Any, v: Any) -> Any:
     return mx.softmax(((q * 0.2) @ turned(k)).astype(mx.float16), axis=-1) @ v.astype(mx.float16)
 
@@ -249,7 +326,11 @@ def wrong_max(q: Any, k: Any, v: Any) -> Any:
 MISSES = {
     other_axis: "axis",
     read_elsewhere: "used elsewhere",
-    capped: "wanted",
+    another_cap: "another value than where it stands before",
+    cap_after_the_mask: "wanted",
+    cap_read_elsewhere: "used elsewhere",
+    array_for_cap: "wanted a number",
+    another_bend: "wanted",
     other_type: "float16",
     mask_that_lets_through: "-3.0",
     wrong_max: "axes (2,), wanted (3,)",

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from zmlx.catalog.by_hand import ByHand, Text
 from zmlx.catalog.common import FLOATS, Call
-from zmlx.catalog.flash import MOST, attention
+from zmlx.catalog.flash import MOST, How, attention
 from zmlx.catalog.formulas import fused, logsumexp, total, wide
 
 __all__ = [
@@ -176,6 +176,7 @@ def flash_attention(
     scale: float | None = None,
     causal: bool = False,
     mask: mx.array | None = None,
+    cap: float | None = None,
 ) -> mx.array:
     """softmax(scale q k^T + mask) v, in tiles: memory grows with L and S, not with their product.
 
@@ -192,10 +193,11 @@ def flash_attention(
         causal: row i sees the keys up to i + S - L: the ends of both are aligned.
         mask: booleans, True keeps, or numbers to be added to the scores; of a shape that broadcasts
             to (B, H, L, S), and is not copied along axes of 1. With `causal`, both hold.
+        cap: a positive number, if scores z are to be cap * tanh(z / cap) before they are masked.
 
     Returns:
         (B, H, L, D) of q's type; arithmetic is float32, rounded once. A kernel is compiled for each
-        of the widths D up to 64, up to 128 and up to 256, and kind of mask.
+        of the widths D up to 64, up to 128 and up to 256, kind of mask, and with a cap or without.
 
     Raises:
         ValueError, TypeError: for arguments that are none of these.
@@ -219,7 +221,10 @@ def flash_attention(
         raise call.wrong("causal", repr(causal), "True or False")
     number = width**-0.5 if scale is None else call.number("scale", scale, -math.inf, math.inf)
     masks = [] if mask is None else [_broadcast(call, mask, (batch, heads, length, k.shape[2]))]
-    return attention(number, causal)(q, k, v, *masks)[0]
+    most = 0.0 if cap is None else call.number("cap", cap, 0.0, math.inf)
+    if cap is not None and most == 0.0:
+        raise call.wrong("cap", repr(cap), "a positive number")
+    return attention(How(number, causal, most))(q, k, v, *masks)[0]
 
 
 def _broadcast(call: Call, mask: object, shape: tuple[int, ...]) -> mx.array:

@@ -7,20 +7,24 @@ they pay, else MLX's own attention.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product as pairs
 from typing import Any
 
 import mlx.core as mx
 
 from zmlx import kernels
+from zmlx.catalog.flash import LEAST as LEAST_SCORE
+from zmlx.catalog.formulas import fused
 from zmlx.device.base import current_name
 from zmlx.fuse.matched import Match
 from zmlx.trace.calls import made_of_mlx
 
 FEWEST_SCORES, FEWEST_ROWS = 8192, 8  # below, MLX's ops are as quick on a CPU
 LEAST = -1e4  # what a mask may put in place of a score, or less: its power is 0
-NUMBERS = {"scale": 0.3, "over": 3.0, "low": -1e9}
+NUMBERS = {"scale": 0.3, "over": 3.0, "low": -1e9, "cap": 20.0}
 
 Spelled = Callable[..., mx.array]
 
@@ -29,12 +33,13 @@ Spelled = Callable[..., mx.array]
 @made_of_mlx
 def attention(
     q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, scale: float = 1.0,
-    over: float = 1.0, low: float = 0.0,
+    over: float = 1.0, low: float = 0.0, cap: float | None = None,
 ) -> mx.array:  # fmt: skip
-    """softmax(scale / over * q k^T + mask) v; `low` is what a mask of booleans puts for a score."""
+    """softmax(scale / over * q k^T + mask) v, of scores with a cap if one is given; `low` is what a
+    mask of booleans puts for a score."""
     if mask is not None and mask.dtype == mx.bool_ and low == -math.inf:
         mask = mx.where(mask, 0.0, low).astype(q.dtype)  # a row without keys is NaN, as it was
-    return _quickest(q, k, v, scale / over, mask)
+    return _quickest(q, k, v, scale / over, mask, cap)
 
 
 @made_of_mlx
@@ -56,14 +61,48 @@ def of_places(q: mx.array, k: mx.array, v: mx.array, **how: Any) -> mx.array:
     return found.swapaxes(1, 2)
 
 
-def _quickest(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Any = None) -> mx.array:
+@made_of_mlx
+def of_groups(
+    q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, **how: Any
+) -> mx.array:
+    """As attention, of queries (B, G, R, L, D) and keys (B, G, 1, S, D)."""
+    batch, groups, shares, rows, _ = q.shape
+    if mask is not None and mask.ndim > 2:
+        axes = (1,) * (5 - mask.ndim) + mask.shape
+        whole = mx.broadcast_to(mask.reshape(axes), (axes[0], groups, shares, *axes[3:]))
+        mask = whole.flatten(1, 2)
+    found: mx.array = attention(q.flatten(1, 2), k[:, :, 0], v[:, :, 0], mask, **how)
+    return found.reshape(batch, groups, shares, rows, -1)
+
+
+def _quickest(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Any = None,
+    cap: float | None = None,
+) -> mx.array:  # fmt: skip
     if q.ndim == 3:
         mask = mask[:, None] if isinstance(mask, mx.array) and mask.ndim == 3 else mask
-        return _quickest(q[:, None], k[:, None], v[:, None], scale, mask)[:, 0]
-    if current_name() == "host" and _in_tiles(q, k, v):
-        causal = isinstance(mask, str)
-        return kernels.attention.flash_attention(q, k, v, scale, causal, None if causal else mask)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        return _quickest(q[:, None], k[:, None], v[:, None], scale, mask, cap)[:, 0]
+    caps = cap is None or 0 < abs(cap) < math.inf
+    if current_name() == "host" and caps and _in_tiles(q, k, v):
+        causal, kept = isinstance(mask, str), mask if isinstance(mask, mx.array) else None
+        most = None if cap is None else abs(cap)  # tanh is odd
+        return kernels.attention.flash_attention(q, k, v, scale, causal, kept, most)
+    if cap is None:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    shares = q.shape[1] // k.shape[1]
+    k, v = (mx.repeat(a, shares, 1) if shares > 1 else a for a in (k, v))
+    return _capped_weights((q * scale) @ k.swapaxes(-1, -2), cap, mask) @ v
+
+
+@fused
+def _capped_weights(scores: mx.array, cap: float, mask: mx.array | None) -> mx.array:
+    """One kernel between two products, where tiles do not pay."""
+    found = cap * mx.tanh(scores / cap)
+    if mask is not None and mask.dtype == mx.bool_:
+        found = mx.where(mask, found, LEAST_SCORE)
+    elif mask is not None:
+        found = found + mask
+    return mx.softmax(found.astype(mx.float32), axis=-1).astype(scores.dtype)
 
 
 def _in_tiles(q: mx.array, k: mx.array, v: mx.array) -> bool:
@@ -114,6 +153,9 @@ def einsum_to_places(w: mx.array, v: mx.array) -> mx.array:
     return mx.einsum("bhls,bshd->blhd", w, v)
 
 
+BY_EINSUM = (einsum_values, einsum_to_places)
+
+
 # -- weights --------------------------------------------------------------------------------------
 def called(s: mx.array) -> mx.array:
     return mx.softmax(s, axis=-1)
@@ -129,30 +171,35 @@ def written(s: mx.array) -> mx.array:
 
 
 # -- the whole ------------------------------------------------------------------------------------
-def spellings(weights: Spelled, to: Spelled = scores, out: Spelled = product) -> list[Spelled]:
-    """Scores scaled before, after or not at all; a mask added or none."""
-    return [
-        lambda q, k, v, scale: out(weights(to(q * scale, k)), v),
-        lambda q, k, v, scale: out(weights(to(q, k) * scale), v),
-        lambda q, k, v, over: out(weights(to(q, k) / over), v),
-        lambda q, k, v: out(weights(to(q, k)), v),
-        lambda q, k, v, scale, mask: out(weights(to(q * scale, k) + mask), v),
-        lambda q, k, v, scale, mask: out(weights(to(q, k) * scale + mask), v),
-        lambda q, k, v, over, mask: out(weights(to(q, k) / over + mask), v),
-        lambda q, k, v, mask: out(weights(to(q, k) + mask), v),
-    ]
+def spellings(
+    weights: Spelled, to: Spelled = scores, out: Spelled = product,
+    masks: Sequence[str] = ("", "added"), cap: bool = False,
+) -> list[Spelled]:  # fmt: skip
+    """Scores scaled before, after, by a quotient or not at all; for each of `masks`."""
+    scaled = ("queries", "scores", "quotient", "")
+    return [_spelled(weights, to, out, *how, cap) for how in pairs(scaled, masks)]
 
 
-def where_spellings(
-    weights: Spelled, to: Spelled = scores, out: Spelled = product
-) -> list[Spelled]:
-    """The same, masked by booleans."""
-    return [
-        lambda q, k, v, scale, mask, low: out(weights(mx.where(mask, to(q * scale, k), low)), v),
-        lambda q, k, v, scale, mask, low: out(weights(mx.where(mask, to(q, k) * scale, low)), v),
-        lambda q, k, v, over, mask, low: out(weights(mx.where(mask, to(q, k) / over, low)), v),
-        lambda q, k, v, mask, low: out(weights(mx.where(mask, to(q, k), low)), v),
-    ]
+def _spelled(
+    weights: Spelled, to: Spelled, out: Spelled, scaled: str, mask: str, cap: bool
+) -> Spelled:
+    def attend(q: mx.array, k: mx.array, v: mx.array, **given: Any) -> mx.array:
+        s = to(q * given["scale"] if scaled == "queries" else q, k)
+        if scaled in ("scores", "quotient"):
+            s = s * given["scale"] if scaled == "scores" else s / given["over"]
+        if cap:
+            s = mx.tanh(s / given["cap"]) * given["cap"]
+        if mask:
+            s = s + given["mask"] if mask == "added" else mx.where(given["mask"], s, given["low"])
+        return out(weights(s), v)
+
+    names = ["q", "k", "v", *{"": [], "quotient": ["over"]}.get(scaled, ["scale"])]
+    names += [*["cap"] * cap, *["mask"] * bool(mask), *["low"] * (mask == "where")]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    attend.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind) for name in names]
+    )
+    return attend
 
 
 # -- MLX's own ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -28,24 +28,32 @@ WIDTHS = (64, 128, MOST)  # for each of which there is a kernel
 LEAST = -3.4028234663852886e38  # float32's: what a mask leaves out
 
 
+class How(NamedTuple):
+    """What is done to scores; a cap of 0 is none."""
+
+    scale: float
+    causal: bool
+    cap: float
+
+
 @lru_cache(maxsize=256)
-def attention(scale: float, causal: bool) -> ByHand:
+def attention(how: How) -> ByHand:
     """The op of q, k, v, and a mask if one is given."""
 
     def run(*arrays: mx.array) -> list[mx.array]:
         q, k, v, *mask = arrays
         shapes, kinds = [q.shape, (*q.shape[:-1], 2)], [q.dtype, mx.float32]
-        return _launched("FORWARD", [q, k, v], mask, q, scale, causal, shapes, kinds)
+        return _launched("FORWARD", [q, k, v], mask, q, how, shapes, kinds)
 
     def plain(*arrays: mx.array) -> list[mx.array]:
-        return _plain(scale, causal, *arrays)
+        return _plain(how, *arrays)
 
     def pull(primals: Arrays, given: Arrays, outputs: Arrays) -> list[mx.array | None]:
         q, k, v, *mask = map(_flat, primals)
         out, stats, g = (_flat(a) for a in (*outputs, given[0]))
         delta = (wide(out) * wide(g)).sum(-1)
         back = [q, k, v, stats, delta[..., None], g, *mask]
-        found = [*_to_queries(scale, causal)(*back), *_to_keys(scale, causal)(*back)]
+        found = [*_to_queries(how)(*back), *_to_keys(how)(*back)]
         moved: list[mx.array | None] = [
             x.reshape(p.shape) for x, p in zip(found, primals, strict=False)
         ]
@@ -66,20 +74,20 @@ def _mask_pull(plain: Any, primals: Arrays, g: mx.array) -> mx.array | None:
 
 
 @lru_cache(maxsize=256)
-def _to_queries(scale: float, causal: bool) -> ByHand:
-    return _backward("flash_attention_dq", "TO_QUERIES", scale, causal, slice(0, 1))
+def _to_queries(how: How) -> ByHand:
+    return _backward("flash_attention_dq", "TO_QUERIES", how, slice(0, 1))
 
 
 @lru_cache(maxsize=256)
-def _to_keys(scale: float, causal: bool) -> ByHand:
-    return _backward("flash_attention_dkv", "TO_KEYS", scale, causal, slice(1, 3))
+def _to_keys(how: How) -> ByHand:
+    return _backward("flash_attention_dkv", "TO_KEYS", how, slice(1, 3))
 
 
 for _made in (attention, _to_queries, _to_keys):
     forgets(_made.cache_clear)
 
 
-def _backward(name: str, text: str, scale: float, causal: bool, which: slice) -> ByHand:
+def _backward(name: str, text: str, how: How, which: slice) -> ByHand:
     """The op of q, k, v, stats, delta, g, and a mask: the gradients of q, k, v that `which` names.
 
     Stats and delta follow from the rest, through which all its derivatives go.
@@ -89,13 +97,13 @@ def _backward(name: str, text: str, scale: float, causal: bool, which: slice) ->
         rest, mask = list(arrays[:6]), arrays[6:]
         moved = arrays[:3][which]
         shapes, kinds = [a.shape for a in moved], [a.dtype for a in moved]
-        return _launched(text, rest, mask, moved[0], scale, causal, shapes, kinds)
+        return _launched(text, rest, mask, moved[0], how, shapes, kinds)
 
     def plain(*arrays: mx.array) -> list[mx.array]:
         (q, k, v, _, _, g), mask = arrays[:6], arrays[6:]
 
         def of(*moved: mx.array) -> list[mx.array]:
-            return _plain(scale, causal, *moved, *mask)[:1]
+            return _plain(how, *moved, *mask)[:1]
 
         return mx.vjp(of, [q, k, v], [g])[1][which]
 
@@ -119,8 +127,7 @@ def _launched(
     arrays: Arrays,
     masks: Arrays,
     tiled: mx.array,
-    scale: float,
-    causal: bool,
+    how: How,
     shapes: Sequence[Sequence[int]],
     kinds: Sequence[mx.Dtype],
 ) -> list[mx.array]:
@@ -133,8 +140,9 @@ def _launched(
     planes, tiles = prod(tiled.shape[:-2]), -(-tiled.shape[-2] // flash_tiles.ROWS)
     grid, group = ((planes, tiles, 1), (1, 1, 1)) if single else (
         (planes * 32, tiles * 4, 1), (32, 4, 1))  # fmt: skip
-    given = [*map(_flat, arrays), mask, _how(scale, causal)]
-    return text(given, shapes, kinds, grid, group, [("N", width // 8), ("MASK", mode)])
+    given = [*map(_flat, arrays), mask, _how(how)]
+    kind = [("N", width // 8), ("MASK", mode), ("CAP", int(how.cap > 0))]
+    return text(given, shapes, kinds, grid, group, kind)
 
 
 def _flat(x: mx.array) -> mx.array:
@@ -155,9 +163,9 @@ def _none() -> mx.array:
 
 
 @lru_cache(maxsize=256)
-def _how(scale: float, causal: bool) -> mx.array:
+def _how(how: How) -> mx.array:
     with mx.stream(mx.cpu):
-        made = mx.array([scale, float(causal)], mx.float32)
+        made = mx.array([float(number) for number in how], mx.float32)
         mx.eval(made)
     return made
 
@@ -167,19 +175,18 @@ forgets(_how.cache_clear)
 
 
 # -- by MLX's ops ---------------------------------------------------------------------------------
-def _plain(
-    scale: float, causal: bool, q: mx.array, k: mx.array, v: mx.array, *mask: mx.array
-) -> list[mx.array]:
+def _plain(how: How, q: mx.array, k: mx.array, v: mx.array, *mask: mx.array) -> list[mx.array]:
     """The same with all scores at once."""
     *lead, heads, rows, width = q.shape
     groups, keys = k.shape[-3:-1]
     shares = (*lead, groups, heads // groups, rows)
-    asked = (wide(q) * scale).reshape(*shares, width)
+    asked = (wide(q) * how.scale).reshape(*shares, width)
     scores = asked @ wide(k)[..., None, :, :].swapaxes(-1, -2)
     scores = scores.reshape(*lead, heads, rows, keys)
+    scores = how.cap * mx.tanh(scores / how.cap) if how.cap else scores
     for one in mask:
         scores = mx.where(one, scores, LEAST) if one.dtype == mx.bool_ else scores + wide(one)
-    if causal:
+    if how.causal:
         seen = mx.arange(keys) <= mx.arange(rows)[:, None] + (keys - rows)
         scores = mx.where(seen, scores, LEAST)
     top = mx.max(mx.stop_gradient(scores), -1, keepdims=True)

@@ -65,9 +65,23 @@ def _added(into: str, weight: str, row: str) -> str:
     )
 
 
+_SLOPE = "(CAP != 0 ? scale * bends[j] : scale)"  # of a score
+# `z`, scaled and capped; `bends` are what a cap does to slopes.
+_CAPPED = """
+float bends[BK];
+if (CAP != 0) {
+  for (uint j = 0; j < BK; ++j) {
+    const float part_of_cap = tanh(z[j] * scale / cap);
+    bends[j] = 1.0f - part_of_cap * part_of_cap;
+    z[j] = cap * part_of_cap;
+  }
+}
+"""
+
+
 def _scored(z: str, row: str, key: str) -> str:
     return f"""
-    float score = {z} * scale;
+    float score = CAP != 0 ? {z} : {z} * scale;
     bool kept = true;
     if (MASK != 0 && {key} < keys) {{
       const float said = float(mask[mask_at + ({row}) * mask_row + ({key}) * mask_key]);
@@ -95,6 +109,7 @@ for (uint turn = 0; turn < 2; ++turn) {{
     {_copied("values", "v", "k_at", "k0", "here", "BK")}
     for (uint r = 0; r < count; ++r) {{
       {_product("z", "own[r]", "turned", "BK")}
+      {_CAPPED}
       float most = tops[r];
       for (uint j = 0; j < BK; ++j) {{
         {_scored("z[j]", "first + r", "k0 + j")}
@@ -139,13 +154,14 @@ for (uint k0 = 0; k0 < last; k0 += BK) {{
   {_copied("straight", "k", "k_at", "k0", "here", "BK")}
   for (uint r = 0; r < count; ++r) {{
     {_product("z", "own[r]", "turned", "BK")}
+    {_CAPPED}
     {_product("pulled", "given[r]", "values", "BK")}
     const ulong stat = plane * rows + first + r;
     const float top = stats[stat * 2], whole = stats[stat * 2 + 1], less = delta[stat];
     for (uint j = 0; j < BK; ++j) {{
       {_scored("z[j]", "first + r", "k0 + j")}
       const float weight = exp(score - top) / whole;
-      z[j] = score == -FLT_MAX ? 0.0f : weight * (pulled[j] - less) * scale;
+      z[j] = score == -FLT_MAX ? 0.0f : weight * (pulled[j] - less) * {_SLOPE};
     }}
     for (uint j = 0; j < here; ++j) {_added("sums[r]", "z[j]", "straight[j]")}
   }}
@@ -178,12 +194,13 @@ for (uint member = 0; member < group; ++member) {{
       given[c] = c < d ? float(g[stat * d + c]) : 0.0f;
     }}
     {_product("z", "own", "turned", "BK")}
+    {_CAPPED}
     {_product("pulled", "given", "values", "BK")}
     for (uint j = 0; j < BK; ++j) {{
       {_scored("z[j]", "row", "key0 + j")}
       const float weight = exp(score - top) / whole;
       z[j] = weight;
-      pulled[j] = score == -FLT_MAX ? 0.0f : weight * (pulled[j] - less) * scale;
+      pulled[j] = score == -FLT_MAX ? 0.0f : weight * (pulled[j] - less) * {_SLOPE};
     }}
     for (uint j = 0; j < here; ++j) {{
       {_added("value_sums[j]", "z[j]", "given")}

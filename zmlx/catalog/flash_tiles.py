@@ -2,7 +2,8 @@
 
 Each simdgroup holds 8 rows in matrices of 8 x 8 and goes through the other side's tiles, which the
 group copies to its memory in float32, zeros beyond the ends. `N` is a row's width in such matrices,
-`MASK` 0 for none, 1 for booleans, 2 for numbers to be added; `how` is the scale, and 1 for causal.
+`MASK` 0 for none, 1 for booleans, 2 for numbers to be added, `CAP` 1 where scores have a cap; `how`
+is the scale, 1 for causal, and the cap.
 zmlx.catalog.flash launches the texts; zmlx.catalog.flash_alone has those of one thread.
 """
 
@@ -25,6 +26,7 @@ const uint heads = q_shape[1], rows = q_shape[2], d = q_shape[3];
 const uint kv_heads = k_shape[1], keys = k_shape[2];
 const float scale = how[0];
 const bool causal = how[1] != 0.0f;
+const float cap = how[2];
 const ulong mask_row = mask_shape[2] > 1 ? mask_shape[3] : 0, mask_key = mask_shape[3] > 1;
 const ulong mask_plane = ulong(mask_shape[2]) * mask_shape[3];
 """
@@ -100,10 +102,14 @@ for (uint i = 0; i < N; ++i) {{
 
 
 def _scored(row: str, key: str) -> str:
-    """Text: element e of `z`, scaled and masked, as `score`."""
+    """Text: element e of `z`, scaled, capped and masked, as `score`; `bend` is what a cap does to
+    slopes."""
     return f"""
     const uint at_row = {row}, at_key = {key};
     float score = z.thread_elements()[e] * scale;
+    const float part_of_cap = CAP != 0 ? tanh(score / cap) : 0.0f;
+    const float bend = 1.0f - part_of_cap * part_of_cap;
+    if (CAP != 0) score = cap * part_of_cap;
     bool kept = true;
     if (MASK != 0 && at_row < rows && at_key < keys) {{
       const float said = float(mask[mask_at + at_row * mask_row + at_key * mask_key]);
@@ -217,7 +223,7 @@ for (uint k0 = 0; k0 < last; k0 += BK) {{
       {_scored("row", "k0 + 8 * j + across + e")}
       const float weight = exp(score - top) / whole;
       slopes[j].thread_elements()[e] = score == -FLT_MAX
-          ? 0.0f : weight * (pulled.thread_elements()[e] - less) * scale;
+          ? 0.0f : weight * (pulled.thread_elements()[e] - less) * scale * bend;
     }}
   }}
   {_added("sums", "slopes", "tile", "BK")}
@@ -263,7 +269,7 @@ for (uint member = 0; member < group; ++member) {{
         const float less = within ? delta[stat] : 0.0f;
         weights[j].thread_elements()[e] = weight;
         slopes[j].thread_elements()[e] = score == -FLT_MAX
-            ? 0.0f : weight * (pulled.thread_elements()[e] - less) * scale;
+            ? 0.0f : weight * (pulled.thread_elements()[e] - less) * scale * bend;
       }}
     }}
     {_added("value_sums", "weights", "given", "BQ")}

@@ -39,46 +39,51 @@ _PAYS = {
     "cuda": "MLX's own kernel, which holds no scores (not measured)",
 }
 _IN_TILES = "attention in tiles on a CPU, `mx.fast.scaled_dot_product_attention` on a GPU"
+_WITH_CAP = {"cpu": _PAYS["cpu"]}  # MLX has no kernel that caps
 _ATTENTION: dict[str, Any] = {
-    "arrays": {"q": "*LD", "k": "*SD", "v": "*SD", "mask": "~*LS"},
-    "numbers": attention.NUMBERS, "devices": _PAYS, "inline": False, "leads": (1, 2),
-    "least": ("*LS", attention.FEWEST_SCORES),
-    "doc": _IN_TILES, "proof": "tests/patterns/test_attention.py",
+    "numbers": attention.NUMBERS, "inline": False, "proof": "tests/patterns/test_attention.py",
 }  # fmt: skip
+_HEADS = {"q": "*LD", "k": "*SD", "v": "*SD", "mask": "~*LS"}
+_PLAIN = (attention.scores, attention.product)
+
+
+def _attention(
+    name: str, need: str, ways: tuple[Spelled, Spelled, Spelled], by: Spelled,
+    arrays: dict[str, str], leads: tuple[int, ...], floats: tuple[str, ...] = FLOATS,
+) -> None:  # fmt: skip
+    """One way to write attention, with masks of numbers and of booleans, with a cap and without."""
+    out = "einsum" if ways[2] in attention.BY_EINSUM else "matmul"
+    least = (arrays["mask"].lstrip("~"), attention.FEWEST_SCORES)
+    root = (out, len(arrays["q"].lstrip("*")))
+    for cap, masks in ((cap, masks) for cap in (False, True) for masks in (False, True)):
+        pattern(
+            name + ", where" * masks + ", scores with a cap" * cap,
+            *attention.spellings(*ways, ("where",) if masks else ("", "added"), cap),
+            by=by, arrays=arrays, leads=leads, floats=floats, root=root, least=least,
+            types=({"mask": "bool"},) if masks else ({},), where=attention.is_low,
+            needs=(out, need, *["where"] * masks, *["tanh"] * cap),
+            devices=_WITH_CAP if cap else _PAYS,
+            doc="attention in tiles" if cap else _IN_TILES, **_ATTENTION,
+        )  # fmt: skip
+
+
 for _name, _weights, _need, _floats in (
     ("attention", attention.called, "softmax", FLOATS),
     ("attention, softmax in float32", attention.called_wide, "softmax", HALVES),
     ("attention, softmax written out", attention.written, "exp", FLOATS),
 ):
-    pattern(
-        _name, *attention.spellings(_weights), by=attention.attention, floats=_floats,
-        needs=("matmul", _need), root=("matmul", 2), **_ATTENTION,
-    )  # fmt: skip
-    pattern(
-        f"{_name}, where", *attention.where_spellings(_weights), by=attention.attention,
-        types=({"mask": "bool"},), floats=_floats, where=attention.is_low,
-        needs=("matmul", _need, "where"), root=("matmul", 2), **_ATTENTION,
-    )  # fmt: skip
-for _name, _scores, _values, _by, _axes, _out in (
+    _attention(_name, _need, (_weights, *_PLAIN), attention.attention, _HEADS, (1, 2), _floats)
+for _name, _scores, _values, _by, _arrays in (
     ("attention, keys turned at once", attention.turned_scores, attention.product,
-     attention.of_turned_keys, {"q": "HLD", "k": "SHD", "v": "HSD"}, "matmul"),
+     attention.of_turned_keys, {"q": "BHLD", "k": "BSHD", "v": "BHSD", "mask": "~BHLS"}),
     ("attention by einsum", attention.einsum_scores, attention.einsum_values,
-     attention.attention, {"q": "HLD", "k": "HSD", "v": "HSD"}, "einsum"),
+     attention.attention, {"q": "BHLD", "k": "BHSD", "v": "BHSD", "mask": "~BHLS"}),
     ("attention by einsum, places first", attention.einsum_places, attention.einsum_to_places,
-     attention.of_places, {"q": "LHD", "k": "SHD", "v": "SHD"}, "einsum"),
+     attention.of_places, {"q": "BLHD", "k": "BSHD", "v": "BSHD", "mask": "~BHLS"}),
+    ("attention, heads in groups", *_PLAIN, attention.of_groups,
+     {"q": "BGRLD", "k": "BG1SD", "v": "BG1SD", "mask": "~BGRLS"}),
 ):  # fmt: skip
-    _arrays = {n: f"B{axes}" for n, axes in _axes.items()} | {"mask": "~BHLS"}
-    _how = {**_ATTENTION, "arrays": _arrays, "leads": (0,), "root": (_out, 4)}
-    _how["least"] = ("BHLS", attention.FEWEST_SCORES)
-    pattern(
-        _name, *attention.spellings(attention.called, _scores, _values), by=_by,
-        needs=(_out, "softmax"), **_how,
-    )  # fmt: skip
-    pattern(
-        f"{_name}, where", *attention.where_spellings(attention.called, _scores, _values),
-        by=_by, types=({"mask": "bool"},), where=attention.is_low,
-        needs=(_out, "softmax", "where"), **_how,
-    )  # fmt: skip
+    _attention(_name, "softmax", (attention.called, _scores, _values), _by, _arrays, (0,))
 
 _TILES = "from 8192 scores and 8 rows on: 5 to 10 times as fast; else as it is"
 _FAST = "fast.scaled_dot_product_attention"
@@ -91,9 +96,8 @@ for _name, _types, _spellings, _by in (
     pattern(
         _name, *_spellings, by=_by, types=_types, sizes={"H": 904, "G": 226}, needs=(_FAST,),
         root=(_FAST, 4),
-        **{**_ATTENTION, "devices": {"cpu": _TILES}, "doc": "attention in tiles on a CPU",
-           "arrays": {"q": "BHLD", "k": "BGSD", "v": "BGSD", "mask": "~BHLS"}, "leads": (0,),
-           "least": None},
+        arrays={"q": "BHLD", "k": "BGSD", "v": "BGSD", "mask": "~BHLS"}, leads=(0,),
+        devices={"cpu": _TILES}, doc="attention in tiles on a CPU", **_ATTENTION,
     )  # fmt: skip
 
 

@@ -75,9 +75,9 @@ class Miss:
     why: str
     apart: int = 0  # how many things differ, where all was found
 
-    @property
-    def closeness(self) -> tuple[int, int]:
-        return self.found, -self.apart
+    def closeness(self, working: int) -> tuple[bool, int, int]:
+        """All of a spelling of `working` nodes is there, or more of it."""
+        return self.found >= working, self.found, -self.apart
 
 
 @dataclass

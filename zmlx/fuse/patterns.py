@@ -225,7 +225,7 @@ def _found(
 ) -> tuple[list[Match], list[Nearly]]:
     """The matches, no two of which share a node; with `tell`, near misses too."""
     chosen: list[Match] = []
-    misses: dict[tuple[str, int], Miss] = {}
+    misses: dict[tuple[str, int], tuple[Any, Miss]] = {}
     taken: set[int] = set()
     here = _BY_NAME[current_name()]
     for known in table():
@@ -246,12 +246,13 @@ def _found(
                     chosen.append(found)
                     taken |= found.inner | set(found.outputs)
                 elif found.found >= max(min(2, spelling.working), NEARLY * spelling.working):
+                    close = found.closeness(spelling.working)
                     before = misses.get((known.name, root))
-                    if before is None or before.closeness < found.closeness:
-                        misses[known.name, root] = found
+                    if before is None or before[0] < close:
+                        misses[known.name, root] = close, found
     told = [
         Nearly(name, subject.graph[root]["loc"], miss.why)
-        for (name, root), miss in misses.items()
+        for (name, root), (_, miss) in misses.items()
         if root not in taken
     ]
     return chosen, told
