@@ -153,9 +153,6 @@ def einsum_to_places(w: mx.array, v: mx.array) -> mx.array:
     return mx.einsum("bhls,bshd->blhd", w, v)
 
 
-BY_EINSUM = (einsum_values, einsum_to_places)
-
-
 # -- weights --------------------------------------------------------------------------------------
 def called(s: mx.array) -> mx.array:
     return mx.softmax(s, axis=-1)
