@@ -50,11 +50,6 @@ def rows(settings: Settings) -> list[Row]:
     return made + [Row(SUITE, f"pullback of {c.name}", partial(backward, c)) for c in pulled]
 
 
-def fused(case: Whole) -> Function:
-    """The case as ZMLX's users write it."""
-    return zmlx.fuse(case.fn) if case.fused is None else case.fused()
-
-
 def forward(case: Whole, settings: Settings) -> Result:
     """The function itself."""
     return _row(case, lambda f: f, case.inputs(_size(settings)), False, settings)
@@ -77,7 +72,7 @@ def _row(
     settings: Settings,
 ) -> Result:
     ways = (
-        (SUBJECT, form(fused(case))),
+        (SUBJECT, form(zmlx.fuse(case.fn))),
         (COMPILE, mx.compile(form(case.fn))),
         (EAGER, form(case.fn)),
     )

@@ -15,8 +15,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 
-import zmlx
-
 HEADS, GROUPS, EPS = 4, 8, 1e-5
 VISCOSITY = 0.01 / math.pi
 RATE, DECAY = 1e-2, 0.1
@@ -61,21 +59,18 @@ def layer(h: mx.array, w: mx.array, b: mx.array) -> mx.array:
     return mx.tanh(h @ w + b)
 
 
-def burgers(layer: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def burgers(
+    points: mx.array, w1: mx.array, b1: mx.array, w2: mx.array, b2: mx.array, w3: mx.array
+) -> mx.array:
     """How far a network is from Burgers' equation at points (x, t): first, second derivatives."""
 
-    def loss(
-        points: mx.array, w1: mx.array, b1: mx.array, w2: mx.array, b2: mx.array, w3: mx.array
-    ) -> mx.array:
-        def network(p: mx.array) -> mx.array:
-            return (layer(layer(p, w1, b1), w2, b2) @ w3)[:, 0]
+    def network(p: mx.array) -> mx.array:
+        return (layer(layer(p, w1, b1), w2, b2) @ w3)[:, 0]
 
-        slopes = mx.grad(lambda p: network(p).sum())
-        first, second = slopes(points), mx.grad(lambda p: slopes(p)[:, 0].sum())(points)
-        u, bend = network(points), second[:, 0]
-        return (first[:, 1] + u * first[:, 0] - VISCOSITY * bend).square().mean()
-
-    return loss
+    slopes = mx.grad(lambda p: network(p).sum())
+    first, second = slopes(points), mx.grad(lambda p: slopes(p)[:, 0].sum())(points)
+    u, bend = network(points), second[:, 0]
+    return (first[:, 1] + u * first[:, 0] - VISCOSITY * bend).square().mean()
 
 
 def stepped(optimizer: optim.Optimizer, moments: tuple[str, ...]) -> Callable[..., Any]:
@@ -151,15 +146,13 @@ def parameters(moments: int) -> Callable[[int], Arrays]:
 class Whole:
     """A function of flat arrays, and inputs for about `n` numbers.
 
-    `pulled`: there is a row for its pullback. `fused` says how ZMLX's users write it, where
-    zmlx.fuse does not go around all of it.
+    `pulled`: there is a row for its pullback.
     """
 
     name: str
     fn: Callable[..., Any]
     make: Callable[[int], Arrays]
     pulled: bool = True
-    fused: Callable[[], Callable[..., Any]] | None = None
 
     def inputs(self, n: int) -> Arrays:
         """The same numbers in every run, evaluated."""
@@ -187,10 +180,7 @@ _MUON = optim.Muon(RATE, weight_decay=DECAY)
 WHOLE = (
     Whole("ViT block", vit_block, tokens),
     Whole("U-Net residual block", unet_block, pictures),
-    Whole(
-        "Burgers' residual, a PINN's loss", burgers(layer), collocation,
-        fused=lambda: burgers(zmlx.fuse(layer)),
-    ),
+    Whole("Burgers' residual, a PINN's loss", burgers, collocation),
     Whole("AdamW over a tree", stepped(_ADAMW, ("m", "v")), parameters(2), pulled=False),
     Whole("Lion over a tree", stepped(_LION, ("m",)), parameters(1), pulled=False),
     Whole("Muon over a tree", stepped(_MUON, ("v",)), parameters(1), pulled=False),

@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from zmlx import dtypes
 from zmlx.derive.builder import Builder
 from zmlx.derive.folds import Fold, pulled, pushed
@@ -25,6 +23,7 @@ from zmlx.errors import DeriveError
 from zmlx.ops.reductions import REDUCTIONS
 from zmlx.ops.spec import OPERANDS
 from zmlx.trace.graph import Graph, OpaqueCall, Ref
+from zmlx.trace.intercept import original
 from zmlx.trace.passes import verified
 
 _KINDS = ("input", "scalar", "const", "op", "reduce", "count")
@@ -319,7 +318,7 @@ def _summed(copy: Copy, value: int, shape: tuple[int, ...]) -> int:
     if not lead:
         return value
     data = copy.graph[value]
-    call = OpaqueCall(mx.squeeze, (Ref(0),), {"axis": tuple(range(lead))}, "squeeze")
+    call = OpaqueCall(original("squeeze"), (Ref(0),), {"axis": tuple(range(lead))}, "squeeze")
     kinds = {"dtype": data["dtype"], "call": call, "pure": True}
     return copy.graph.add("opaque", (value,), shape=data["shape"][lead:], **kinds)
 

@@ -1,4 +1,5 @@
-"""Adjoints: how views, concatenations and slices send back what they receive, by views again.
+"""Adjoints: how views, concatenations and slices send back what they receive, by views again, and
+matrix products by matrix products.
 
 Comes in: nodes of a forward graph, and what they receive in a backward graph (zmlx.fuse.backward).
 Goes out: what their operands receive. Where several slices lie in one array, its gradient is put
@@ -17,15 +18,19 @@ from zmlx.fuse.cuts import Layout
 from zmlx.fuse.forward import Forward
 from zmlx.fuse.joins import Join, join_of
 from zmlx.fuse.ones import taken
+from zmlx.fuse.products import Product, product_of
+from zmlx.fuse.products import pulled as product_pulled
 from zmlx.fuse.reads import Read, Told
 from zmlx.fuse.replay import dtype_of
-from zmlx.fuse.views import BROADCAST, PLACE, RESHAPE, SPLIT, SQUEEZE, Lifted, kind_of
+from zmlx.fuse.views import BROADCAST, PLACE, RESHAPE, SPLIT, SQUEEZE, TAKE, Lifted, kind_of
 from zmlx.trace.graph import Graph, OpaqueCall, Ref, broadcast
+from zmlx.trace.intercept import original
 
-# Taken before any trace replaces names.
-_TAKE, _SPLIT, _PUT, _STACK = vars(mx.array)["__getitem__"], mx.split, mx.concatenate, mx.stack
-_EXPAND, _SQUEEZE, _ORDER, _SHAPE = mx.expand_dims, mx.squeeze, mx.transpose, mx.reshape
-_SPREAD, _ZEROS = mx.broadcast_to, mx.zeros
+# MLX's own, also where this module is first needed while a trace replaces names.
+_SPLIT, _PUT, _STACK = map(original, ("split", "concatenate", "stack"))
+_EXPAND, _SQUEEZE = map(original, ("expand_dims", "squeeze"))
+_ORDER, _SHAPE = map(original, ("transpose", "reshape"))
+_SPREAD, _ZEROS = map(original, ("broadcast_to", "zeros"))
 _KNOWN = (PLACE, SQUEEZE, RESHAPE, BROADCAST)
 
 
@@ -53,6 +58,7 @@ class Adjoints:
         }
         self._parts: dict[int, dict[int, int]] = {}  # what slices receive: by array, by position
         self._joins: dict[int, Join | None] = {}
+        self._products: dict[int, Product | None] = {}
 
     def joins(self, node: int) -> Join | None:
         """What `node` puts together, if it does."""
@@ -60,9 +66,20 @@ class Adjoints:
             self._joins[node] = join_of(self.source, node)
         return self._joins[node]
 
+    def product(self, node: int) -> Product | None:
+        """What `node` multiplies, if it does."""
+        if node not in self._products:
+            self._products[node] = product_of(self.source, node)
+        return self._products[node]
+
+    def moves(self, node: int) -> Sequence[int]:
+        """The operands that receive something from `node`, of those that `pulled` knows."""
+        operands = self.source.operands(node)
+        return operands if self.joins(node) or self.product(node) else operands[:1]
+
     def knows(self, node: int) -> bool:
         """Whether `pulled` pulls back through `node`."""
-        if node in self._slices or self.joins(node) is not None:
+        if node in self._slices or self.joins(node) is not None or self.product(node) is not None:
             return True
         found = viewed(self.source, node)
         if found is None:
@@ -92,6 +109,9 @@ class Adjoints:
             return ()
         if join is not None:
             return self._unjoined(join, self.copy.full(given[0], node))
+        product = self.product(node)
+        if product is not None:
+            return product_pulled(self.copy, product, self.copy.full(given[0], node))
         found = viewed(self.source, node)
         if found is None or 0 not in given or found[0] == SPLIT:
             return ()
@@ -123,7 +143,7 @@ class Adjoints:
 
     def _placed_back(self, value: int, before: tuple[int, ...], call: OpaqueCall) -> int:
         """Dimensions in the order that they had, without those that were added."""
-        marks = mx.broadcast_to(_ZEROS(()), tuple(range(2, 2 + len(before))))
+        marks = _SPREAD(_ZEROS(()), tuple(range(2, 2 + len(before))))
         after = call.fn(marks, *call.args[1:], **call.kwargs).shape
         added = tuple([d for d, mark in enumerate(after) if mark == 1])
         data = self.copy.graph[value]
@@ -148,7 +168,7 @@ class Adjoints:
         if join.stacks:
             lead = (slice(None),) * join.axis
             return [
-                (part, copy.call(_TAKE, (Ref(0), (*lead, k)), (value,), shape, dtype, "getitem"))
+                (part, copy.call(TAKE, (Ref(0), (*lead, k)), (value,), shape, dtype, "getitem"))
                 for k, (part, shape) in enumerate(zip(join.parts, shapes, strict=True))
             ]
         if len(join.parts) == 1:
@@ -204,7 +224,7 @@ class Adjoints:
             if i not in piece.whole:
                 ends = [self._told(array, _inside(array, k, i, end)) for end in (False, True)]
                 index = (*(slice(None),) * axis, slice(Ref(1), Ref(2)))
-                value = copy.call(_TAKE, (Ref(0), index), (value, *ends), shape, dtype, "getitem")
+                value = copy.call(TAKE, (Ref(0), index), (value, *ends), shape, dtype, "getitem")
             total = value if total is None else copy.builder.op("add", (total, value), "")
         if total is not None:
             return total

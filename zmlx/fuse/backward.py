@@ -5,8 +5,9 @@ and which results of a call depend on which operands. Goes out: a graph of what 
 forward pass and of the cotangents. zmlx.fuse.whole plans and runs it.
 
 Elementwise ops and reductions are pulled back by their rules (zmlx.derive), views, concatenations
-and slices by views (zmlx.fuse.adjoints), any other call by a node that has MLX pull back what the
-call left in its graph. What several readers of a value send back is added by nodes like others.
+and slices by views, matrix products by products (zmlx.fuse.adjoints), any other call by a node that
+has MLX pull back what the call left in its graph. What several readers of a value send back is
+added by nodes like others.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ class Writer:
         outputs = [source.outputs[k] for k in used]
         seeds = [copy.input(source[n]["shape"], source[n]["dtype"]) for n in outputs]
         active = self._active(set(inputs), set(outputs))
-        for call in active.intersection(self.depends):
-            copy.stored.update(self._arrays(call))
+        for call in active:
+            if call in self.depends or self.adjoints.product(call) is not None:
+                copy.stored.update(self._arrays(call))
         for node, seed in zip(outputs, seeds, strict=True):
             if node in active:
                 contribute(copy, self.pending, node, seed)
@@ -97,7 +99,7 @@ class Writer:
         if kind != "opaque" or not reached.intersection(operands):
             return ()
         if self.adjoints.knows(node):
-            return operands[:1] if not self.adjoints.joins(node) else operands
+            return self.adjoints.moves(node)
         links = {p: r for p, r in self.links(node).items() if r and operands[p] in reached}
         self.depends[node] = links
         return [operands[p] for p in links]
@@ -167,8 +169,12 @@ class Writer:
             return
         read = [copy.node(o) for o in arrays]
         label = f"{source[node]['call'].label}_vjp"
-        pull = Pulled(len(read), moving, len(moving) > 1)
-        count = len(read) + 2 * len(results)
+        numbers = [o for o in dict.fromkeys(operands) if o not in arrays]
+        order = [*arrays, *numbers]
+        places = [order.index(o) for o in operands]
+        pull = Pulled(len(read), moving, source[node]["call"], places, tuple(given))
+        told = [copy.node(o) for o in numbers]
+        count = len(read) + 2 * len(results) + len(numbers)
         call = OpaqueCall(
             pull, tuple(Ref(i) for i in range(count)), {}, label, len(moving) if pull.several else 0
         )
@@ -176,7 +182,7 @@ class Writer:
         kinds = {} if pull.several else {"shape": own[0]["shape"], "dtype": own[0]["dtype"]}
         loc = source[node]["loc"]
         made = copy.graph.add(
-            "opaque", (*read, *results, *seeds), loc=loc, call=call, pure=True, **kinds
+            "opaque", (*read, *results, *seeds, *told), loc=loc, call=call, pure=True, **kinds
         )
         for k, (i, data) in enumerate(zip(moving, own, strict=True)):
             gradient = made

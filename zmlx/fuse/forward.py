@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mlx.core as mx
-
 from zmlx.derive.accumulate import Copy
 from zmlx.errors import DeriveError
 from zmlx.fuse.reads import Read, Shape
 from zmlx.fuse.shapes import symbolic_shapes
 from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
+from zmlx.trace.intercept import original
 
 READ = ("input", "scalar", "array", "opaque", "item", "size")  # kinds that are not computed again
-_SPREAD = mx.broadcast_to
+_SPREAD = original("broadcast_to")
 
 
 class Forward(Copy):

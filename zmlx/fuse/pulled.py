@@ -11,26 +11,57 @@ from typing import Any
 import mlx.core as mx
 
 from zmlx.device.rules import native_or_none
-from zmlx.errors import DeriveError
+from zmlx.trace.graph import OpaqueCall, Ref
+from zmlx.trace.intercept import original
+from zmlx.trace.operands import arrays_in, mapped
 
 
 class Pulled:
-    """The gradients of a call by some of its operands, by what it left in MLX's graph.
+    """The gradients of `call` by some of its operands, by what it left in MLX's graph.
 
-    Called with the arrays that it was given, those that it gave, and what these receive.
+    Called with the arrays that it was given, those that it gave, what these receive, and the
+    numbers that it was given. `places` says which of these each operand of the call is, arrays
+    first; `results` are the positions of what the call gave among all its results.
+
+    Where nothing leads from the one to the other, as a view was moved, or an array stands at two
+    places of the call, MLX makes the call again to pull back through it.
     """
 
-    def __init__(self, given: int, moving: Sequence[int], several: bool) -> None:
-        self.given, self.moving, self.several = given, tuple(moving), several
+    def __init__(
+        self, given: int, moving: Sequence[int], call: OpaqueCall,
+        places: Sequence[int], results: Sequence[int],
+    ) -> None:  # fmt: skip
+        self.given, self.moving, self.several = given, tuple(moving), len(moving) > 1
+        self.call, self.places, self.results = call, tuple(places), tuple(results)
 
-    def __call__(self, *arrays: mx.array) -> Any:
-        given, rest = arrays[: self.given], arrays[self.given :]
+    def __call__(self, *values: Any) -> Any:
+        count = len(self.results)
+        given, rest = values[: self.given], values[self.given :]
+        results, seeds, numbers = rest[:count], rest[count : 2 * count], rest[2 * count :]
         moving = [given[i] for i in self.moving]
-        half = len(rest) // 2
-        found = native_or_none().pull_between(moving, given, rest[:half], rest[half:])
+        found = native_or_none().pull_between(moving, given, results, seeds)
         if any(gradient is None for gradient in found):
-            raise DeriveError("[zmlx.fuse] a call left no way from its results to its operands.")
+            found = self._again((*given, *numbers), seeds)
         return found if self.several else found[0]
+
+    def _again(self, values: Sequence[Any], seeds: Sequence[mx.array]) -> list[mx.array]:
+        call = self.call
+
+        def called(*moving: mx.array) -> list[mx.array]:
+            now = [*values]
+            for i, array in zip(self.moving, moving, strict=True):
+                now[i] = array
+
+            def leaf(value: Any) -> Any:
+                return now[self.places[value.position]] if type(value) is Ref else value
+
+            args, kwargs = mapped((call.args, call.kwargs), leaf)
+            results = list(arrays_in(call.fn(*args, **kwargs)))
+            return [results[i] for i in self.results]
+
+        moving = [values[i] for i in self.moving]
+        found: list[mx.array] = original("vjp")(called, moving, list(seeds))[1]
+        return found
 
     def reads(self, position: int) -> bool:
         """Whether it reads the values of an argument, as far as is known: calls' gradients read

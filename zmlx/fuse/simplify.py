@@ -16,7 +16,7 @@ from typing import Any
 
 from zmlx.fuse.ones import undone
 from zmlx.fuse.places import Places
-from zmlx.fuse.views import key_of as view_key
+from zmlx.fuse.repeats import key_of
 from zmlx.ops.table import OPS
 from zmlx.trace.graph import Graph
 from zmlx.trace.passes import verified
@@ -178,7 +178,10 @@ def _key(graph: Graph, node: int, operands: tuple[int, ...]) -> Any:
         return ("item", operands, data["index"])
     if data["kind"] == "reduce":
         return ("reduce", data["op"], data["axes"], operands)
-    return view_key(graph, node, operands)
+    if data["kind"] != "opaque" or not data["pure"]:
+        return None
+    key = key_of(data["call"])
+    return None if key is None else (*key, operands)
 
 
 def _idle(graph: Graph, node: int, result: Graph, operands: Sequence[int]) -> int | None:

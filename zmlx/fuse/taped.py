@@ -15,16 +15,12 @@ import mlx.core as mx
 from zmlx import switches
 from zmlx.device import tuning
 from zmlx.device.rules import any_traced, native_or_none
-from zmlx.fuse.places import Places
 from zmlx.fuse.plan import Native, Plan
+from zmlx.fuse.repeats import calls_mlx
 from zmlx.fuse.runtime import Run, Runtime
-from zmlx.fuse.views import Lifted
 from zmlx.fuse.whole import WholeGradient
-from zmlx.trace.calls import Flat, is_made_of_mlx
-from zmlx.trace.graph import NUMBERS, OpaqueCall
-from zmlx.trace.operands import arrays_in
+from zmlx.trace.graph import NUMBERS
 
-_BUILTIN = ("nb_func", "nb_method")  # types of MLX's own functions
 # From inputs to results, and the values of all nodes.
 Steps = Callable[[Sequence[Any]], tuple[list[mx.array], Sequence[Any]]]
 
@@ -149,13 +145,4 @@ def _repeats(plan: Plan) -> bool:
 
 def _is_mlx(data: dict[str, Any]) -> bool:
     """Whether a node is nothing but functions of MLX, of its operands, or of their shapes."""
-    return data["kind"] != "opaque" or (data["pure"] and _calls_mlx(data["call"]))
-
-
-def _calls_mlx(call: OpaqueCall) -> bool:
-    if any(True for _ in arrays_in((call.args, call.kwargs))):  # which may be written into
-        return False
-    if isinstance(call.fn, Lifted):
-        return _calls_mlx(call.fn.call)
-    fn = call.fn.fn if isinstance(call.fn, Flat) else call.fn
-    return type(fn) is Places or type(fn).__name__ in _BUILTIN or is_made_of_mlx(fn)
+    return data["kind"] != "opaque" or (data["pure"] and calls_mlx(data["call"]))

@@ -1,8 +1,8 @@
 """Views: calls that give an array another shape or order and compute nothing.
 
 Comes in: nodes of a graph. Goes out: which of them are views and of what kind, and a view as it
-applies to an operand that is broadcast. zmlx.fuse.lift moves views, zmlx.fuse.simplify merges equal
-ones; all else that is known about them stands here.
+applies to an operand that is broadcast. zmlx.fuse.lift moves views;
+all else that is known about them stands here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Shape = tuple[int, ...]
 PLACE, SQUEEZE, INDEX, SPLIT, RESHAPE, BROADCAST = (
     "place", "squeeze", "index", "split", "reshape", "broadcast",
 )  # fmt: skip
+TAKE = vars(mx.array)["__getitem__"]
 MOST = 1024  # combinations of shapes that are remembered
 CUTS = (INDEX, SPLIT, RESHAPE)  # of arrays that do not broadcast such views may
 DENSE = (SQUEEZE, RESHAPE)  # what such a view gives of neighbouring elements are neighbours
@@ -68,20 +69,8 @@ def kind_of(graph: Graph, node: int) -> str | None:
     return PLACE if kind == INDEX and _adds_ones(call.args[1]) else kind
 
 
-def key_of(graph: Graph, node: int, operands: Sequence[int]) -> Any:
-    """What two equal views have in common; None where `node` is no view."""
-    if graph.kind(node) != "opaque":
-        return None
-    call: OpaqueCall = graph[node]["call"]
-    if isinstance(call.fn, Lifted):
-        return ("lifted", *content_of(call.fn.call), tuple(operands))
-    if kind_of(graph, node) is None:
-        return None
-    return ("view", *content_of(call), tuple(operands))
-
-
 def content_of(call: OpaqueCall) -> tuple[Any, ...]:
-    """What two equal views of whatever operands have in common."""
+    """What two equal calls of whatever operands have in common."""
     return id(call.fn), repr((call.args, call.kwargs)), call.outputs
 
 

@@ -28,7 +28,7 @@ from zmlx.trace.size_rules import product
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
-_MATMUL = mx.array.__matmul__  # while a trace runs there is a wrapper in its place
+MATMUL = mx.array.__matmul__  # while a trace runs there is a wrapper in its place
 _SWAP = mx.array.swapaxes
 _CONVERSIONS: dict[str, Callable[..., Any]] = {
     "__complex__": complex, "__index__": operator.index, "__bytes__": bytes,
@@ -94,7 +94,7 @@ class Proxy(mx.array):
         return self.tracer.alias(self)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return self.tracer.call("matmul", _MATMUL, (other, self), {})
+        return self.tracer.call("matmul", MATMUL, (other, self), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         writes.set_item(self, index, value)
@@ -172,7 +172,7 @@ def _in_place(op: str, name: str) -> Callable[[Proxy, Any], Any]:
         if not self.tracer.takes(other):
             return own(mx.array(self), other)
         if op == "matmul":
-            result = self.tracer.call(op, _MATMUL, (self, other), {})
+            result = self.tracer.call(op, MATMUL, (self, other), {})
         else:
             result = self.tracer.elementwise(op, (self, other))
         return writes.rebind(self, result, lambda: own(self, self.tracer.base(other)))

@@ -163,7 +163,7 @@ def _numbers_found(
                 raise
             reads.update(dict.fromkeys(need.tokens - static, need.loc))
             static |= need.tokens
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError, TraceError) as error:
             memos.restore()
             refused = _refused(error, tracer, call)
             if refused <= static:
@@ -178,12 +178,12 @@ def _numbers_found(
 
 
 def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
-    """The numbers that C code may have refused, as `error` says: sizes, and then all."""
+    """What may not be traced, as `error` says: gradients; sizes that C code refused, then all."""
+    if isinstance(error, TraceError):
+        return frozenset(tracer.gradients)
     if not any(sign in str(error) for sign in _REFUSALS):
         return frozenset()
-    if tracer.sizes.made:
-        return frozenset({SIZES})
-    return frozenset(range(len(call.leaves.numbers)))
+    return frozenset({SIZES} if tracer.sizes.made else range(len(call.leaves.numbers)))
 
 
 def _run(

@@ -70,6 +70,7 @@ class Tracer:
     state: State = field(default_factory=State)
     streams: Streams = field(default_factory=Streams)
     copies: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)  # of others, by id
+    gradients: list[Token] = field(default_factory=list)  # those that became nodes, or shall not
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
     sizes: Sizes = field(init=False)
     unseen: Unseen = field(init=False)

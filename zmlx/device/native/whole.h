@@ -332,13 +332,17 @@ inline nb::list whole_by(nb::handle inputs, nb::handle results, nb::handle write
       arrays_of(inputs), arrays_of(results), nullptr, {}, std::make_unique<Held>(writer));
 }
 
-// What `moving` receive where `ends`, made of them and of `stops`, receive `seeds`; None for nothing.
+// What `moving`, some of `stops`, receive where `ends`, made of `stops`, receive `seeds`. None for
+// nothing, and for an array that stands among `stops` twice: what it receives is of both places.
 inline nb::list pull_between(
     nb::handle moving, nb::handle stops, nb::handle ends, nb::handle seeds) {
-  const auto starts = arrays_of(moving), results = arrays_of(ends);
+  const auto starts = arrays_of(moving), behind = arrays_of(stops), results = arrays_of(ends);
+  const auto pulled = Between(starts, behind, results).pull(starts, results, arrays_of(seeds));
   nb::list found;
-  for (auto& one : Between(starts, arrays_of(stops), results).pull(starts, results, arrays_of(seeds))) {
-    found.append(one.has_value() ? nb::cast(std::move(*one)) : nb::none());
+  for (size_t i = 0; i < pulled.size(); ++i) {
+    const auto same = [&](const mx::array& one) { return one.id() == starts[i].id(); };
+    const bool alone = std::count_if(behind.begin(), behind.end(), same) <= 1;
+    found.append(alone && pulled[i].has_value() ? nb::cast(*pulled[i]) : nb::none());
   }
   return found;
 }
