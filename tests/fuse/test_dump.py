@@ -92,7 +92,7 @@ def test_what_the_files_say(found: dict[str, str]) -> None:
     sums = text(found, "10-.*/07-launches.txt")
     assert "grid (1, 2, 1), threadgroup (1, 1, 1), LANES=1024" in sums
     derived, factored = (text(found, rf"{n}\..*") for n in ("08-derived", "09-factored"))
-    assert "read of the forward pass, 960 bytes:" in derived and "computed again" in derived
+    assert "read of the forward pass, 704 bytes:" in derived and "computed again" in derived
     assert "= const(3)" in factored and "= const(3)" not in derived  # g + 3*g*h*h
     kernels = {name.rpartition(".")[2]: t for name, t in found.items() if "vjp/06-" not in name}
     assert "zmlx_walk0(" in kernels["metal"] and '#include "msl_on_cuda.h"' in kernels["cu"]
