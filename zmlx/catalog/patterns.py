@@ -76,12 +76,12 @@ _WAYS: list[tuple[str, str, tuple[Spelled, Spelled, Spelled], Spelled, dict[str,
     ],
 ]  # fmt: skip
 _WAYS[-1][4]["arrays"]["mask"] = "~BHLS"
-for _cap, (_name, _need, _ways, _by, _how) in product((False, True), _WAYS):
+for _cap, (_name, _need, (_weights, _to, _out), _by, _how) in product((False, True), _WAYS):
     for _booleans in (False, True):
+        _masks = ("where",) if _booleans else ("", "added")
         pattern(
             _name + ", where" * _booleans + ", scores with a cap" * _cap,
-            *attention.spellings(*_ways, masks=("where",) if _booleans else ("", "added"), cap=_cap),
-            by=_by,
+            *attention.spellings(_weights, _to, _out, _masks, _cap), by=_by,
             types=({"mask": "bool"},) if _booleans else ({},), where=attention.is_low,
             needs=(_how["root"][0], _need, *["where"] * _booleans, *["tanh"] * _cap),
             least=(_how["arrays"]["mask"].lstrip("~"), attention.FEWEST_SCORES),
