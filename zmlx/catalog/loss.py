@@ -179,13 +179,17 @@ def linear_cross_entropy(
     targets = call.of_shape("targets", call.integers("targets", targets), x.shape[:-1])
     kind, size = call.result(compute_dtype), call.whole("chunk", chunk, 1, 2**31 - 1)
     call.known(x)
-    rows = x.reshape(-1, x.shape[-1])
-    (loss,) = _chunked(size)(rows, weight, targets.reshape(-1))
-    return loss.reshape(x.shape[:-1]).astype(kind)
+    return in_chunks(wide(x), wide(weight), targets, size).astype(kind)
+
+
+def in_chunks(x: mx.array, weight: mx.array, targets: mx.array, size: int = 1024) -> mx.array:
+    """linear_cross_entropy without its checks, in float32; products are of the arrays' own type."""
+    (loss,) = _chunked(size)(x.reshape(-1, x.shape[-1]), weight, targets.reshape(-1))
+    return loss.reshape(x.shape[:-1])
 
 
 def _of_chunk(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
-    found: mx.array = _cross_entropy(wide(x) @ wide(weight).T, targets, _like(mx.float32))
+    found: mx.array = _cross_entropy(x @ weight.T, targets, _like(mx.float32))
     return found
 
 
@@ -202,7 +206,7 @@ def _chunked(size: int) -> ByHand:
         done: list[mx.array] = []
         for first in range(0, x.shape[0], size):
             part = slice(first, first + size)
-            rows = wide(x[part]) + _after(done[-1]) if done else x[part]
+            rows = x[part] + _after(done[-1]).astype(x.dtype) if done else x[part]
             done.append(_of_chunk(rows, weight, targets[part]))
         return [mx.concatenate(done)]
 
@@ -217,14 +221,14 @@ def _chunked(size: int) -> ByHand:
         dw = mx.zeros(weight.shape)
         for first in range(0, x.shape[0], size):
             part = slice(first, first + size)
-            rows = wide(x[part]) + _after(dw.reshape(-1))
+            rows = x[part] + _after(dw.reshape(-1)).astype(x.dtype)
             if dx:  # or its chunk's logits would wait for it
-                rows = rows + _after(dx[-1].reshape(-1))
+                rows = rows + _after(dx[-1].reshape(-1)).astype(x.dtype)
             _, (dr, dpart) = mx.vjp(
                 lambda r, w, t=targets[part]: [_of_chunk(r, w, t)],
-                [rows, wide(weight)], [g[part]],
+                [rows, weight], [g[part]],
             )  # fmt: skip
-            dw = dw + dpart
+            dw = dw + wide(dpart)
             dx.append(dr)
         return [mx.concatenate(dx), dw, None]
 

@@ -19,6 +19,7 @@ import mlx.nn as nn
 
 from zmlx import kernels
 from zmlx.catalog import attention_spelled as attention
+from zmlx.catalog.loss import in_chunks
 from zmlx.device.base import current_name
 from zmlx.fuse.matched import Match
 from zmlx.fuse.patterns import pattern
@@ -152,9 +153,14 @@ pattern(
 @made_of_mlx
 def _linear_cross_entropy(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
     """A negative target counts from the end, as in plain MLX, and one out of range is taken in."""
+    return _wide_linear_cross_entropy(x, weight, targets).astype(x.dtype)
+
+
+@made_of_mlx
+def _wide_linear_cross_entropy(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
     classes = weight.shape[0]
     places = mx.clip(mx.where(targets < 0, targets + classes, targets), 0, classes - 1)
-    return kernels.loss.linear_cross_entropy(x, weight, places)
+    return in_chunks(x, weight, places)
 
 
 def _many(found: Match) -> str:
@@ -162,16 +168,28 @@ def _many(found: Match) -> str:
     return "" if logits >= MANY_LOGITS else f"{logits} logits: from {MANY_LOGITS} on it pays"
 
 
-pattern(
-    "a linear layer and cross-entropy",
-    lambda x, weight, targets: nn.losses.cross_entropy(x @ weight.T, targets),
-    by=_linear_cross_entropy, arrays={"x": "*D", "weight": "VD", "targets": "*"},
-    types=({"targets": WHOLE},), floats=("float32",), where=_many,
-    needs=("matmul", "logsumexp", "take_along_axis"), leads=(1, 2), root=("subtract", 0),
-    devices={},  # memory for time: 0.8 times as fast where only x has a gradient
-    inline=False, doc="`zmlx.kernels.loss.linear_cross_entropy`, chunk by chunk",
-    proof="tests/patterns/test_losses.py",
-)  # fmt: skip
+for _name, _loss, _by, _kinds in (
+    (
+        "a linear layer and cross-entropy",
+        lambda x, weight, targets: nn.losses.cross_entropy(x @ weight.T, targets),
+        _linear_cross_entropy, FLOATS,
+    ),
+    (
+        "a linear layer and cross-entropy in float32",
+        lambda x, weight, targets: nn.losses.cross_entropy(
+            (x @ weight.T).astype(mx.float32), targets
+        ),
+        _wide_linear_cross_entropy, HALVES,
+    ),
+):  # fmt: skip
+    pattern(
+        _name, _loss, by=_by, arrays={"x": "*D", "weight": "VD", "targets": "*"},
+        types=({"targets": WHOLE},), floats=_kinds, where=_many,
+        needs=("matmul",), leads=(1, 2),
+        devices={},  # memory for time: 0.8 times as fast where only x has a gradient
+        inline=False, doc="`zmlx.kernels.loss.linear_cross_entropy`, chunk by chunk",
+        proof="tests/patterns/test_losses.py",
+    )  # fmt: skip
 
 
 # -- experts --------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ zmlx.catalog.patterns fills the table when a graph is first looked at; users do 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _log = logger("zmlx.fuse")
 _PROVIDERS = ["zmlx.catalog.patterns"]  # loaded when a graph is first looked at
 _LOADING = threading.RLock()
+_local = threading.local()  # `allowed`: patterns that fire within `allowing`
 _BY_NAME = {"host": "cpu", "metal": "metal", "cuda": "cuda"}  # by zmlx.device's names
 NEARLY = 0.5  # of a spelling's nodes must be there, if a near miss is told
 
@@ -155,6 +157,21 @@ def allow(name: str, *devices: str) -> Pattern:
     raise ValueError(f"[zmlx.patterns] no pattern is called {name!r}; see docs/patterns.md.")
 
 
+@contextmanager
+def allowing(*names: str) -> Iterator[None]:
+    """Within the block these patterns fire in traces of this thread, on every device."""
+    before = getattr(_local, "allowed", ())
+    _local.allowed = names
+    try:
+        yield
+    finally:
+        _local.allowed = before
+
+
+def _fires(known: Pattern, here: str) -> bool:
+    return here in known.devices or known.name in getattr(_local, "allowed", ())
+
+
 def _always(found: Match) -> str:
     return ""
 
@@ -231,7 +248,7 @@ def _found(
     for known in table():
         if not all(name in subject.by_title for name in known.needs):
             continue
-        if here not in known.devices and not tell:
+        if not _fires(known, here) and not tell:
             continue
         for spelling in known.variants(subject.ends):
             if not spelling.needed <= subject.by_title.keys():
@@ -261,7 +278,7 @@ def _found(
 def _allowed(found: Match, here: str, taken: set[int]) -> Miss | None:
     """What keeps a match from being replaced."""
     known, all_of_it = found.spelling.pattern, len(found.state.nodes)
-    if here not in known.devices:
+    if not _fires(known, here):
         return Miss(all_of_it, f"it does not pay on this device ({here})")
     why = known.where(found)
     if why:

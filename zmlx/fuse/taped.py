@@ -7,7 +7,7 @@ for shapes that it has met before no longer runs Python for each step. zmlx.fuse
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -19,7 +19,7 @@ from zmlx.fuse.plan import Native, Plan
 from zmlx.fuse.repeats import calls_mlx
 from zmlx.fuse.runtime import Run, Runtime
 from zmlx.fuse.whole import WholeGradient
-from zmlx.trace.graph import NUMBERS
+from zmlx.trace.graph import NUMBERS, Graph
 
 # From inputs to results, and the values of all nodes.
 Steps = Callable[[Sequence[Any]], tuple[list[mx.array], Sequence[Any]]]
@@ -48,8 +48,30 @@ def taped(
     told = runtime.check or runtime.watched or runtime.folder is not None or switches.SANITIZE.on()
     slow = _plainly(run) if traced is None else _Stepwise(native, run, held, traced)
     if told or not _repeats(plan):  # of each launch
-        return None if traced is None else slow
-    return _Taped(run, slow, native.Tapes, held, traced)
+        made = None if traced is None else slow
+    else:
+        made = _Taped(run, slow, native.Tapes, held, traced)
+    unread = [] if traced is None else _unread(plan.graph)
+    return partial(_without, made, unread) if unread and made is not None else made
+
+
+def _unread(graph: Graph) -> list[int]:
+    """The arrays among the inputs that nothing reads: weights of a module's other parts, say."""
+    outputs = set(graph.outputs)
+    return [
+        i
+        for i, n in enumerate(graph.inputs)
+        if graph.kind(n) == "input" and n not in outputs and not graph.users(n)
+    ]
+
+
+def _without(run: Run, unread: Sequence[int], inputs: Sequence[Any]) -> list[mx.array]:
+    """`run`, with no gradients for what nothing reads: MLX would add zeros for each."""
+    if any_traced([inputs[i] for i in unread]):
+        inputs = list(inputs)
+        for i in unread:
+            inputs[i] = mx.stop_gradient(inputs[i])
+    return run(inputs)
 
 
 class _Taped:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from zmlx.models.loss import loss
 from zmlx.models.patching import patch, unpatch
 from zmlx.models.report import PatchReport, Place
 from zmlx.models.validating import Compared, Validation, validate
 
-__all__ = ["Compared", "PatchReport", "Place", "Validation", "patch", "unpatch", "validate"]
+__all__ = ["Compared", "PatchReport", "Place", "Validation", "loss", "patch", "unpatch", "validate"]

@@ -9,7 +9,7 @@ zmlx.models.part calls it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, update_wrapper
@@ -101,9 +101,42 @@ def answered(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     given = (*args, *kwargs.values())
     if not any(type(a) is Hole or id(a) in now.marks for a in given):
         return None
+    return [_next(now, module, args, kwargs)]
+
+
+def _next(now: _Break, module: Any, args: Any, kwargs: Any) -> Any:
     if now.results:
-        return [now.results.pop(0)]
+        return now.results.pop(0)
     raise Reached((module, tuple(args), dict(kwargs)))
+
+
+class _Stopping:
+    """A module of such a class ends a piece when it is called, whatever it is given."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        now: _Break | None = getattr(_local, "now", None)
+        if now is None:  # a call that a piece hands on runs when the classes are back
+            raise RuntimeError("[zmlx.models] a module was called outside its piece")
+        return _next(now, self, args, kwargs)
+
+
+@cache
+def _stopping(cls: Any) -> Any:
+    return type(cls)(cls.__name__, (_Stopping, cls), {"__module__": cls.__module__})
+
+
+@contextmanager
+def stopping(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block a call of one of `modules` ends the piece that runs."""
+    classes = [type(m) for m in modules]
+    try:
+        for module, cls in zip(modules, classes, strict=True):
+            made: Any = cls  # mypy has no hash for a type
+            object.__setattr__(module, "__class__", _stopping(made))
+        yield
+    finally:
+        for module, cls in zip(modules, classes, strict=True):
+            object.__setattr__(module, "__class__", cls)
 
 
 @contextmanager
@@ -267,4 +300,8 @@ def _plainly(plain: Callable[..., Any], module: Any, results: list[Any], call: G
 
 def _back(value: Any, call: Given) -> Any:
     kind = type(value)
-    return call.all[value.index] if kind is Hole or kind is _Own else value
+    if kind is Hole or kind is _Own:
+        return call.all[value.index]
+    if kind is mx.array and not mx.issubdtype(value.dtype, mx.inexact):
+        return mx.stop_gradient(value)  # MLX has no gradient of what is indexed with it
+    return value

@@ -107,16 +107,17 @@ def _twice(entries: list[Entry]) -> str:
         return ""
     if any(entry.trace.updates or entry.trace.writes for entry in entries):
         return "write what it writes"
-    whole = _calls(entries[-1].trace.graph, list(entries[-1].trace.graph))
+    whole = calls_of(entries[-1].trace.graph, list(entries[-1].trace.graph))
     pieces: Counter[str] = Counter()
     for entry in entries:
         plan = entry.program.plan
-        pieces += _calls(plan.graph, [native.node for native in plan.natives])
+        pieces += calls_of(plan.graph, [native.node for native in plan.natives])
     more = pieces - whole
     return f"compute {', '.join(sorted(more))}" if more else ""
 
 
-def _calls(graph: Graph, nodes: list[int]) -> Counter[str]:
+def calls_of(graph: Graph, nodes: list[int]) -> Counter[str]:
+    """The calls of MLX among `nodes` that compute something, by name."""
     names = [title(graph[n]) for n in nodes if graph.kind(n) == "opaque"]
     return Counter(name for name in names if name not in _VIEWS)
 

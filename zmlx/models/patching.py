@@ -151,11 +151,16 @@ def _below(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if m is not module]
 
 
-def _holds_layers(module: nn.Module) -> bool:
-    """Whether there is a list of modules that have modules, in it or below it."""
+def loops(model: nn.Module) -> list[nn.Module]:
+    """The modules that hold a list of layers themselves; the model, where none does."""
+    return [m for m in model.modules() if _holds_layers(m, below=False)] or [model]
+
+
+def _holds_layers(module: nn.Module, below: bool = True) -> bool:
+    """Whether there is a list of modules that have modules, in it or `below` it."""
     return any(
         isinstance(item, nn.Module) and _below(item)
-        for inner in module.modules()
+        for inner in (module.modules() if below else [module])
         for value in inner.children().values()
         if isinstance(value, (list, tuple, dict)) and not isinstance(value, nn.Module)
         for item in (value.values() if isinstance(value, dict) else value)
