@@ -55,12 +55,34 @@ def test_it_fires_only_where_it_is_allowed_and_logits_are_many() -> None:
 
 
 @pytest.mark.usefixtures("few_are_many", "host_device")
-def test_logits_that_are_returned_and_half_types_stay() -> None:
+def test_logits_that_are_returned_stay() -> None:
     def both(x: Any, weight: Any, targets: Any) -> Any:
         logits = x @ weight.T
         return nn.losses.cross_entropy(logits, targets), logits
 
     args = normal(6, 8), normal(20, 8, seed=1), mx.arange(6)
     assert "used elsewhere" in near(both, *args)[NAME]
-    halves = [a.astype(mx.bfloat16) for a in args[:2]]
-    assert not zmlx.explain(loss, *halves, args[2]).fired
+
+
+@pytest.mark.usefixtures("few_are_many", "host_device")
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_half_types(kind: str, wide: bool) -> None:
+    """Products are of the arrays' type, all else in float32; logits may be cast to it."""
+
+    def loss(x: Any, weight: Any, targets: Any) -> Any:
+        logits = x @ weight.T
+        logits = logits.astype(mx.float32) if wide else logits
+        return nn.losses.cross_entropy(logits, targets, reduction="mean")
+
+    half = getattr(mx, kind)
+    x, weight = normal(6, 8).astype(half), normal(20, 8, seed=1).astype(half)
+    with patterns.allowing(NAME, f"{NAME} in float32"):
+        (fired,) = zmlx.explain(loss, x, weight, mx.arange(6)).fired
+        got = mx.value_and_grad(zmlx.fuse(loss), argnums=(0, 1))(x, weight, mx.arange(6))
+    assert fired.name == (f"{NAME} in float32" if wide else NAME)
+    exact = mx.value_and_grad(loss, argnums=(0, 1))(*(a.astype(mx.float32) for a in (x, weight)),
+                                                   mx.arange(6))  # fmt: skip
+    assert got[0].dtype == (mx.float32 if wide else half)
+    for a, b in zip((got[0], *got[1]), (exact[0], *exact[1]), strict=True):
+        assert mx.abs(a.astype(mx.float32) - b).max() <= 0.02 * mx.abs(b).max()
