@@ -14,7 +14,7 @@ import pytest
 import zmlx
 from tests.patterns.proof import alike, normal
 from zmlx.errors import PlanError
-from zmlx.fuse import pattern, patterns, program, replaced
+from zmlx.fuse import forms, pattern, patterns, program, replaced
 from zmlx.trace.run import trace
 
 
@@ -179,3 +179,14 @@ def test_places_that_are_alike_share_one_trace(
     monkeypatch.setattr(replaced, "trace", counted)
     alike(zmlx.fuse(fn), fn, X, W)
     assert len(made) == 2  # of two numbers
+
+
+def test_every_rule_of_forms_is_that_of_a_function_of_mlx() -> None:
+    """Of the names of a function the form's is one that a rule knows: cumsum, not its alias."""
+    ruled = {*forms._DEFAULTS, *forms._RULES}
+    for name in ruled:
+        module, _, last = name.rpartition(".")
+        function = vars(forms._MODULES[f"{module}." if module else ""]).get(last)
+        if function is not None:
+            assert forms._NAMES[id(function)] in ruled, name
+        assert function is not None or hasattr(mx.array, name) or hasattr(mx.array, f"__{name}__")

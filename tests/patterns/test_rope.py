@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -10,6 +10,7 @@ import pytest
 
 import zmlx
 from tests.patterns.proof import alike, fired, near, normal, proved
+from zmlx.fuse import patterns
 
 X = normal(1, 2, 8, 16)
 COS, SIN = normal(8, 16, seed=1), normal(8, 16, seed=2)
@@ -108,3 +109,79 @@ def test_tables_of_one_number_a_row_are_no_halves() -> None:
     args = X, normal(8, 1), normal(8, 1, seed=2)
     assert "its last axis" in near(half, *args)["rope, a half turned"]
     alike(zmlx.fuse(half), half, *args)
+
+
+# -- neighbours -----------------------------------------------------------------------------------
+NEIGHBOURS = "rope, neighbours turned"
+
+
+@pytest.fixture
+def on_any_device() -> Iterator[None]:
+    (known,) = [one for one in patterns.table() if one.name == NEIGHBOURS]
+    patterns.allow(NEIGHBOURS, "cpu", "metal", "cuda")
+    yield
+    patterns.allow(NEIGHBOURS, *known.devices)
+
+
+def stacked(x: Any, cos: Any, sin: Any) -> Any:
+    turned = mx.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+    return x * cos + turned * sin
+
+
+def flattened(x: Any, cos: Any, sin: Any) -> Any:
+    a, b = x[..., 0::2], x[..., 1::2]
+    return sin * mx.flatten(mx.stack((-b, a), -1), -2, -1) + cos * x
+
+
+def joined(x: Any, cos: Any, sin: Any) -> Any:
+    a, b = x[..., ::2], x[..., 1::2]
+    pairs = mx.concatenate([-b[..., None], mx.expand_dims(a, -1)], axis=-1)
+    return x * cos + pairs.reshape(*x.shape) * sin
+
+
+@pytest.mark.usefixtures("on_any_device")
+@pytest.mark.parametrize("fn", [stacked, flattened, joined], ids=lambda f: f.__name__)
+def test_neighbours(fn: Callable[..., Any]) -> None:
+    proved(fn, NEIGHBOURS, X, COS, SIN, wanted=(0, 1, 2))
+    half = [a.astype(mx.bfloat16) for a in (X, COS, SIN)]
+    assert fired(fn, *half) == [NEIGHBOURS]
+    alike(zmlx.fuse(fn), fn, *half)
+    for width in (2, 6, 64):
+        x, cos, sin = (normal(1, 2, 8, width, seed=i) for i in range(3))
+        alike(zmlx.fuse(fn), fn, x, cos, sin[0, 0, 0])
+
+
+def to_the_other_side(x: Any, cos: Any, sin: Any) -> Any:
+    turned = mx.stack([x[..., 1::2], -x[..., ::2]], axis=-1).reshape(x.shape)
+    return x * cos + turned * sin
+
+
+def halves_after(x: Any, cos: Any, sin: Any) -> Any:
+    turned = mx.stack([-x[..., 1::2], x[..., ::2]], axis=-2).reshape(x.shape)
+    return x * cos + turned * sin
+
+
+def of_another_array(x: Any, cos: Any, sin: Any) -> Any:
+    turned = mx.stack([-x[..., 1::2], mx.abs(x)[..., ::2]], axis=-1)
+    return x * cos + turned.reshape(x.shape) * sin
+
+
+def turned_is_read(x: Any, cos: Any, sin: Any) -> Any:
+    turned = mx.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+    return x * cos + turned * sin, -x[..., 1::2] * 2
+
+
+@pytest.mark.usefixtures("on_any_device")
+@pytest.mark.parametrize(
+    "fn",
+    [to_the_other_side, halves_after, of_another_array, turned_is_read],
+    ids=lambda f: f.__name__,
+)
+def test_other_neighbours_stay(fn: Callable[..., Any]) -> None:
+    assert NEIGHBOURS in near(fn, X, COS, SIN)
+    alike(zmlx.fuse(fn), fn, X, COS, SIN)
+
+
+@pytest.mark.usefixtures("host_device")
+def test_neighbours_are_computed_as_they_are_said_on_a_cpu() -> None:
+    assert "does not pay on this device" in near(stacked, X, COS, SIN)[NEIGHBOURS]

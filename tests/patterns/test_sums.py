@@ -86,6 +86,44 @@ def test_cumulative_sums(fn: Callable[..., Any]) -> None:
     proved(fn, SUMS[fn], X)
 
 
+HALF = normal(2, 700).astype(mx.bfloat16)
+
+
+@pytest.mark.usefixtures("host_device")
+@pytest.mark.parametrize("how", [{}, {"reverse": True}, {"inclusive": False}], ids=str)
+def test_cumsum_of_halves_is_in_float32(how: dict[str, bool]) -> None:
+    name = "cumulative sums of halves" + ", from the end" * ("reverse" in how)
+    name += ", exclusive" * ("inclusive" in how)
+    for x in (HALF, normal(3, 2, 400).astype(mx.float16), mx.full((2, 300), mx.inf, mx.bfloat16)):
+        fn = lambda x: mx.cumsum(x, x.ndim - 1, **how)  # noqa: E731
+        assert fired(fn, x) == [name]
+        if mx.isfinite(x).all():
+            proved(fn, name, x)
+        else:
+            assert mx.array_equal(zmlx.fuse(fn)(x), fn(x), equal_nan=True)
+    fused = zmlx.fuse(fn)
+    for shape in ((2, 700), (1, 1), (0, 700), (3, 0), (4, 16)):
+        alike(fused, fn, normal(*shape).astype(mx.bfloat16))
+
+
+OTHER_SUMS = {
+    "another axis": (lambda x: mx.cumsum(x, 0), HALF),
+    "of all": (lambda x: mx.cumsum(x), HALF),
+    "another op": (lambda x: mx.cumprod(x, -1), HALF),
+    "another type": (lambda x: mx.cumsum(x, -1), HALF.astype(mx.float32)),
+    "whole numbers": (lambda x: mx.cumsum(x, -1), mx.arange(1024).reshape(2, 512)),
+    "few": (lambda x: mx.cumsum(x, -1), HALF[:, :100]),
+    "wide before": (lambda x: mx.cumsum(x.astype(mx.float32), -1).astype(x.dtype), HALF),
+}
+
+
+@pytest.mark.usefixtures("host_device")
+@pytest.mark.parametrize(("fn", "x"), OTHER_SUMS.values(), ids=OTHER_SUMS)
+def test_other_cumulative_sums_stay(fn: Callable[..., Any], x: mx.array) -> None:
+    assert not fired(fn, x)
+    alike(zmlx.fuse(fn), fn, x)
+
+
 def test_cumulative_sums_of_halves_are_no_worse_than_products() -> None:
     x = normal(2, 700).astype(mx.bfloat16)
     alike(zmlx.fuse(up_to_columns), up_to_columns, x)

@@ -19,11 +19,6 @@ from zmlx.trace.graph import NUMBERS, Graph, OpaqueCall, Ref
 
 Term = tuple[str, Any]  # ("value", number or None) or ("node", the node of a number)
 _MODULES = {"": mx, "fast.": mx.fast, "linalg.": mx.linalg}
-# By identity: a label may be the name of a user's function. Filled before any trace replaces names.
-_NAMES: dict[int, str] = {
-    **{id(v): f"{m}{n}" for m, module in _MODULES.items() for n, v in vars(module).items()},
-    **{id(v): n.strip("_") for n, v in vars(mx.array).items() if callable(v)},
-}
 _PLACES = ("transpose", "permute_dims", "swapaxes", "moveaxis", "expand_dims", "squeeze")
 _DEFAULTS: dict[str, tuple[tuple[str, Any], ...]] = {  # parameters after the first array
     "softmax": (("axis", None), ("precise", False)),
@@ -277,3 +272,17 @@ _RULES: dict[str, Callable[[Graph, int, str], Form]] = {
     **dict.fromkeys(("ones", "zeros", "arange"), _sized),
     "fast.scaled_dot_product_attention": _attention,
 }
+
+
+def _names() -> dict[int, str]:
+    """What MLX's functions are called here, by identity: a label may be the name of a user's.
+
+    Of several names of one function, that which a rule knows.
+    """
+    named = [(f"{m}{n}", v) for m, module in _MODULES.items() for n, v in vars(module).items()]
+    named += [(n.strip("_"), v) for n, v in vars(mx.array).items() if callable(v)]
+    named.sort(key=lambda pair: pair[0] in (*_DEFAULTS, *_RULES))
+    return {id(function): name for name, function in named}
+
+
+_NAMES = _names()  # before any trace replaces them
