@@ -50,6 +50,10 @@ def cumulative(x: Any) -> Any:
     return x @ mx.triu(mx.ones((x.shape[-1], x.shape[-1]), x.dtype))
 
 
+def halves(x: Any) -> Any:
+    return mx.cumsum(x, -1)
+
+
 def unpacked(x: Any, w: Any, scales: Any, biases: Any) -> Any:
     return x @ mx.dequantize(w, scales, biases, group_size=64, bits=4).T
 
@@ -82,6 +86,7 @@ def cases(dtype: mx.Dtype) -> dict[str, Case]:
         "experts by einsum": (experts_by_einsum, (normal(512, 8, 512), normal(512, 8))),
         "experts by product": (experts_by_product, (normal(512, 8, 512), normal(512, 8))),
         "cumulative sum": (cumulative, (normal(64, 512),)),
+        "cumulative sum of halves": (halves, (normal(64, 512),)),
         "gated delta rule": (delta, (*state, *gates)),
     }
     for rows in (1, 8, 64):

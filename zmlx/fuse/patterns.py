@@ -229,6 +229,13 @@ def nearly(graph: Graph, given: Sequence[Any]) -> list[Nearly]:
     return [] if off else _found(Subject(simplify(graph), given), too_few, tell=True)[1]
 
 
+def there(graph: Graph, given: Sequence[Any]) -> list[Fired]:
+    """What a traced graph says that would be replaced for the example's sizes and this device."""
+    off = not switches.PATTERNS.on()
+    found = [] if off else _found(Subject(simplify(graph), given), too_few)[0]
+    return list(map(_fired, found))
+
+
 def standing_for(graph: Graph) -> dict[int, str]:
     """Why a call that took a pattern's place is there, by id of the call."""
     names = {id(known.by): known.name for known in _table if not known.inline}

@@ -43,11 +43,15 @@ def write(fused: FusedFunction, path: Path, args: tuple[Any, ...], kwargs: dict[
     if made.trace.plain or made.trace.writes or made.trace.updates:
         raise StoredError(f"[zmlx.export] {path.name}: {fused._name} {made.trace.plain or _WRITES}")
 
+    simple = made.trace.simple  # patterns are replaced in it: the sizes are those of the example
+    graph = made.trace.graph if simple is None else simple
+
     def run(*inner: Any, **named: Any) -> Any:
         owner = () if fused._bound is None else (fused._bound,)
         leaves = table.leaves((*owner, *inner), named)
         with without_rules():
-            entry = Entry(made.trace, Program(made.trace.graph, table.runtime, fused._name))
+            program = Program(graph, table.runtime, fused._name, is_simple=simple is not None)
+            entry = Entry(made.trace, program)
             entry._run = entry.program.stepped
             return entry.call(leaves.arrays, leaves.numbers, leaves.objects)
 

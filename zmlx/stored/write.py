@@ -7,6 +7,7 @@ What is written is read back and run on the example, which also says which kerne
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import mlx.core as mx
 from zmlx.device import stock, toolchain
 from zmlx.device.base import device_for_current_stream
 from zmlx.errors import StoredError
+from zmlx.fuse import patterns
 from zmlx.fuse.api import FusedFunction, fuse
 from zmlx.fuse.site import pattern
 from zmlx.fuse.table import _states
@@ -28,6 +30,7 @@ from zmlx.stored.values import Unwritable, structure_written, written
 from zmlx.switches import config
 from zmlx.trace.calls import keeping_random_state
 from zmlx.trace.paths import names
+from zmlx.trace.run import Trace
 from zmlx.trace.tree import Leaves, flatten_call
 
 _log = logger("zmlx.export")
@@ -110,7 +113,7 @@ class exporter:
 
     def _variant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         fused, options = self._fused, self._fused._options
-        with config(patterns=False):  # which would hold for the sizes that they pay for
+        with config(patterns=False):  # which would hold for the sizes and the device at hand
             entry = fused.entry(*args, **kwargs)
         if entry.trace.plain:
             why = entry.trace.plain
@@ -132,6 +135,7 @@ class exporter:
                 "hold. Pass arrays, numbers and strings, in tuples, lists and dicts; or fuse a "
                 "function that has the object already, such as its method."
             ) from None
+        self._tell_patterns(entry.trace, everything)
         split = len(before.arrays), len(before.arrays) + len(given.arrays)
         parts = len(before.numbers), len(before.numbers) + len(given.numbers)
         named_arrays = [*map(self._arrays.name, everything.arrays)] if owner or states else []
@@ -156,6 +160,16 @@ class exporter:
                 f"[zmlx.export] an argument of {self._name} holds what the function holds itself. "
                 "Pass a copy."
             )
+
+    def _tell_patterns(self, trace: Trace, everything: Leaves) -> None:
+        """Log what a fused function has replaced and the file computes as it is written."""
+        if not self._fused._options.exact and _log.isEnabledFor(logging.INFO):
+            for found in patterns.there(trace.graph, everything.numbers):
+                _log.info(
+                    "%s: %s at %s is stored as it is written, not as %s: which of them is quicker "
+                    "depends on device and sizes, and a file is for all.",
+                    self._name, found.name, found.loc, found.by,
+                )  # fmt: skip
 
     def _function(self, variants: Sequence[dict[str, Any]]) -> dict[str, Any]:
         options = self._fused._options
