@@ -155,7 +155,7 @@ pattern(
     "rope, a half turned", _rope_half, _rope_split, by=_rope,
     arrays={"x": "*SD", "cos": "~*SD", "sin": "~*SD"}, types=_TABLES,
     devices={
-        "cpu": "one kernel in place of two and a concatenation: 1.3 to 1.5 times as fast, gradients 1 to 1.8",
+        "cpu": "one kernel in place of two and a concatenation: 1.3 to 1.5 times as fast",
         "metal": "one kernel in place of two and a concatenation (not measured)",
         "cuda": "one kernel in place of two and a concatenation (not measured)",
     },
