@@ -65,6 +65,19 @@ def test_values(name):
         close(fused(*arguments), want, 1e-4, 1e-5)
 
 
+def test_no_gradient_goes_through_what_stands_beside_the_loss():
+    def fn(x):
+        with_parts = lambda y: ((y * y).sum(), y * 3, {"k": [y, (y * y).sum()]})  # noqa: E731
+        (loss, scaled, parts), gradient = mx.value_and_grad(with_parts)(x)
+        return loss * 2 + (scaled * gradient).sum() + parts["k"][0].sum() + parts["k"][1] * 5
+
+    fused = zmlx.fuse(fn)
+    assert "[value_and_grad]" not in natives_of(fn, x)
+    close(fused(x), fn(x), 1e-4, 1e-5)
+    close(mx.grad(fused)(x), mx.grad(fn)(x), 1e-4, 1e-5)
+    close(mx.jvp(fused, [x], [x])[1][0], mx.jvp(fn, [x], [x])[1][0], 1e-4, 1e-5)
+
+
 def test_a_loss_its_gradient_and_the_step_are_one_kernel():
     fused = zmlx.fuse(step)
     for _ in range(2):
@@ -394,3 +407,12 @@ def test_errors_are_those_of_mlx():
         with pytest.raises(ValueError) as got:
             zmlx.fuse(function)(x)
         assert str(got.value) == str(want.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*run as MLX ops")
+def test_without_a_compiler(monkeypatch):
+    """Then nothing tells which results of a call depend on which arrays."""
+    monkeypatch.setenv("ZMLX_DEVICE", "replay")
+    for fn in (convolved, attended, cut):
+        given = (points, w, b, c)
+        close(zmlx.fuse(fn)(*given), fn(*given), 1e-4, 1e-5)

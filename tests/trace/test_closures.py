@@ -13,7 +13,111 @@ import pytest
 from refusing import X, refused
 from tracing import replayed, same, traced
 
+import zmlx
 from zmlx.errors import TraceError
+
+
+class _Loss:
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, y):
+        return (y * self.w).sum()
+
+    def scaled(self, y, by=1.0):
+        return self(y) * by
+
+
+def _product(w, y, by=1.0):
+    return (y * w).sum() * by
+
+
+def _default(x):
+    def loss(y, w=x * 2):
+        return (y * w).sum()
+
+    return loss
+
+
+def _named_default(x):
+    def loss(y, *, w=x * 2, by=3.0):
+        return (y * w).sum() * by
+
+    return loss
+
+
+def _attribute(x):
+    def loss(y):
+        return (y * loss.w).sum()
+
+    loss.w = x * 2
+    return loss
+
+
+HOLDING = {  # functions that hold an array which is traced where they are made
+    "partial": lambda x: functools.partial(_product, x * 2),
+    "partial, by name": lambda x: functools.partial(_product, x * 2, by=x.sum()),
+    "partial of a tree": lambda x: functools.partial(lambda t, y: (t[0] * y).sum(), [x]),
+    "partial of a partial": lambda x: functools.partial(functools.partial(_product, x * 2), by=3.0),
+    "partial of a method": lambda x: functools.partial(_Loss(x * 2).scaled, by=x.sum()),
+    "partial in a closure": lambda x: (lambda p: lambda y: p(y))(functools.partial(_product, x)),
+    "default": _default,
+    "default, by name": _named_default,
+    "attribute": _attribute,
+    "method": lambda x: _Loss(x * 2).scaled,
+    "callable object": lambda x: _Loss(x * 2),
+    "table": lambda x: (lambda table: lambda y: table["f"](y))({"f": _Loss(x * 2).scaled}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*run as MLX ops")
+@pytest.mark.parametrize("name", HOLDING)
+def test_functions_that_hold_traced_arrays(name, monkeypatch):
+    monkeypatch.setenv("ZMLX_DEVICE", "replay")  # nothing here depends on kernels
+    make = HOLDING[name]
+
+    def fn(x):
+        value, slope = mx.value_and_grad(make(x))(x)
+        _, (product,) = mx.vjp(make(x), [x], [x.sum()])
+        return value, slope, mx.vmap(make(x))(mx.stack([x, x * 3])), product
+
+    fused = zmlx.fuse(fn)
+    for x in (X, X * 2, X + 1):
+        same(fused(x), fn(x))
+    squared = lambda f: lambda x: sum((part * part).sum() for part in f(x))  # noqa: E731
+    same(mx.grad(squared(fused))(X), mx.grad(squared(fn))(X))
+
+
+@pytest.mark.filterwarnings("ignore:.*run as MLX ops")
+def test_rules_of_a_custom_function_over_traced_arrays(monkeypatch):
+    """MLX calls them when the call has ended, and what they close over is not there any more."""
+    monkeypatch.setenv("ZMLX_DEVICE", "replay")
+
+    def fn(x):
+        results = []
+        for power in (1.0, 2.0):
+            w = x * power
+
+            @mx.custom_function
+            def scaled(y, w=w):
+                return y * w
+
+            made = _ruled(scaled, w)
+            results.append(made(x) * made(x + 1))
+        return mx.stack(results)
+
+    fused = zmlx.fuse(fn)
+    slope = lambda f: mx.grad(lambda x: f(x).square().sum())  # noqa: E731
+    push = lambda f: lambda x: mx.jvp(f, [x], [x])[1][0]  # noqa: E731
+    for x in (X, X * 2):
+        for transform in (lambda f: f, slope, push):
+            same(transform(fused)(x), transform(fn)(x))
+
+
+def _ruled(function, w):
+    function.vjp(lambda primals, cotangent, output: cotangent * w * 10)
+    function.jvp(lambda primals, tangents: tangents * w * 7)
+    return function
 
 
 def test_closures_over_traced_arrays():

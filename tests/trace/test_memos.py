@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 
 import zmlx
@@ -202,3 +204,52 @@ def test_a_function_that_raises_after_it_made_its_table() -> None:
     assert kept == {}
     assert mx.array_equal(fused(CALLS[0], False), CALLS[0] * mx.array([0.0, 2.0, 4.0]))
     assert kept["k"].tolist() == [0, 2, 4]
+
+
+def test_what_says_that_a_table_is_there_goes_with_it() -> None:
+    """A run that is undone is undone whole: the function runs again, and makes the table again."""
+
+    class Rotation:
+        ready, made = False, 0
+
+        def table(self, length: Any) -> Any:
+            if not self.ready:
+                self.kept, self.ready, self.made = mx.arange(length) * 2.0, True, self.made + 1
+            return self.kept
+
+    rotation, log = Rotation(), list[str]()
+
+    def fn(x: Any, bad: bool) -> Any:
+        if not rotation.ready:
+            log.append("made")
+        y = x * rotation.table(x.shape[0])
+        if bad:
+            raise KeyError("bad")
+        return y
+
+    fused = zmlx.fuse(fn)
+    with pytest.raises(KeyError):
+        fused(CALLS[0], True)
+    assert not rotation.ready and not hasattr(rotation, "kept") and log == []
+    assert mx.array_equal(fused(CALLS[0], False), CALLS[0] * mx.array([0.0, 2.0, 4.0]))
+    assert rotation.ready and rotation.made == 1 and log == ["made"]
+
+
+def test_a_refused_step_leaves_the_optimizer_as_it_was() -> None:
+    """Its state goes, and `initialized` with it: the step runs unfused, or is refused again."""
+    model, adam = nn.Linear(3, 3), optim.Adam(1e-2)
+    slopes = nn.value_and_grad(model, lambda x: model(x).sum())
+
+    def step(x: Any) -> Any:
+        loss, gradient = slopes(x)
+        adam.update(model, gradient)
+        return loss
+
+    fused = zmlx.fuse(step)
+    for _ in range(2):
+        with pytest.raises(TraceError, match="inputs="):
+            fused(CALLS[0])
+    first = mx.array(model.weight)
+    step(CALLS[0])
+    assert not mx.array_equal(model.weight, first)
+    assert adam.state["step"].item() == 1

@@ -24,7 +24,8 @@ class Pulled:
     first; `results` are the positions of what the call gave among all its results.
 
     Where nothing leads from the one to the other, as a view was moved, or an array stands at two
-    places of the call, MLX makes the call again to pull back through it.
+    places of the call, MLX makes the call again to pull back through it; also where ZMLX has no
+    native module, for want of a compiler.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class Pulled:
         given, rest = values[: self.given], values[self.given :]
         results, seeds, numbers = rest[:count], rest[count : 2 * count], rest[2 * count :]
         moving = [given[i] for i in self.moving]
-        found = native_or_none().pull_between(moving, given, results, seeds)
+        native = native_or_none()
+        found = native.pull_between(moving, given, results, seeds) if native else [None]
         if any(gradient is None for gradient in found):
             found = self._again((*given, *numbers), seeds)
         return found if self.several else found[0]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -133,7 +134,7 @@ class _Taken:
         tree = mapped(tree, lambda leaf: next(parts) if isinstance(leaf, mx.array) else leaf)
         if not what.value:
             return (tree,)
-        values = iter(results)
+        values = chain(results[:1], map(self._stopped, results[1:]))  # as MLX does beside a loss
         value = mapped(told, lambda leaf: next(values) if isinstance(leaf, mx.array) else leaf)
         return ((value, tree),)
 
@@ -243,6 +244,11 @@ class _Taken:
     def _one(self, node: int) -> Proxy:
         return self.tracer.constant(mx.ones((), dtype_of(self.tracer.graph[node]["dtype"])))
 
+    def _stopped(self, array: Any) -> Any:
+        """The array, through which no gradient goes."""
+        traced = type(array) is Proxy
+        return self.tracer.elementwise("stop_gradient", (array,)) if traced else array
+
     def _zeros(self, array: Any) -> Any:
         return self.tracer.elementwise("zeros_like", (array,))
 
@@ -325,7 +331,8 @@ class _Links:
         operands = graph.operands(node)
         numbers = [p for p, o in enumerate(operands) if graph.kind(o) in ("const", *NUMBERS)]
         arrays = [p for p in range(len(operands)) if p not in numbers]
-        if numbers:  # Pulled gives zeros where nothing is linked
+        native = native_or_none()
+        if numbers or native is None:  # Pulled gives zeros where nothing is linked
             return dict.fromkeys(arrays, range(max(1, call.outputs)))
         given = [mx.zeros(graph[o]["shape"], dtype_of(graph[o]["dtype"])) for o in operands]
 
@@ -334,5 +341,5 @@ class _Links:
 
         args, kwargs = mapped((call.args, call.kwargs), leaf)
         results = list(arrays_in(call.fn(*args, **kwargs)))
-        found = native_or_none().reached(given, given, results)
+        found = native.reached(given, given, results)
         return {p: r for p, r in zip(arrays, found, strict=True) if r}

@@ -41,6 +41,7 @@ MODULES = {
     "": mx,
     **{f"{m}.": getattr(mx, m) for m in ("random", "fast", "linalg", "fft", "distributed")},
 }
+RULES = ("vjp", "jvp", "vmap")  # of a custom function
 # Functions that neither take nor make arrays a trace would care about.
 _PASS = {
     "default_device", "default_stream", "export_to_dot", "result_type",
@@ -153,6 +154,8 @@ def _install() -> None:
                 _replace(module, name, partial(Wrapper, f"{prefix}{known}"))
     for kind in (type(mx.compile(abs)), mx.custom_function):
         _replace(kind, "__call__", _wrap_object)
+    for name in RULES:
+        _replace(mx.custom_function, name, partial(_wrap_rule, name))
     for name, wrap in plain.wrappers():
         _replace(mx.array, name, wrap)
     array_name.show(current, stand_in)
@@ -219,5 +222,15 @@ def _wrap_object(call: Callable[..., Any]) -> Callable[..., Any]:
             refuse_closures((args, kwargs))
             return call(self, *args, **kwargs)
         return tracer.call_object(call, self, args, kwargs)
+
+    return intercepted
+
+
+def _wrap_rule(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def intercepted(self: Any, rule: Any) -> Any:
+        tracer = current()
+        if tracer is not None:
+            tracer.state.rules.setdefault(id(self), (self, {}))[1][name] = rule
+        return method(self, rule)
 
     return intercepted

@@ -14,7 +14,7 @@ import os
 import sys
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -225,6 +225,25 @@ class Slots:
         return [(n, getattr(self.owner, n)) for n in names if hasattr(self.owner, n)]
 
 
+class Fixed:
+    """The defaults of a function, or the arguments that a partial holds, as a container."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def items(self) -> list[tuple[int, Any]]:
+        partial = isinstance(self.owner, functools.partial)
+        return list(enumerate((self.owner.args if partial else self.owner.__defaults__) or ()))
+
+    def fill(self, values: Iterable[Any]) -> None:
+        if isinstance(self.owner, functools.partial):
+            whole: Any = self.owner
+            function, _, words, attributes = whole.__reduce__()[2]
+            whole.__setstate__((function, tuple(values), words, attributes))
+        else:
+            self.owner.__defaults__ = tuple(values)
+
+
 def parts_of(value: Any) -> list[Any]:
     """The containers that hold an object's parts: its items, its __dict__, its slots."""
     if type(value) in PROXIES:
@@ -252,7 +271,7 @@ def items(part: Any) -> Iterator[tuple[Any, Any]]:
             return iter([("cell", part.cell_contents)])
         except ValueError:  # a name that was deleted, or not bound yet
             return iter(())
-    return iter(part.items()) if type(part) is Slots else iter(enumerate(part))
+    return iter(part.items()) if type(part) in (Slots, Fixed) else iter(enumerate(part))
 
 
 def content(part: Any) -> Any:
@@ -279,6 +298,8 @@ def store(part: Any, key: Any, value: Any) -> None:
         object.__setattr__(part.owner, key, value)
     elif type(part) is CellType:
         part.cell_contents = value
+    elif type(part) is Fixed:
+        part.fill({**dict(part.items()), key: value}.values())
     else:
         part[key] = value
 
@@ -308,6 +329,8 @@ def refill(part: Any, wanted: Any) -> None:
             part.cell_contents = wanted["cell"]
         else:
             del part.cell_contents
+    elif type(part) is Fixed:
+        part.fill(wanted.values())
     else:  # a deque or a set
         part.clear()
         (part.update if isinstance(part, set) else part.extend)(wanted)

@@ -35,6 +35,7 @@ from zmlx.trace.kinds import (
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.tree import Leaves, filled_cells
+from zmlx.trace.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -86,6 +87,7 @@ class Surroundings:
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._parts: list[tuple[Any, Any]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
+        self._globals: set[int] = set()  # ids of the modules' dicts among the parts
         self.values = list(reached(fn))
         self.caches = [value for value in self.values if type(value) is _CACHE]
         self._known: set[int] | None = None
@@ -119,7 +121,10 @@ class Surroundings:
         return found
 
     def _remember(self, fn: FunctionType) -> None:
-        self._parts += [(fn.__dict__, dict(fn.__dict__)), (fn.__globals__, dict(fn.__globals__))]
+        self._parts.append((fn.__dict__, dict(fn.__dict__)))
+        if id(fn.__globals__) not in self._globals:
+            self._globals.add(id(fn.__globals__))
+            self._parts.append((fn.__globals__, dict(fn.__globals__)))
         self._parts += [(cell, content(cell)) for cell in filled_cells(fn)]
 
     def written_in_c(self) -> bool:
@@ -149,17 +154,46 @@ class Surroundings:
         return held[key] if key < len(held) else NOTHING
 
     def restore(self) -> None:
-        """Put back the content of whatever holds a traced value, or a lost array, now."""
-        for part, held in self._parts:
-            if any(True for _ in _traced(list(items(part)), held)):
-                if isinstance(part, dict):
-                    for key, _ in list(_traced(list(part.items()), held)):
-                        remove(part, key) if key not in held else store(part, key, held[key])
-                else:
-                    refill(part, held)
-        for cls, held in self._classes:
-            for name, _ in list(_traced(list(vars(cls).items()), held)):
-                setattr(cls, name, held[name]) if name in held else delattr(cls, name)
+        """Undo the run where it has stored a traced value, or a lost array, here.
+
+        All that it wrote is undone then: what says that the value is there (`ready = True`) too.
+        """
+        stored = [
+            *[(part, held, dict(_traced(list(items(part)), held))) for part, held in self._parts],
+            *[(c, held, dict(_traced(list(vars(c).items()), held))) for c, held in self._classes],
+        ]
+        if not any(traced for _, _, traced in stored):
+            return
+        for part, held, traced in stored:
+            if isinstance(part, type):
+                for name in traced:
+                    setattr(part, name, held[name]) if name in held else delattr(part, name)
+            elif isinstance(part, dict):
+                _put_back(part, held, traced, id(part) in self._globals)
+            elif _moved(held, content(part)):
+                refill(part, held)
+
+
+def _put_back(part: dict[Any, Any], held: dict[Any, Any], traced: Any, shared: bool) -> None:
+    """Write what differs, key by key: other threads read. Of a module's names `shared` says that
+    traces, of other threads too, put functions there.
+    """
+    missing = object()
+    for key in [*part, *[key for key in held if key not in part]]:
+        old, new = held.get(key, missing), part.get(key, missing)
+        put = shared and any(isinstance(v, ModuleType) or callable(v) for v in (old, new))
+        if unwrapped(old) is unwrapped(new) or (put and key not in traced):
+            continue
+        remove(part, key) if old is missing else store(part, key, old)
+
+
+def _moved(held: Any, now: Any) -> bool:
+    """Whether two contents differ, but for what traces put in the place of MLX's functions."""
+    pairs = (list(c.items()) if isinstance(c, dict) else list(enumerate(c)) for c in (held, now))
+    a, b = pairs
+    return len(a) != len(b) or any(
+        i != j or unwrapped(v) is not unwrapped(w) for (i, v), (j, w) in zip(a, b, strict=True)
+    )
 
 
 def _bytes_of(array: mx.array) -> bytes | None:

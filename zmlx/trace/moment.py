@@ -8,13 +8,17 @@ zmlx.trace.state makes both.
 
 from __future__ import annotations
 
+import functools
+import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from zmlx.trace.calls import Around
 from zmlx.trace.kinds import (
     HOLDERS,
+    Fixed,
     Kind,
     content,
     items,
@@ -34,14 +38,27 @@ LOCK = threading.RLock()  # for places that calls on several threads fill in tur
 _CONTAINERS = (*HOLDERS, Kind.SET)
 
 
+def parts_of_callable(value: Any) -> Iterator[Any]:
+    """Where a function or a partial keeps values: closure, and traced defaults and arguments."""
+    yield from filled_cells(value)
+    parts: list[Any] = []
+    if isinstance(value, FunctionType) and type(value) is not FunctionType:  # MLX's, around one
+        value = next((f for f in gc.get_referents(value) if type(f) is FunctionType), None)
+    if type(value) is FunctionType:
+        parts = [Fixed(value), value.__kwdefaults__ or {}, value.__dict__]
+    elif isinstance(value, functools.partial):
+        parts = [Fixed(value)]
+    yield from [part for part in parts if any(holds(held) for _, held in items(part))]
+
+
 def parts_around(met: Sequence[Any], others: set[int]) -> Iterator[Any]:
-    """The cells of closures and the parts of containers among `met`, less those of `others`' ids.
+    """What callables and containers among `met` keep, less those of `others`' ids.
 
     What is older than the trace and no argument is not among them: it is what it is at each call.
     """
     for value in met:
         if id(value) not in others:
-            yield from [cell for cell in filled_cells(value) if id(cell) not in others]
+            yield from [part for part in parts_of_callable(value) if id(part) not in others]
             yield from parts_of(value) if kind_of(value) in _CONTAINERS else ()
 
 

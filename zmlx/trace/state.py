@@ -23,10 +23,10 @@ from zmlx.trace.kinds import (
     same_content,
 )
 from zmlx.trace.leaks import holds, is_traced, reached
-from zmlx.trace.moment import Late, Moment, parts_around
+from zmlx.trace.moment import Late, Moment, parts_around, parts_of_callable
 from zmlx.trace.proxy import Proxy
-from zmlx.trace.statecall import ALL, Changed, StateCall, Unplaced
-from zmlx.trace.tree import Leaves, filled_cells, flatten_state
+from zmlx.trace.statecall import ALL, Changed, Remade, StateCall, Unplaced
+from zmlx.trace.tree import Leaves, flatten_state
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -49,6 +49,8 @@ class State:
     live: Sequence[Any] = ()
     copied: frozenset[int] = frozenset()  # which are copies of the caller's
     parts: list[Part] = field(default_factory=list)
+    # Custom functions that the function has given rules, by id, with these.
+    rules: dict[int, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, live: Sequence[Any], copied: frozenset[int]) -> State:
@@ -82,7 +84,14 @@ class State:
         return all(id(inner) in known or _only_holds(inner) for inner in leaves.objects)
 
     def run(
-        self, tracer: Tracer, label: str, fn: Callable[..., Any], args: Any, kwargs: Any, **how: Any
+        self,
+        tracer: Tracer,
+        label: str,
+        fn: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        remade: Remade | None = None,
+        **how: Any,
     ) -> Any:
         """Record a call of `fn`, Python code that MLX runs, which may meet the caller's objects."""
         met = list(reached((fn, args, kwargs)))
@@ -91,6 +100,7 @@ class State:
             call = self._call(tracer, fn, met, everything)
             if call is None:
                 return tracer.opaque(label, fn, args, kwargs, closed=False, **how)
+            call.remade = remade
             moment = Moment(call, call.around, call.filled)
             try:
                 result, left, written = tracer.opaque(
@@ -168,12 +178,12 @@ def _only_holds(container: Any) -> bool:
 
 
 def _traced_places(met: Sequence[Any], own: set[int]) -> Iterator[tuple[Any, Any, Any]]:
-    """Where closures, and containers that they lead to, hold traced values."""
+    """Where callables, and containers that they lead to, hold traced values."""
     for value in met:
         if id(value) in own:
             continue
         containers = parts_of(value) if kind_of(value) in HOLDERS else ()
-        for part in (*filled_cells(value), *containers):
+        for part in (*parts_of_callable(value), *containers):
             for key, held in items(part):
                 if is_traced(held):
                     yield part, key, held

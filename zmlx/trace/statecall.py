@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
 
 _ABSENT = object()
+# Makes the function anew, of functions that are called within what it is given.
+Remade = Callable[[Callable[[Any], Any]], Callable[..., Any]]
 ALL = object()  # in place of a key: all that a list, a deque or a set holds
 
 
@@ -71,6 +74,7 @@ class StateCall(Around):
         tracer: Tracer,
     ) -> None:
         self.fn, self.places, self.values = fn, places, values
+        self.remade: Remade | None = None  # where MLX calls parts of `fn` after the call
         self.around: Sequence[Any] = ()  # parts of containers and closures that the trace made
         self.outside: Sequence[Any] = ()  # of older ones: each call writes them by itself
         self.complete = False  # whether all arrays that it reaches stand in places
@@ -91,10 +95,18 @@ class StateCall(Around):
             leaves = [mx.array(v) if isinstance(v, mx.array) else v for v in _leaves(values)]
             copies = iter([leaves[i] for i in self._first])
             values = mapped(values, lambda _: next(copies))
+        fn = self.fn if self.remade is None else self.remade(partial(self._within, values))
         with LOCK, _put(self.places, values, self._stays):
-            result = self.fn(*args, **kwargs)
+            result = fn(*args, **kwargs)
             written = [leaves[i] for i in self._written] if self._written else []
             return result, [_held(part, key) for part, key in self._left], written
+
+    def _within(self, values: Sequence[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+        def placed(*args: Any, **kwargs: Any) -> Any:
+            with LOCK, _put(self.places, values, self._stays):
+                return fn(*args, **kwargs)
+
+        return placed
 
     def settle(self, tracer: Tracer, left: Sequence[Any], written: Sequence[Any]) -> None:
         """After the call was recorded: let the trace see what it wrote."""

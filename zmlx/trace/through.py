@@ -153,4 +153,22 @@ def _as_call(
             result = fn(target, *args, **kwargs)
             if not drew():
                 return result
-    return tracer.state.run(tracer, label, target, args, kwargs, why=why, runs_always=runs_always)
+    rules = tracer.state.rules.get(id(target))
+    remade = None if rules is None else partial(_remade, *rules)
+    return tracer.state.run(
+        tracer, label, target, args, kwargs, remade, why=why, runs_always=runs_always
+    )
+
+
+def _remade(
+    target: Any, rules: dict[str, Callable[..., Any]], within: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    """A custom function like `target` of functions that are called `within` something: MLX calls
+    its rules when the call has ended.
+    """
+    held = [thing for thing in gc.get_referents(target) if thing is not type(target)]
+    function = next(thing for thing in held if all(thing is not rule for rule in rules.values()))
+    made: Any = mx.custom_function(within(function))
+    for name, rule in rules.items():
+        getattr(made, name)(within(rule))
+    return made
