@@ -141,3 +141,34 @@ def test_new_sizes():
     for rows, classes in ((5, 67), (1, 40), (2, 1000)):
         x, t = array(1, rows, classes), mx.zeros((rows,), mx.int32)
         close(fused(x, t), mx.value_and_grad(entropy)(x, t))
+
+
+def with_made_labels(x):
+    return nn.losses.cross_entropy(x, mx.arange(x.shape[0]) * 3 % x.shape[1]).mean()
+
+
+def test_labels_made_inside_keep_no_row_from_being_read_once():
+    x = array(1, 6, 64)
+    value, gradient = mx.value_and_grad(zmlx.fuse(with_made_labels))(x)
+    assert [k.startswith("zmlx_rows") for k in kernels(value, gradient)].count(True) == 1
+    close([value, gradient], mx.value_and_grad(with_made_labels)(x))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_places_along_any_axis(axis):
+    """A kernel knows the number of a column where the axis is its columns, else it reads it."""
+
+    def picked(x, t):
+        labels = mx.expand_dims(t, axis)
+        return mx.sum(mx.take_along_axis(x - mx.logsumexp(x, axis, keepdims=True), labels, axis))
+
+    x = array(1, 3, 5, 8)
+    t = mx.array(
+        np.random.default_rng(0).integers(0, 3, [n for d, n in enumerate(x.shape) if d != axis])
+    )
+    close(mx.value_and_grad(zmlx.fuse(picked))(x, t), mx.value_and_grad(picked)(x, t))
+    for one in (x[:, :, :1], x[:1], x[:, :1]):
+        least = mx.zeros([n for d, n in enumerate(one.shape) if d != axis], mx.int32)
+        close(
+            mx.value_and_grad(zmlx.fuse(picked))(one, least), mx.value_and_grad(picked)(one, least)
+        )

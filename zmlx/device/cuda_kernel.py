@@ -214,10 +214,10 @@ def _reads(text: CudaText) -> list[tuple[bool, ...]]:
     return [tuple(f"{name}_{part}" in text.source for part in _PARTS) for name in text.input_names]
 
 
-def _bound(threadgroup: tuple[int, int, int], busy: bool) -> int:
+def _bound(threadgroup: tuple[int, int, int], busy: int) -> int:
     """Threads for which a thread's registers must be few; 0 where the compiler may take its own."""
-    threads = threadgroup[0] * threadgroup[1] * threadgroup[2]
-    if threads <= _FREE and not busy:
+    threads = max(busy, threadgroup[0] * threadgroup[1] * threadgroup[2])
+    if threads <= _FREE:
         return 0
     return 512 if threads <= 512 else 1024
 

@@ -55,7 +55,7 @@ class CudaText:
     output_names: tuple[str, ...]
     source: str
     header: str
-    busy: bool = False  # two groups are to share a multiprocessor, whatever registers each wants
+    busy: int = 0  # threads that a multiprocessor is to hold, whatever registers each wants
 
 
 def cuda_text(spec: MetalKernelSpec) -> CudaText:

@@ -60,7 +60,7 @@ class GpuDevice(ABC):
         return self.elements(kernel), self.group(kernel)
 
     def deals(self, kernel: KernelSource) -> bool:
-        """Whether the text of `kernel` asks for SHORT, see zmlx.msl.loop."""
+        """Whether the text of `kernel` asks for SHORT, see zmlx.msl.short."""
         return False
 
     @abstractmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from zmlx.fuse.places import are_places
 from zmlx.fuse.simplify import copy_node
 from zmlx.trace.graph import NUMBERS, Graph
 from zmlx.trace.passes import verified
@@ -60,6 +61,7 @@ def extract(graph: Graph, nodes: Sequence[int]) -> Region:
         for source in sources:
             data = graph[source]
             given = {"expr": data["expr"]} if data["kind"] == "scalar" else {}
+            given |= {"places": True} if are_places(graph, source) else {}
             new[source] = region.add(
                 kind, shape=data["shape"], dtype=data["dtype"], loc=data["loc"], **given
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
+from zmlx import dtypes
 from zmlx.fuse.plan import Plan
 from zmlx.fuse.reads import Backward, Links
 from zmlx.fuse.replay import dtype_of
@@ -63,14 +64,20 @@ def may_join(plan: Plan) -> bool:
     it reads, as a loss is: nobody minds that they are computed where only a gradient is wanted.
     """
     graph = plan.graph
-    read = max((_bytes(graph, n) for n in graph.inputs), default=0)
-    small = sum(_bytes(graph, n) for n in graph.outputs) * SHORTER <= read
-    return small and all(_is_idle(graph, step.node) for step in plan.natives)
+    few = max((_bytes(graph, n) for n in graph.inputs), default=0) // SHORTER
+    small = sum(_bytes(graph, n) for n in graph.outputs) <= few
+    return small and all(_is_idle(graph, step.node, few) for step in plan.natives)
 
 
-def _is_idle(graph: Graph, node: int) -> bool:
-    """Whether what MLX runs is a view, a number, or a single small op."""
-    return is_view(graph, node) or graph.kind(node) in (*NUMBERS, "item", "op")
+def _is_idle(graph: Graph, node: int, few: int) -> bool:
+    """Whether what MLX runs is a view, a number, a small op, or makes few integers of integers."""
+    if is_view(graph, node) or graph.kind(node) in (*NUMBERS, "item", "op"):
+        return True
+    if graph.kind(node) != "opaque" or not graph[node]["pure"] or graph[node]["call"].outputs:
+        return False
+    arrays = [n for n in graph.operands(node) if graph.kind(n) not in ("const", *NUMBERS)]
+    whole = not any(dtypes.is_float(graph[n]["dtype"]) for n in (node, *arrays))
+    return whole and sum(_bytes(graph, n) for n in (node, *arrays)) <= few
 
 
 def is_view(graph: Graph, node: int) -> bool:

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from zmlx.trace.graph import Graph
+
+
+def are_places(graph: Graph, node: int) -> bool:
+    """Whether an array's elements are where they stand along its only axis longer than one."""
+    return graph.kind(node) == "opaque" and isinstance(graph[node]["call"].fn, Places)
+
 
 class Places:
     """0, 1, 2, … along an axis, counted from the last one; of type int32.

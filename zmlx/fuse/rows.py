@@ -224,6 +224,9 @@ def _merged(
         operands = graph.operands(node)
         if kind == "input":
             data["shape"] = merged(shapes[node])
+            inner, around = padded[node][first:last], padded[node][:first] + padded[node][last:]
+            if node in spread or prod(inner) == 1 or prod(around) != 1:
+                data.pop("places", None)  # along no columns
         elif kind == "op":
             data["shape"] = broadcast([made[o]["shape"] for o in operands])
         elif kind in ("reduce", "count"):

@@ -234,6 +234,10 @@ def _planned(
         made = geometry.across(found.sizes, lone)
         return plan, made, (alone_kernel(plan) if lone else walk_kernel(plan, plan, False))
     made = (geometry.alone if lone else geometry.on_gpu)(plan, found.sizes)
+    if plan.kept and not (lone or geometry.alternates(plan, made)):
+        again = schedule(found.region, keep=False, outer=outer)
+        other = geometry.on_gpu(again, found.sizes)
+        plan, made = (again, other) if geometry.alternates(again, other) else (plan, made)
     if group and not (made.cut or made.room):
         made = geometry.capped(plan, found.sizes, made, group)
     if made.cut:
@@ -244,7 +248,10 @@ def _planned(
         return plan, made, alone_kernel(plan)
     slow = schedule(found.region, keep=False, outer=outer, cut=plan.cut)
     quick = plan if made.packs else slow
-    return quick, made, walk_kernel(quick, slow, made.packs > 0)
+    spec = walk_kernel(quick, slow, made.packs > 0)
+    half = made.threads == geometry.LARGEST // 2 and not quick.persists
+    twice = half and geometry.alternates(quick, made)
+    return quick, made, (replace(spec, busy=geometry.LARGEST) if twice else spec)
 
 
 def _kernel_of_groups(found: Layout) -> MetalKernelSpec:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from zmlx import dtypes
 from zmlx.msl.element import Element
-from zmlx.msl.loop import LOOP_MACRO, indent, walk
+from zmlx.msl.lines import indent
+from zmlx.msl.loop import LOOP_MACRO, walk
 from zmlx.msl.space import Space
 from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.graph import Graph

@@ -11,7 +11,8 @@ from zmlx import dtypes
 from zmlx.errors import EmitError
 from zmlx.msl.element import Element
 from zmlx.msl.kernel import Arg, KernelSource
-from zmlx.msl.loop import LOOP_MACRO, body, may_be_flat
+from zmlx.msl.layouts import may_be_flat
+from zmlx.msl.loop import LOOP_MACRO, body
 from zmlx.msl.space import MAX_BUFFERS, Space, buffer_slots
 from zmlx.trace.graph import Graph
 

@@ -16,12 +16,14 @@ from zmlx.msl.spec import Launch
 SIMDGROUP, GROUP, LARGEST = 32, 256, 1024  # threads
 PACK_BYTES = 16  # what a thread moves in one go
 HELD_BYTES = 256  # of a thread, in registers
+TWICE_BYTES = 128  # the same, with which two groups of half the most threads find room
 SHARE_BYTES = 192  # the same, with which a thread still takes four packs
 MAX_GROUPS = 32768  # CUDA has at most 65535 along y; more rows share a group
 SINK_GROUPS = 528  # groups that each add up rows, four for each multiprocessor of a large GPU
 WHOLE_GROUPS = 264  # the same, of whole rows: two for each
 SINK_ROWS = 8  # of a group, at least
-SINK_LENGTHS = (64, 16)  # rows that a thread folds where columns are cut: at most, at least
+COLUMN_GROUPS = 2112  # where columns are cut, so that none idles for long at the end
+SINK_LENGTHS = (64, 8)  # rows that a thread folds there: at most, at least
 CUT_BYTES = 32  # of a thread, each value of a sink for a column
 ALONE_COLUMNS = 512  # of one step: its values stay in the first cache
 ALONE_BLOCKS, ALONE_ELEMENTS = 64, 1 << 14  # blocks of rows at most; what one is worth at least
@@ -172,9 +174,9 @@ def _columns_apart(plan: Schedule, sizes: Sizes) -> Geometry:
     share = max(1, min(CUT_BYTES // (4 * lanes), packs // threads))
     cut = share * threads * lanes
     cuts, lines, layers = -(-columns // cut), GROUP // threads, min(outer, MAX_GROUPS)
-    length, least = SINK_LENGTHS
-    while length > least and cuts * layers * -(-rows // (length * lines)) < SINK_GROUPS:
-        length //= 2
+    most, least = SINK_LENGTHS
+    even = -(-rows * cuts * layers // (COLUMN_GROUPS * lines))
+    length = max(least, min(most, even))
     groups = min(-(-rows // (length * lines)), MAX_GROUPS)
     exact = cuts * cut == columns
     return Geometry(lanes, share, threads, lines, groups, exact, cut=cut, cuts=cuts, layers=layers)
@@ -234,7 +236,17 @@ def _rows_whole(plan: Schedule, sizes: Sizes) -> Geometry:
     threads = _threads(packs, _share(plan, lanes))
     while -(-packs // threads) * lanes * _bytes(plan) > HELD_BYTES and threads < LARGEST:
         threads *= 2
+    if threads == LARGEST and -(-packs // (threads // 2)) * lanes * _bytes(plan) <= TWICE_BYTES:
+        threads //= 2
     return _sharing(plan, sizes, threads, max(1, GROUP // threads))
+
+
+def alternates(plan: Schedule, made: Geometry) -> bool:
+    """Whether two groups of many threads fit into a multiprocessor's registers: one of them moves
+    its row while the other one computes.
+    """
+    held = made.packs * made.lanes * _bytes(plan)
+    return made.packs > 0 and (made.threads < LARGEST // 2 or held <= TWICE_BYTES)
 
 
 def _sharing(plan: Schedule, sizes: Sizes, threads: int, lines: int) -> Geometry:
@@ -245,7 +257,7 @@ def _sharing(plan: Schedule, sizes: Sizes, threads: int, lines: int) -> Geometry
     share = -(-(columns // lanes) // threads)
     held = share * lanes * _bytes(plan) <= HELD_BYTES  # else a row has a group to itself
     groups = min(-(-rows // lines), MAX_GROUPS)
-    if plan.sinks:
+    if plan.persists:
         enough = max(1, WHOLE_GROUPS // layers)
         groups = max(1, min(groups, enough, -(-rows // (lines * SINK_ROWS))))
     exact = held and share * threads * lanes == columns
@@ -278,7 +290,7 @@ def _share(plan: Schedule, lanes: int) -> int:
     written = [n for n in graph.outputs if n in plan.full]
     read = [n for n in plan.read if any(size != 1 for size in graph[n]["shape"][:-1])]
     wide = all(dtypes.itemsize(graph[n]["dtype"]) >= 4 for n in (*read, *written))
-    few = plan.sinks or 4 * lanes * _bytes(plan) > SHARE_BYTES
+    few = plan.persists or 4 * lanes * _bytes(plan) > SHARE_BYTES
     return 2 if few or (wide and len(read) == len(written) == 1) else 4
 
 

@@ -14,7 +14,8 @@ from math import prod
 
 from zmlx import dtypes
 from zmlx.msl.element import Element
-from zmlx.msl.loop import LOOP_MACRO, indent, next_row
+from zmlx.msl.lines import indent, next_row
+from zmlx.msl.loop import LOOP_MACRO
 from zmlx.msl.space import Space
 from zmlx.msl.spec import MetalKernelSpec
 from zmlx.trace.graph import Graph

@@ -79,17 +79,30 @@ class Schedule:
 
     @property
     def read(self) -> dict[int, tuple[int, ...]]:
-        """For each full input, the walks that read it."""
+        """For each full input that is read from memory, the walks that read it."""
         found: dict[int, list[int]] = {}
         for k, walk in enumerate(self.walks):
             for node in walk.part.inputs:
-                if self.region.kind(node) == "input" and node in self.full:
+                if self.region.kind(node) == "input" and node in self.full - self.placed:
                     found.setdefault(node, []).append(k)
         return {node: tuple(walks) for node, walks in found.items()}
+
+    @cached_property
+    def placed(self) -> frozenset[int]:
+        """Full inputs whose elements are the numbers of their columns, which a thread knows."""
+        if self.cut or self.across:
+            return frozenset()
+        return frozenset(n for n in self.full if self.region[n].get("places"))
 
     def keeps_columns(self, sink: int) -> bool:
         """Whether a sink gives a value for each column."""
         return not self.folds_columns(sink) and self.region.operands(sink)[0] in self.full
+
+    @property
+    def persists(self) -> bool:
+        """Whether a group goes through many rows: it adds up columns, or does nothing else."""
+        ends = bool(self.sinks) and self.ends_only
+        return ends or any(map(self.keeps_columns, self.sinks))
 
     def folds_columns(self, node: int) -> bool:
         return bool(self.region[node]["axes"][-1] == columns_of(self.region))

@@ -30,8 +30,8 @@ class MetalKernelSpec:
     a type of 16 bits: a device may take functions that are exact enough for that; `exact` that the
     device must use the very functions MLX uses there. `widest` are the bytes of an element of the
     widest array, where threads are dealt elements by zmlx_deal. `whole` says that every grid is
-    whole threadgroups, and that the text does not ask for the grid in threads; `busy` that few
-    groups go through all rows, of which registers must leave room for two at a time.
+    whole threadgroups, and that the text does not ask for the grid in threads; `busy` is how
+    many threads a multiprocessor is to hold at one time, whatever registers each of them wants.
     """
 
     name: str
@@ -45,7 +45,7 @@ class MetalKernelSpec:
     exact: bool = False
     widest: int = 0
     whole: bool = False
-    busy: bool = False
+    busy: int = 0
     references: tuple[int, ...] = ()
     math: str = "safe"
 
@@ -56,7 +56,7 @@ class MetalKernelSpec:
             self.name, *self.input_names, "", *self.output_names, "", self.source, self.header,
             str(self.ensure_row_contiguous), str(self.atomic_outputs), str(self.halves),
             *(["exact"] if self.exact else []), *([str(self.widest)] if self.widest else []),
-            *(["whole"] if self.whole else []), *(["busy"] if self.busy else []),
+            *(["whole"] if self.whole else []), *([f"busy {self.busy}"] if self.busy else []),
             *[f"&{i}" for i in self.references],
             *([self.math] if self.math != "safe" else []),
         )  # fmt: skip

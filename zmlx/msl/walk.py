@@ -30,6 +30,9 @@ from zmlx.msl.walk_parts import Parts, indent
 from zmlx.msl.walk_way import Way
 from zmlx.trace.graph import Graph
 
+MANY = 64  # halves of a row that a thread holds, two in a word: as floats they would take too much
+BUSY = 512  # threads: two groups that go through all rows, and wait for memory in turn
+
 
 def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernelSpec:
     """The kernel for GPUs, of the same region scheduled with and without kept values.
@@ -49,7 +52,7 @@ def walk_kernel(quick: Schedule, slow: Schedule, registers: bool) -> MetalKernel
     exchanges = "".join(near_text(op, kind) for op, kind in sorted(ops))
     whole = "\n".join([*lines, ways])
     spec = _spec(quick, whole, text.PARTS + exchanges, [first, second])
-    return replace(spec, whole=True, busy=bool(quick.sinks))
+    return replace(spec, whole=True, busy=BUSY if quick.persists else 0)
 
 
 def alone_kernel(plan: Schedule) -> MetalKernelSpec:
@@ -97,7 +100,7 @@ class _Quick(Way):
         super().__init__(plan, prefix, registers)
         several = {n for n, walks in plan.read.items() if registers and len(walks) > 1}
         moves = {n: self.space.moves[self.place[n]] for n in plan.read}
-        self.ahead = registers and bool(plan.sinks)  # a group goes through many rows
+        self.ahead = registers and plan.persists
         # A thread has the same columns in all of them: what rows share is loaded before the first.
         once = self.ahead or (registers and plan.cut)
         self.alike = [n for n, dims in moves.items() if once and dims == (self.column,)]
@@ -174,7 +177,10 @@ class _Quick(Way):
             if n in self.held and not self.ahead and self.plan.read[n][0] == k
         ]
         load = self._packed(loads) if loads else []
-        return [*declared, *load, *self._packed(self._lanes(k, walk))]
+        again = [n for n in self.full_inputs(walk) if n in self.held and self.plan.read[n][0] < k]
+        halves = [n for n in again if dtypes.itemsize(self.region[n]["dtype"]) == 2]
+        renewed = [f"kk_renew<(PACKS * LANES >= {MANY})>(kk_held{n}[kk_p]);" for n in halves]
+        return [*declared, *load, *self._packed([*renewed, *self._lanes(k, walk)])]
 
     def _pack(self, node: int) -> str:
         return f"kk_part<{self.memory(node)}, LANES>"
@@ -203,7 +209,7 @@ class _Quick(Way):
 
     def _values(self, walk: Walk) -> list[str]:
         """An element of each input of the walk."""
-        lines = []
+        lines = self.numbered(walk, "kk_at + kk_v")
         for node in self.full_inputs(walk):
             pack = f"w{self.place[node]}" + ("[kk_p]" if self.registers else "")
             pack = f"kk_held{node}[kk_p]" if node in self.held else pack
@@ -221,7 +227,7 @@ class _Slow(Way):
     thread_begins = "kk_thread"
 
     def loops(self, k: int, walk: Walk) -> list[str]:
-        lines = []
+        lines = self.numbered(walk, "kk_at")
         for node in self.full_inputs(walk):
             i = self.place[node]
             at = f"kk_row{i} + kk_at * kk_step{i}_{self.column}"

@@ -95,7 +95,7 @@ class Alone(Parts):
 
     def _lane(self, k: int, walk: Walk, step: str) -> list[str]:
         """One element; `step` is how an input's place grows from column to column."""
-        lines = []
+        lines = self.numbered(walk, "kk_from + kk_v")
         for node in self.full_inputs(walk):
             i, kind = self.place[node], self.kind(node)
             at = f"kk_row{i} + (kk_from + kk_v){step.format(i, self.column)}"

@@ -259,7 +259,13 @@ class Parts:
 
     # -- a walk -------------------------------------------------------------------------------
     def full_inputs(self, walk: Walk) -> list[int]:
-        return [n for n in walk.part.inputs if n in self.place and n in self.plan.full]
+        full = self.plan.full - self.plan.placed
+        return [n for n in walk.part.inputs if n in self.place and n in full]
+
+    def numbered(self, walk: Walk, column: str) -> list[str]:
+        """The inputs of a walk that are the number of a column."""
+        placed = [n for n in walk.part.inputs if n in self.plan.placed]
+        return [f"const {self.kind(n)} x{n} = {self.kind(n)}({column});" for n in placed]
 
     def kept_inputs(self, walk: Walk) -> list[int]:
         return [n for n in walk.part.inputs if n in self.plan.kept]

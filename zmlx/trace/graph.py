@@ -10,7 +10,8 @@ Attributes of every node:
   loc       "file.py:12" of the user's line, or ""
 
 Further attributes, by kind, and nothing else:
-  "input"   an array that the caller passes: `index`, its position in Graph.inputs
+  "input"   an array that the caller passes: `index`, its position in Graph.inputs; in a region also
+            `places`, True where each element is the place where it stands (zmlx.fuse.places)
   "scalar"  a Python number that the caller passes, a run-time argument of kernels: `index`
             likewise; `expr` says how it is computed from the caller's numbers (see
             zmlx.trace.exprs), None in a graph whose caller computes it
@@ -60,6 +61,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "opaque": ("call", "pure"),
     "item": ("index",),
 }
+OPTIONAL: dict[str, tuple[str, ...]] = {"input": ("places",)}
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def _line(graph: Graph, node: int) -> str:
     kind = data["kind"]
     inside = [f"%{o}" for o in data["operands"]]
     inside += [str(data[k]) for k in ("index", "value") if k in data and kind != "array"]
+    inside += ["places"] if data.get("places") else []
     inside += [f"axes={data['axes']}"] if "axes" in data else []
     if kind == "op" and data["at"] != data["dtype"]:
         inside.append(f"at={data['at']}")
@@ -209,7 +212,7 @@ def _problem(graph: Graph, node: int) -> str:
     kind = data.get("kind")
     if kind not in KINDS:
         return f"unknown kind {kind!r}"
-    if set(data) != {*COMMON, *KINDS[kind]}:
+    if {*data}.difference(OPTIONAL.get(kind, ())) != {*COMMON, *KINDS[kind]}:
         return f"attributes of a node of kind {kind!r} are {sorted({*COMMON, *KINDS[kind]})}"
     if data["dtype"] not in dtypes.ALL or any(type(size) is not int for size in data["shape"]):
         return "dtype or shape is not one"

@@ -221,6 +221,42 @@ ZM_INLINE float zmlx_erfinv(float x) {
   return ::erfinvf(x);
 }
 
+// log1p of an exponential in [0, 1], without the branches for what lies outside: minimax polynomials,
+// found by Remez' algorithm.
+#ifdef ZM_HALVES
+ZM_INLINE float zm_log1p_unit(float e) {
+  float p = ::fmaf(0.0141410234f, e, -0.0664017989f);
+  p = ::fmaf(p, e, 0.149223874f);
+  p = ::fmaf(p, e, -0.235038603f);
+  p = ::fmaf(p, e, 0.33109449f);
+  p = ::fmaf(p, e, -0.499869656f);
+  p = ::fmaf(p, e, 0.999998732f);
+  return p * e;
+}
+#else
+// Above 1/2 it is log(2) + log1p of half the rest, which lies in [-1/4, 0].
+ZM_INLINE float zm_log1p_unit(float e) {
+  const bool upper = e > 0.5f;
+  const float f = upper ? ::fmaf(0.5f, e, -0.5f) : e;
+  float p = ::fmaf(0.044909656f, f, -0.104483359f);
+  p = ::fmaf(p, f, 0.131622326f);
+  p = ::fmaf(p, f, -0.14482061f);
+  p = ::fmaf(p, f, 0.16647767f);
+  p = ::fmaf(p, f, -0.199906068f);
+  p = ::fmaf(p, f, 0.250000546f);
+  p = ::fmaf(p, f, -0.333334544f);
+  p = ::fmaf(p, f, 0.500000008f);
+  const float low = ::fmaf(-(f * f), p, f);
+  return upper ? low + 0.693147181f : low;
+}
+#endif
+#define ZMLX_NATIVE_LOGADDEXP
+ZM_INLINE float zmlx_logaddexp(float x, float y) {
+  const float gap = (x == y) ? 0.0f : ::fabsf(x - y);
+  const float top = (x > y || x != x) ? x : y;
+  return top + zm_log1p_unit(metal::exp(-gap));
+}
+
 #define ZMLX_NATIVE_SIGMOID
 #ifdef ZM_HALVES
 ZM_INLINE float zmlx_sigmoid(float x) {

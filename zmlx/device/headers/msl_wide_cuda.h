@@ -107,6 +107,16 @@ struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) zm_part<N, T, true> {
   }
 };
 
+// Hides what is known of a part's words: a compiler that has taken them apart once keeps every
+// element in a register of its own, where it could take them apart again.
+template <int N, typename T>
+ZM_INLINE void zm_renew(zm_part<N, T, true>& part) {
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    asm volatile("" : "+r"(part.word[i]));
+  }
+}
+
 // The elements of a thread in one array.
 template <int N, typename T>
 struct zm_parts {

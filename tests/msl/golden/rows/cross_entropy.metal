@@ -22,6 +22,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -57,6 +63,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {
@@ -181,7 +190,7 @@ const long kk_blocks = kk_groups * long(RY);
 threadgroup float kk_partials_float[2][2][32];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
-if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step2_1 == 1 && kk_whole<int, LANES>(in2)) {
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0) {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
     const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
@@ -230,22 +239,14 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     zmlx_row1(n4, n5, n20);
     float kk_fold14 = float(0.0f);
     float kk_fold23 = float(0.0f);
-    kk_part<int, LANES> w2[PACKS];
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
-        w2[kk_p] = kk_take<int, LANES>(in2 + (kk_row2 + kk_at));
-      }
-    }
     ZMLX_UNROLL
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
       if (EXACT || kk_at < kk_columns) {
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const int x2 = int(kk_at + kk_v);
           const float x0 = float(kk_held0[kk_p][kk_v]);
-          const int x2 = int(w2[kk_p][kk_v]);
           float y0;
           float y1;
           zmlx_walk1(x0, n5, x2, n10, n20, y0, y1);
@@ -314,8 +315,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     float kk_fold14 = float(0.0f);
     float kk_fold23 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const int x2 = int(kk_at);
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
-      const int x2 = int(in2[kk_row2 + kk_at * kk_step2_1]);
       float y0;
       float y1;
       zmlx_slow_walk1(x0, n5, x2, n10, n20, y0, y1);
@@ -373,6 +374,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -408,6 +415,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {
@@ -578,7 +588,7 @@ const long kk_blocks = kk_groups * long(RY);
 threadgroup float kk_partials_float[2][2][32];
 const int kk_place = kk_line * TX + kk_thread;
 int kk_turn = 0;
-if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 && kk_step2_1 == 1 && kk_whole<int, LANES>(in2)) {
+if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0) {
   for (long kk_base = kk_block - long(kk_line); kk_base < kk_rows; kk_base += kk_blocks) {
     const bool kk_live = FULL || kk_base + long(kk_line) < kk_rows;
     const long kk_row = (kk_live ? kk_base + long(kk_line) : kk_rows - 1);
@@ -588,7 +598,6 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     const float n3 = float(in3[kk_row * kk_step3_0]);
     float kk_keep23[PACKS * LANES];
     kk_part<float, LANES> kk_held0[PACKS];
-    kk_part<int, LANES> kk_held2[PACKS];
     int n11;
     float n28;
     zmlx_row0(n1, n3, n4, n11, n28);
@@ -635,17 +644,10 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
       if (EXACT || kk_at < kk_columns) {
-        kk_held2[kk_p] = kk_take<int, LANES>(in2 + (kk_row2 + kk_at));
-      }
-    }
-    ZMLX_UNROLL
-    for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
-      const int kk_at = (kk_p * TX + kk_thread) * LANES;
-      if (EXACT || kk_at < kk_columns) {
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
+          const int x2 = int(kk_at + kk_v);
           const float x0 = float(kk_held0[kk_p][kk_v]);
-          const int x2 = int(kk_held2[kk_p][kk_v]);
           float y0;
           float y1;
           zmlx_walk1(x0, n6, x2, n11, n21, y0, y1);
@@ -683,7 +685,7 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
         float r1[LANES];
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
-          const int x2 = int(kk_held2[kk_p][kk_v]);
+          const int x2 = int(kk_at + kk_v);
           const float x23 = kk_keep23[kk_p * LANES + kk_v];
           float y0;
           zmlx_walk2(x2, n11, n40, x23, n28, y0);
@@ -736,8 +738,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     float kk_fold15 = float(0.0f);
     float kk_fold24 = float(0.0f);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const int x2 = int(kk_at);
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
-      const int x2 = int(in2[kk_row2 + kk_at * kk_step2_1]);
       float y0;
       float y1;
       zmlx_slow_walk1(x0, n6, x2, n11, n21, y0, y1);
@@ -766,8 +768,8 @@ if (kk_step0_1 == 1 && kk_whole<float, LANES>(in0) && kk_step0_0 % LANES == 0 &&
     float n40;
     zmlx_slow_row2(n24, n21, n15, n3, n27, n40);
     for (int kk_at = kk_thread; kk_at < kk_columns; kk_at += TX) {
+      const int x2 = int(kk_at);
       const float x0 = float(in0[kk_row0 + kk_at * kk_step0_1]);
-      const int x2 = int(in2[kk_row2 + kk_at * kk_step2_1]);
       float y0;
       zmlx_slow_walk2(x0, n6, x2, n11, n21, n40, n28, y0);
       if (kk_live) {

@@ -22,6 +22,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -57,6 +63,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {
@@ -200,6 +209,8 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step0_0 % LANES ==
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
       if (EXACT || kk_at < kk_columns) {
+        kk_renew<(PACKS * LANES >= 64)>(kk_held0[kk_p]);
+        kk_renew<(PACKS * LANES >= 64)>(kk_held1[kk_p]);
         float r0[LANES];
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {
@@ -289,6 +300,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -324,6 +341,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {
@@ -568,6 +588,9 @@ if (kk_step0_1 == 1 && kk_whole<bfloat16_t, LANES>(in0) && kk_step1_1 == 1 && kk
     for (int kk_p = 0; kk_p < PACKS; ++kk_p) {
       const int kk_at = (kk_p * TX + kk_thread) * LANES;
       if (EXACT || kk_at < kk_columns) {
+        kk_renew<(PACKS * LANES >= 64)>(kk_held1[kk_p]);
+        kk_renew<(PACKS * LANES >= 64)>(kk_held3[kk_p]);
+        kk_renew<(PACKS * LANES >= 64)>(kk_held2[kk_p]);
         float r1[LANES];
         ZMLX_UNROLL
         for (int kk_v = 0; kk_v < LANES; ++kk_v) {

@@ -22,6 +22,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -57,6 +63,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {
@@ -274,6 +283,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -309,6 +324,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {

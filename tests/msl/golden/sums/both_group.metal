@@ -22,6 +22,12 @@ inline void kk_give(P* to, const V (&values)[N]) {
   part.convert(values);
   *reinterpret_cast<kk_part<T, N>*>(to) = part;
 }
+template <bool Many, typename P>
+inline void kk_renew(P& part) {
+  if constexpr (Many) {
+    zm_renew(part);
+  }
+}
 template <typename T, int N, typename P>
 inline bool kk_whole(const P* from) {
   return zm_aligned<N>(from);
@@ -57,6 +63,9 @@ inline void kk_give(P to, thread const V (&values)[N]) {
   for (int k = 0; k < N; ++k) {
     to[k] = T(values[k]);
   }
+}
+template <bool Many, typename P>
+inline void kk_renew(thread P&) {
 }
 template <typename T, int N, typename P>
 inline bool kk_whole(P) {
@@ -100,7 +109,7 @@ inline void zmlx_slow_walk0(float x0, float x1, thread float& y0) {
   const float t1 = t0 * x1;
   y0 = t1;
 }
-// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_defd50af4a363006(in0, in1, sum0); its signature is added on launch.
+// Body of kernel zmlx_zmlx_rows_sigmoid_multiply_ea7ffde5525bc581(in0, in1, sum0); its signature is added on launch.
 const long kk_n0 = in0_shape[0];
 const long kk_rows = kk_n0;
 const long kk_wide = in0_shape[1];
