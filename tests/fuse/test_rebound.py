@@ -389,3 +389,12 @@ def test_calls_and_changes_in_any_order(steps):
             whole[value - 1] = 7.0
         else:
             np.testing.assert_allclose(fused(X), fn(X), rtol=1e-5)
+
+
+def test_arrays_of_numpy_beside_captured_ones() -> None:
+    """They are compared with nothing: what equals them elementwise is no answer."""
+    tables = [np.ones(3, np.float32), mx.array([1.0, 2.0, 3.0])]
+    fused = zmlx.fuse(lambda x: x * tables[1] + mx.array(tables[0]))
+    assert fused(mx.ones(3)).tolist() == [2, 3, 4]
+    tables[1] = mx.zeros(3)
+    assert fused(mx.ones(3)).tolist() == [1, 1, 1]

@@ -173,8 +173,9 @@ class _Search:
         for owner, holder, read in _holders(self._roots, self._words):
             if id(holder) in self._inside or id(owner) in self._inside:
                 continue
-            pairs = list(holder.items() if isinstance(holder, _MAPPINGS) else enumerate(holder))
-            whole = owner is holder and "__name__" not in holder  # a list or dict, no module's
+            named = isinstance(holder, _MAPPINGS)
+            pairs = list(holder.items() if named else enumerate(holder))
+            whole = owner is holder and not (named and "__name__" in holder)  # no module's
             every = (whole and len(pairs) <= _SMALL) or issubclass(type(owner), _WHOLE)
             places = [
                 Place(holder, key, item)
