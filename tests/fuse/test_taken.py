@@ -338,6 +338,15 @@ def test_a_training_step_of_a_module():
     assert "[value_and_grad]" not in natives_of(fused, points, classes)
 
 
+def test_a_module_that_nobody_names():
+    model = nn.Linear(6, 5)
+    found = nn.value_and_grad(model, lambda x: mx.sin(model(x)).sum())
+    fused = zmlx.fuse(lambda x: found(x * 2))
+    for _ in range(2):
+        close(fused(points), found(points * 2), 1e-4, 1e-5)
+    assert type(model.weight) is mx.array
+
+
 def test_a_loss_that_draws():
     def step(x, key):
         keep = mx.random.bernoulli(0.5, x.shape, key=key)
@@ -368,6 +377,20 @@ def odd_vjp(x, g, out):
     return g * 7
 
 
+@mx.custom_function
+def straight(x):
+    return mx.round(x)
+
+
+@straight.jvp
+def straight_jvp(primals, tangents):
+    return tangents[0] * 5
+
+
+def customs_pushed(x, t):
+    return mx.jvp(lambda y: straight(y) * 2, [x], [x])
+
+
 def mapped(x, t):
     return mx.grad(lambda y: mx.vmap(lambda row: mx.tanh(row) * x[0])(y).sum())(x)
 
@@ -390,7 +413,7 @@ def counted(x, t):
     return gradient(x), gradient(x)
 
 
-@pytest.mark.parametrize("function", [mapped, customs, twice, complexes, counted])
+@pytest.mark.parametrize("function", [mapped, customs, customs_pushed, twice, complexes, counted])
 def test_what_cannot_be_spliced_is_called(function):
     close(zmlx.fuse(function)(x, t), function(x, t), 1e-4, 1e-5)
 

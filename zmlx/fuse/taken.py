@@ -28,6 +28,7 @@ from zmlx.fuse.inline import defined, inlined
 from zmlx.fuse.joint import joint
 from zmlx.fuse.keeping import keeping
 from zmlx.fuse.part import Part
+from zmlx.fuse.repeats import calls_mlx
 from zmlx.fuse.replay import dtype_of
 from zmlx.fuse.simplify import simplify
 from zmlx.fuse.table import tracing_exactly
@@ -149,6 +150,8 @@ class _Taken:
         if not _fits(self.moving, tangents):
             raise self._not_taken()
         part, ends = self._part(found)
+        if not all(map(calls_mlx, part.calls)):  # a custom function has its own rule for tangents
+            raise self._not_taken()
         if not part.outputs:
             return ((found, [self._zeros(array) for array in found]),)
         with intercept.recording(None):
