@@ -1,8 +1,8 @@
 """Catalog rows: every function of zmlx.kernels beside the MLX ops that a user would write.
 
 The table of the catalog says how arrays look and what the ops are; the subject's column is that of
-zmlx.kernels. GB/s count each array once, forward, and in the gradient of sum(f * g) also g and
-what comes out.
+zmlx.kernels. Where its result is float32 whatever arrays hold, the ops read float32 too. GB/s count
+each array once, forward, and in the gradient of sum(f * g) also g and what comes out.
 """
 
 from __future__ import annotations
@@ -66,14 +66,21 @@ def rows(settings: Settings) -> list[Row]:
 
 def forward(kernel: Kernel, dtype: str, settings: Settings) -> Result:
     kernel, arrays = inputs(kernel, dtype, settings)
-    return measured(kernel, dtype, lambda f: f, arrays, kernel.bars, settings)
+    kind = "float32" if kernel.wide else dtype
+    return measured(
+        kernel, kind, lambda f: f, arrays, _limits(kernel.bars, dtype, settings), settings
+    )
 
 
 def backward(kernel: Kernel, dtype: str, settings: Settings) -> Result:
     """All gradients of sum(f * g)."""
     kernel, arrays = inputs(kernel, dtype, settings)
     places = kernel.differentiable
-    g = [mx.ones_like(o) for o in _floats(kernel.run(*arrays))]
+    # Of ones the gradient of what sums up to a constant is the rounding of zeros.
+    g = [
+        mx.random.normal(o.shape, o.dtype, key=mx.random.key(3))
+        for o in _floats(kernel.run(*arrays))
+    ]
     mx.eval(g)
 
     def gradients(f: Function) -> Function:
@@ -88,7 +95,8 @@ def backward(kernel: Kernel, dtype: str, settings: Settings) -> Result:
 
         return pulled
 
-    return measured(kernel, dtype, gradients, [*arrays, *g], kernel.pull_bars, settings)
+    limits = _limits(kernel.pull_bars, dtype, settings)
+    return measured(kernel, dtype, gradients, [*arrays, *g], limits, settings)
 
 
 def measured(
@@ -96,13 +104,20 @@ def measured(
     dtype: str,
     way: Callable[[Function], Function],
     arrays: Sequence[mx.array],
-    bars: tuple[float, float] | None,
+    limits: tuple[Bar, ...],
     settings: Settings,
 ) -> Result:
-    mine, ops = way(kernel.run), way(kernel.in_ops)
-    wide = [a.astype(mx.float32) if _is_float(a) else a for a in arrays]
-    expected = (mine if kernel.random else ops)(*wide)
+    """`dtype` is that of the results."""
+    mine, ops = way(kernel.run), way(in_ops(kernel))
+    expected = (mine if kernel.random else ops)(*_as(mx.float32, arrays))
     mx.eval(expected)
+
+    def exact() -> list[mx.array]:
+        with mx.stream(mx.cpu):
+            found = _as(mx.float32, way(kernel.in_ops)(*_as(mx.float64, arrays)))
+            mx.eval(found)
+        return found
+
     moved = sum(a.nbytes for a in (*arrays, *mine(*arrays)))
     peers = [
         Peer("mx ops", call_of(ops, arrays)),
@@ -114,11 +129,25 @@ def measured(
     if kernel.random:
         samples, skipped = measure(subject + peers, settings), ()
     else:
-        kind = getattr(mx, dtype)
-        samples, skipped = contest(subject + peers, expected, kind, settings, terms=largest(arrays))
-    limits = _limits(bars, dtype, settings)
+        samples, skipped = contest(
+            subject + peers,
+            expected,
+            getattr(mx, dtype),
+            settings,
+            terms=largest(arrays),
+            exact=exact,
+        )
     note = "the subject is zmlx.kernels"
     return Result(SUITE, kernel.name, "ms", samples, limits, moved, skipped, note)
+
+
+def in_ops(kernel: Kernel) -> Function:
+    """The row in MLX's ops, with the type of its results."""
+    return (lambda *a: kernel.in_ops(*_as(mx.float32, a))) if kernel.wide else kernel.in_ops
+
+
+def _as(kind: mx.Dtype, arrays: Sequence[mx.array]) -> list[mx.array]:
+    return [a.astype(kind) if _is_float(a) else a for a in arrays]
 
 
 def largest(arrays: Sequence[mx.array]) -> int:

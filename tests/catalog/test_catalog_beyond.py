@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -145,3 +147,50 @@ def test_logits_without_weight_have_no_slope() -> None:
     for f in (loss.kl_div, loss.js_div):
         assert np.isnan(wide(f(mx.array([[mx.nan, 1.0]]), mx.zeros((1, 2))))).all()
         assert np.isnan(wide(f(mx.full((1, 2), -mx.inf), mx.zeros((1, 2))))).all()
+
+
+IGNORED = ((mx.int32, -100), (mx.int64, 3), (mx.uint8, 255), (mx.uint32, 0), (mx.int8, -1))
+ENTROPIES: dict[str, Any] = {
+    "softmax_cross_entropy": lambda x, w, t, **k: loss.softmax_cross_entropy(x @ w.T, t, **k),
+    "linear_cross_entropy": lambda x, w, t, **k: loss.linear_cross_entropy(x, w, t, chunk=2, **k),
+}
+
+
+@pytest.mark.parametrize("name", ENTROPIES)
+@pytest.mark.parametrize(("kind", "index"), IGNORED)
+def test_ignored_targets_count_for_nothing(name: str, kind: mx.Dtype, index: int) -> None:
+    """Loss and gradient 0 there, even of rows that hold no numbers; others as without them."""
+    f, out = ENTROPIES[name], [1, 4]
+    x, w = mx.random.normal((6, 5), key=mx.random.key(1)), mx.random.normal((7, 5))
+    x[4] = mx.nan
+    targets = mx.array([1, 2, 4, 5, 6, 1])
+    targets[mx.array(out)] = index
+    kept = mx.array([i for i in range(6) if i not in out])
+
+    def whole(x: mx.array, w: mx.array) -> mx.array:
+        return mx.sum(f(x, w, targets.astype(kind), ignore_index=index))
+
+    def rest(x: mx.array, w: mx.array) -> mx.array:
+        return mx.sum(f(x[kept], w, targets.astype(mx.int64)[kept]))
+
+    losses = f(x, w, targets.astype(kind), ignore_index=index)
+    assert losses[mx.array(out)].tolist() == [0.0, 0.0]
+    value, dx = mx.value_and_grad(whole)(x, w)
+    wanted, dx_wanted = mx.value_and_grad(rest)(x, w)
+    np.testing.assert_allclose(value.item(), wanted.item(), 1e-5)
+    np.testing.assert_allclose(np.array(dx), np.array(dx_wanted), 1e-4, 1e-6)
+    assert not np.array(dx)[out].any()
+    if name == "linear_cross_entropy":  # a product of MLX's would say 0 times NaN
+        pairs = [mx.grad(g, argnums=1)(x, w) for g in (whole, rest)]
+        np.testing.assert_allclose(np.array(pairs[0]), np.array(pairs[1]), 1e-4, 1e-6)
+
+
+def test_an_index_that_no_target_has_ignores_none_and_what_is_none_is_refused() -> None:
+    x, targets = mx.random.normal((3, 5)), mx.array([0, 4, 9], mx.uint8)
+    plain = np.array(loss.softmax_cross_entropy(x, targets))
+    found = loss.softmax_cross_entropy(x, targets, ignore_index=-100)
+    np.testing.assert_array_equal(np.array(found), plain)
+    assert np.isnan(plain[2])
+    for wrong in (1.5, True, "x", 2**63):
+        with pytest.raises(ValueError, match=r"softmax_cross_entropy: ignore_index is"):
+            loss.softmax_cross_entropy(x, targets, ignore_index=wrong)

@@ -7,6 +7,7 @@ a mask has no gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 
@@ -14,6 +15,7 @@ from zmlx.catalog.by_hand import ByHand, Text
 from zmlx.catalog.common import FLOATS, Call
 from zmlx.catalog.flash import MOST, How, attention
 from zmlx.catalog.formulas import fused, logsumexp, total, wide
+from zmlx.fuse.by_size import alone
 
 __all__ = [
     "attention_tile_proto",
@@ -26,6 +28,7 @@ __all__ = [
 
 MODULE = "attention"
 TILE = 16  # rows of a tile
+Arrays = Sequence[mx.array]
 
 
 # -- formulas -------------------------------------------------------------------------------------
@@ -261,9 +264,52 @@ for (uint first = 0; first < d; first += 32) {
 }
 out[row * 16 + col] = O(sum);
 """)  # fmt: skip
+# Where threads take turns, one computes the tile: columns of q beside those of k, 16 at a time.
+_TILE_ALONE = Text("attention_tile_alone", "q k", "out", """
+const uint d = q_shape[1], whole = d / 16 * 16;
+for (uint row = 0; row < 16; ++row) {
+  for (uint col = 0; col < 16; ++col) {
+    float parts[16];
+    for (uint l = 0; l < 16; ++l) parts[l] = 0.0f;
+    for (uint at = 0; at < whole; at += 16) {
+      for (uint l = 0; l < 16; ++l) {
+        parts[l] += float(q[row * d + at + l]) * float(k[col * d + at + l]);
+      }
+    }
+    for (uint at = whole; at < d; ++at) {
+      parts[at - whole] += float(q[row * d + at]) * float(k[col * d + at]);
+    }
+    for (uint w = 8; w > 0; w /= 2) {
+      for (uint l = 0; l < w; ++l) parts[l] += parts[l + w];
+    }
+    out[row * 16 + col] = O(parts[0]);
+  }
+}
+""")  # fmt: skip
+_TILE_GRAD_ALONE = Text("attention_tile_grad_alone", "q k g", "dq dk", """
+const uint d = q_shape[1], row = thread_position_in_grid.x;
+for (uint at = 0; at < d; at += 64) {
+  const uint count = min(64u, d - at);
+  float left[64], right[64];
+  for (uint l = 0; l < count; ++l) left[l] = right[l] = 0.0f;
+  for (uint col = 0; col < 16; ++col) {
+    const float over = g[row * 16 + col], down = g[col * 16 + row];
+    for (uint l = 0; l < count; ++l) {
+      left[l] += over * float(k[col * d + at + l]);
+      right[l] += down * float(q[col * d + at + l]);
+    }
+  }
+  for (uint l = 0; l < count; ++l) {
+    dq[row * d + at + l] = left[l];
+    dk[row * d + at + l] = right[l];
+  }
+}
+""")  # fmt: skip
 
 
 def _run_tile(q: mx.array, k: mx.array) -> list[mx.array]:
+    if alone():
+        return _TILE_ALONE([q, k], [(TILE, TILE)], [mx.float32], (1, 1, 1), (1, 1, 1))
     group = (TILE, TILE, 1)
     return _TILE([q, k], [(TILE, TILE)], [mx.float32], group, group)
 
@@ -272,11 +318,26 @@ def _plain_tile(q: mx.array, k: mx.array) -> list[mx.array]:
     return [wide(q) @ wide(k).swapaxes(-1, -2)]
 
 
-def _pull_tile(
-    primals: list[mx.array], given: list[mx.array], outputs: list[mx.array]
-) -> list[mx.array]:
-    (q, k), (g,) = primals, given
-    return [g @ wide(k), g.T @ wide(q)]
+def _run_pulled(q: mx.array, k: mx.array, g: mx.array) -> list[mx.array]:
+    grid = (TILE, 1, 1)
+    return _TILE_GRAD_ALONE([q, k, g], [q.shape] * 2, [mx.float32] * 2, grid, grid)
 
 
-_tile = ByHand("attention_tile_proto", _run_tile, _plain_tile, _pull_tile)  # type: ignore[arg-type]
+def _plain_pulled(q: mx.array, k: mx.array, g: mx.array) -> list[mx.array]:
+    return [g @ wide(k), g.swapaxes(-1, -2) @ wide(q)]
+
+
+def _pull_pulled(primals: Arrays, given: Arrays, outputs: Arrays) -> list[mx.array | None]:
+    (q, k, g), (a, b) = primals, given
+    return [g @ b, g.T @ a, a @ wide(k).T + wide(q) @ b.T]
+
+
+_pulled_tile = ByHand("attention_tile_proto gradient", _run_pulled, _plain_pulled, _pull_pulled)
+
+
+def _pull_tile(primals: Arrays, given: Arrays, outputs: Arrays) -> list[mx.array]:
+    pulled = (*primals, given[0])
+    return _pulled_tile(*pulled) if alone() else _plain_pulled(*pulled)
+
+
+_tile = ByHand("attention_tile_proto", _run_tile, _plain_tile, _pull_tile)

@@ -8,14 +8,24 @@ where leading axes are free, else a call for each example. The modules of the ca
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import mlx.core as mx
 
-from zmlx import metal
-from zmlx.device.rules import differentiable, differentiable_ops, or_ops, sizes_to_come
+from zmlx import metal, switches
+from zmlx.device import watch
+from zmlx.device.base import Launcher, current_name, device_for_current_stream
+from zmlx.device.rules import (
+    Rules,
+    differentiable,
+    differentiable_ops,
+    or_ops,
+    repeated,
+    sizes_to_come,
+)
 from zmlx.errors import DeriveError
 from zmlx.fuse.by_size import alone
 from zmlx.helpers.rules import seeds
@@ -57,8 +67,8 @@ class ByHand:
         self.name, self._plain, self._pull = name, plain, pull
         self._rows, self._linear, self._why = rows, linear, why
         launch = _spread(run)
-        with_rules = differentiable_ops if composed else differentiable
-        self._ruled = or_ops(with_rules(launch, self), differentiable_ops(_spread(plain), self))
+        ruled = differentiable_ops(launch, self) if composed else _Again(launch, self)
+        self._ruled = or_ops(ruled, differentiable_ops(_spread(plain), self))
 
     def __call__(self, *arrays: mx.array) -> list[mx.array]:
         tracer = intercept.current()
@@ -124,6 +134,40 @@ class ByHand:
 
 def _spread(run: Run) -> Callable[[Arrays], list[mx.array]]:
     return lambda arrays: run(*arrays)
+
+
+class _Again:
+    """A launch with rules, repeated by native code for arrays of shapes and types met before."""
+
+    def __init__(self, launch: Launcher, rules: Rules) -> None:
+        self._launch, self._rules = launch, rules
+        self._told = differentiable(launch, rules)  # of each launch
+        self._known: dict[Any, Launcher] = {}  # by device, and what decides how it runs kernels
+        _again.add(self)
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    def __call__(self, arrays: Arrays) -> list[mx.array]:
+        if watch.active or switches.SANITIZE.on():
+            return self._told(arrays)
+        key = (current_name(), switches.host())
+        run = self._known.get(key)
+        if run is None:
+            turns = device_for_current_stream().takes_turns
+            run = self._known[key] = repeated(self._launch, self._rules, turns)
+        return run(arrays)
+
+
+_again: weakref.WeakSet[_Again] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    for one in [*_again]:
+        one.forget()
+
+
+forgets(_forget)
 
 
 class Text:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 
 import mlx.core as mx
 
+from zmlx.catalog import image_alone
 from zmlx.catalog.by_hand import ByHand, Text, by_elements, element
 from zmlx.catalog.common import Call
 from zmlx.catalog.formulas import fused, wide
+from zmlx.fuse.by_size import alone
 from zmlx.registry import forgets
 
 __all__ = ["depthwise_conv_3x3", "resize_bilinear"]
@@ -24,31 +27,6 @@ Size = tuple[int, int]
 
 
 # -- resizing -------------------------------------------------------------------------------------
-_SOURCE = """
-// Where the output's element `to` reads: the left neighbour may be -1, the right one `from`.
-inline float kk_source(uint to, uint from, uint onto) {
-  return (float(to) + 0.5f) * float(from) / float(onto) - 0.5f;
-}
-inline uint kk_inside(float at, uint from) {
-  return uint(clamp(at, 0.0f, float(from - 1)));
-}
-// What input `i` counts for in output `to`.
-inline float kk_share(uint to, uint i, uint from, uint onto) {
-  const float at = kk_source(to, from, onto), left = floor(at);
-  const float part = at - left;
-  return (kk_inside(left, from) == i ? 1.0f - part : 0.0f)
-      + (kk_inside(left + 1.0f, from) == i ? part : 0.0f);
-}
-inline uint kk_first(uint i, uint from, uint onto) {
-  if (i == 0) return 0;
-  return uint(max(0.0f, floor((float(i) - 0.5f) * float(onto) / float(from) - 0.5f) - 1.0f));
-}
-inline uint kk_last(uint i, uint from, uint onto) {
-  if (i + 1 >= from) return onto;
-  const float end = ceil((float(i) + 1.5f) * float(onto) / float(from) - 0.5f) + 2.0f;
-  return min(onto, uint(max(0.0f, end)));
-}
-"""
 _RESIZE = Text("resize_bilinear", "x size", "out",
     element("x_shape[0] * ulong(size[0]) * size[1] * x_shape[3]") + """
 const uint c = elem % x_shape[3];
@@ -70,7 +48,7 @@ const float d = x[((base + y1) * w + z0) * channels + c];
 const float e = x[((base + y1) * w + z1) * channels + c];
 const float top = a * (1.0f - fz) + b * fz, bottom = d * (1.0f - fz) + e * fz;
 out[elem] = O(top * (1.0f - fy) + bottom * fy);
-""", _SOURCE)  # fmt: skip
+""", image_alone.SOURCE)  # fmt: skip
 _UNSIZE = Text("resize_bilinear_grad", "g size", "out",
     element("g_shape[0] * ulong(size[0]) * size[1] * g_shape[3]") + """
 const uint c = elem % g_shape[3];
@@ -92,7 +70,10 @@ for (uint y = kk_first(row, size[0], oh); y < kk_last(row, size[0], oh); ++y) {
   sum += share * line;
 }
 out[elem] = O(sum);
-""", _SOURCE)  # fmt: skip
+""", image_alone.SOURCE)  # fmt: skip
+
+
+_SHARED, _ALONE = (_RESIZE, _UNSIZE), (image_alone.RESIZE, image_alone.UNSIZE)
 
 
 def _plain_resize(x: mx.array, size: Size) -> mx.array:
@@ -113,12 +94,14 @@ def _plain_resize(x: mx.array, size: Size) -> mx.array:
 def _resizer(size: Size, back: bool) -> ByHand:
     """Resizing to `size`; `back`: the gradient of resizing from `size` to what comes in."""
     wanted = mx.array(size, mx.uint32)
-    text = _UNSIZE if back else _RESIZE
 
     def run(x: mx.array) -> list[mx.array]:
         shape = (x.shape[0], *size, x.shape[3])
-        count = shape[0] * shape[1] * shape[2] * shape[3]
-        return text([x, wanted], [shape], [x.dtype], *by_elements(count))
+        if alone():
+            text, launch = _ALONE[back], image_alone.by_rows_of(shape)
+        else:
+            text, launch = _SHARED[back], by_elements(prod(shape))
+        return text([x, wanted], [shape], [x.dtype], *launch)
 
     def plain(x: mx.array) -> list[mx.array]:
         if not back:
@@ -187,6 +170,9 @@ out[elem] = O(sum);
 
 
 def _convolved(x: mx.array, w: mx.array) -> list[mx.array]:
+    if alone():
+        launch = image_alone.by_rows_of(x.shape)
+        return image_alone.CONVOLVE([x, w], [x.shape], [x.dtype], *launch)
     return _CONVOLVE([x, w], [x.shape], [x.dtype], *by_elements(x.size))
 
 
@@ -210,10 +196,25 @@ def _of_taps(padded: mx.array, g: mx.array) -> mx.array:
     return mx.stack(taps).reshape(3, 3, -1)
 
 
+def _weighed(x: mx.array, g: mx.array) -> list[mx.array]:
+    return [_of_taps(mx.pad(wide(x), [(0, 0), (1, 1), (1, 1), (0, 0)]), wide(g))]
+
+
+def _summed(x: mx.array, g: mx.array) -> list[mx.array]:
+    return [image_alone.taps(x, g)[0].sum(0)] if alone() else _weighed(x, g)
+
+
+def _pull_weighed(primals: Arrays, given: Arrays, outputs: Arrays) -> list[mx.array | None]:
+    (x, g), t = primals, given[0]
+    return [_convolution(g, t[::-1, ::-1])[0], _convolution(x, t)[0]]
+
+
+_weights = ByHand("depthwise_conv_3x3 weights", _summed, _weighed, _pull_weighed, composed=True)
+
+
 def _pull_convolved(primals: Arrays, given: Arrays, outputs: Arrays) -> list[mx.array | None]:
     (x, w), g = primals, given[0]
-    padded = mx.pad(wide(x), [(0, 0), (1, 1), (1, 1), (0, 0)])
-    return [_convolution(g, w[::-1, ::-1])[0], _of_taps(padded, wide(g)) if x.size else None]
+    return [_convolution(g, w[::-1, ::-1])[0], _weights(x, g)[0] if x.size else None]
 
 
 _convolution = ByHand("depthwise_conv_3x3", _convolved, _plain_convolved, _pull_convolved)

@@ -28,14 +28,28 @@ def _valid(targets: mx.array, classes: Any) -> mx.array:
     return (targets >= 0) & (targets < classes)
 
 
-@fused
-def _cross_entropy(logits: mx.array, targets: mx.array, like: mx.array) -> mx.array:
-    v = wide(logits)
+def _entropy(v: mx.array, targets: mx.array) -> mx.array:
     valid = _valid(targets, v.shape[-1])
     place = mx.where(valid, targets, mx.zeros_like(targets)).astype(mx.uint32)
     chosen = mx.take_along_axis(v, place[..., None], -1).squeeze(-1)
     loss = logsumexp(v) - chosen
-    return (loss * mx.where(valid, 1.0, mx.nan)).astype(like.dtype)
+    return loss * mx.where(valid, 1.0, mx.nan)
+
+
+@fused
+def _cross_entropy(logits: mx.array, targets: mx.array, like: mx.array) -> mx.array:
+    return _entropy(wide(logits), targets).astype(like.dtype)
+
+
+@fused
+def _kept_entropy(
+    logits: mx.array, targets: mx.array, like: mx.array, ignored: mx.array
+) -> mx.array:
+    """0 where a target is the ignored one, whatever the row holds; no gradient goes there."""
+    left_out = targets == ignored
+    v = mx.where(left_out[..., None], 0.0, wide(logits))
+    loss = _entropy(v, mx.where(left_out, mx.zeros_like(targets), targets))
+    return mx.where(left_out, 0.0, loss).astype(like.dtype)
 
 
 def _log_softmax(v: mx.array) -> mx.array:
@@ -70,6 +84,7 @@ def softmax_cross_entropy(
     logits: mx.array,
     targets: mx.array,
     *,
+    ignore_index: int | None = None,
     threadgroup: int = 256,
     compute_dtype: mx.Dtype | None = None,
 ) -> mx.array:
@@ -79,6 +94,9 @@ def softmax_cross_entropy(
         logits: (..., D), D >= 1; float32, float16 or bfloat16.
         targets: (...), integers. Where one is not from 0 to D - 1, the loss and the gradient of
             its row are NaN; other rows stay as they are.
+        ignore_index: a target whose rows count for nothing, such as PyTorch's -100: their loss and
+            gradient are 0, whatever their logits are. A number at run time. A mean over the others
+            is losses.sum() / (targets != ignore_index).sum().
         threadgroup: a power of two up to 1024, the threads of a GPU's group at most; 256, the
             default, leaves the launch to the sizes.
         compute_dtype: the type of the result, float32 if None; all arithmetic is float32.
@@ -90,11 +108,35 @@ def softmax_cross_entropy(
         ValueError, TypeError: for arguments that are none of these.
     """
     call = Call(MODULE, "softmax_cross_entropy")
-    run = call.launched(_cross_entropy, threadgroup, compute_dtype)
     logits = call.known(call.rows("logits", logits))
     targets = call.of_shape("targets", call.integers("targets", targets), logits.shape[:-1])
-    found: mx.array = run(logits, targets, _like(call.result(compute_dtype)))
+    ignored = _ignored(call, ignore_index, targets)
+    formula = _kept_entropy if ignored else _cross_entropy
+    run = call.launched(formula, threadgroup, compute_dtype)
+    found: mx.array = run(logits, targets, _like(call.result(compute_dtype)), *ignored)
     return found
+
+
+def _ignored(call: Call, index: int | None, targets: mx.array) -> list[mx.array]:
+    """The target to be left out, with the targets' rank; nothing where none can be it."""
+    if index is None:
+        return []
+    at = call.whole("ignore_index", index, -(2**63), 2**63 - 1)
+    kind = mx.iinfo(targets.dtype)
+    if not kind.min <= at <= kind.max:
+        return []
+    return [_index_array(at, targets.dtype, targets.ndim)]
+
+
+@lru_cache(maxsize=64)
+def _index_array(index: int, kind: mx.Dtype, rank: int) -> mx.array:
+    with mx.stream(mx.cpu):
+        made = mx.array([index], kind).reshape((1,) * rank)
+        mx.eval(made)
+    return made
+
+
+forgets(_index_array.cache_clear)
 
 
 def kl_div(
@@ -154,18 +196,21 @@ def linear_cross_entropy(
     weight: mx.array,
     targets: mx.array,
     *,
+    ignore_index: int | None = None,
     chunk: int = 1024,
     compute_dtype: mx.Dtype | None = None,
 ) -> mx.array:
     """softmax_cross_entropy(x @ weight.T, targets), never holding more logits than of a chunk.
 
     Rows go chunk by chunk, forward and backward; the backward pass computes a chunk's logits once
-    more. Products are MLX's, in float32.
+    more. Products are MLX's, in float32. Chunks of 64 rows and more take no longer than all logits
+    at once; a few rows at a time read the weights again for each of them.
 
     Args:
         x: (..., D), the last hidden states.
         weight: (V, D), the output layer.
         targets: (...), integers; out of range as in softmax_cross_entropy.
+        ignore_index: as in softmax_cross_entropy.
         chunk: how many rows' logits are held at a time.
 
     Returns:
@@ -179,17 +224,28 @@ def linear_cross_entropy(
     targets = call.of_shape("targets", call.integers("targets", targets), x.shape[:-1])
     kind, size = call.result(compute_dtype), call.whole("chunk", chunk, 1, 2**31 - 1)
     call.known(x)
-    return in_chunks(wide(x), wide(weight), targets, size).astype(kind)
+    ignored = _ignored(call, ignore_index, targets.reshape(-1))
+    return in_chunks(wide(x), wide(weight), targets, size, ignored).astype(kind)
 
 
-def in_chunks(x: mx.array, weight: mx.array, targets: mx.array, size: int = 1024) -> mx.array:
+def in_chunks(
+    x: mx.array,
+    weight: mx.array,
+    targets: mx.array,
+    size: int = 1024,
+    ignored: Sequence[mx.array] = (),
+) -> mx.array:
     """linear_cross_entropy without its checks, in float32; products are of the arrays' own type."""
-    (loss,) = _chunked(size)(x.reshape(-1, x.shape[-1]), weight, targets.reshape(-1))
+    rows = x.reshape(-1, x.shape[-1])
+    (loss,) = _chunked(size)(rows, weight, targets.reshape(-1), *ignored)
     return loss.reshape(x.shape[:-1])
 
 
-def _of_chunk(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
-    found: mx.array = _cross_entropy(x @ weight.T, targets, _like(mx.float32))
+def _of_chunk(x: mx.array, weight: mx.array, targets: mx.array, *ignored: mx.array) -> mx.array:
+    formula = _kept_entropy if ignored else _cross_entropy
+    if ignored:  # or the weights' gradient would be 0 times what such a row holds
+        x = mx.where((targets == ignored[0])[:, None], mx.zeros_like(x), x)
+    found: mx.array = formula(x @ weight.T, targets, _like(mx.float32), *ignored)
     return found
 
 
@@ -200,23 +256,23 @@ def _after(done: mx.array) -> mx.array:
 
 @lru_cache(maxsize=64)
 def _chunked(size: int) -> ByHand:
-    def run(x: mx.array, weight: mx.array, targets: mx.array) -> list[mx.array]:
+    def run(x: mx.array, weight: mx.array, targets: mx.array, *ignored: mx.array) -> list[mx.array]:
         if not x.shape[0]:
             return [mx.zeros((0,))]
         done: list[mx.array] = []
         for first in range(0, x.shape[0], size):
             part = slice(first, first + size)
             rows = x[part] + _after(done[-1]).astype(x.dtype) if done else x[part]
-            done.append(_of_chunk(rows, weight, targets[part]))
+            done.append(_of_chunk(rows, weight, targets[part], *ignored))
         return [mx.concatenate(done)]
 
-    def plain(x: mx.array, weight: mx.array, targets: mx.array) -> list[mx.array]:
-        return [_of_chunk(x, weight, targets)]
+    def plain(*arrays: mx.array) -> list[mx.array]:
+        return [_of_chunk(*arrays)]
 
     def pull(primals: Arrays, given: Arrays, outputs: Arrays) -> list[mx.array | None]:
-        (x, weight, targets), g = primals, given[0]
+        (x, weight, targets, *ignored), g = primals, given[0]
         if not x.shape[0]:
-            return [None, None, None]
+            return [None] * len(primals)
         dx: list[mx.array] = []
         dw = mx.zeros(weight.shape)
         for first in range(0, x.shape[0], size):
@@ -225,12 +281,12 @@ def _chunked(size: int) -> ByHand:
             if dx:  # or its chunk's logits would wait for it
                 rows = rows + _after(dx[-1].reshape(-1)).astype(x.dtype)
             _, (dr, dpart) = mx.vjp(
-                lambda r, w, t=targets[part]: [_of_chunk(r, w, t)],
+                lambda r, w, t=targets[part]: [_of_chunk(r, w, t, *ignored)],
                 [rows, weight], [g[part]],
             )  # fmt: skip
             dw = dw + wide(dpart)
             dx.append(dr)
-        return [mx.concatenate(dx), dw, None]
+        return [mx.concatenate(dx), dw, *[None] * (len(primals) - 2)]
 
     return ByHand("linear_cross_entropy", run, plain, pull, composed=True)
 

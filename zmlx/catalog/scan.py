@@ -1,6 +1,7 @@
 """Prefix sums over the last axis, and recurrent states: step by step, or whole sequences.
 
-Of a prefix sum, a simdgroup takes a row, some elements a lane, and carries the sum on in float32.
+Of a prefix sum, a simdgroup takes a row, some elements a lane, and carries the sum on in float32; a
+core of a CPU takes a row alone.
 Everything is differentiable, to any order.
 """
 
@@ -15,6 +16,7 @@ from zmlx.catalog.by_hand import ROW, ByHand, Text, by_rows, known_lanes
 from zmlx.catalog.common import Call
 from zmlx.catalog.formulas import fused, wide
 from zmlx.catalog.recurrent import MOST, delta, ssm
+from zmlx.fuse.by_size import alone
 from zmlx.registry import forgets
 
 __all__ = [
@@ -34,7 +36,7 @@ const uint lane = thread_index_in_simdgroup, width = LANES;
 const ulong d = x_shape[x_ndim - 1];
 const bool turned = backward[0] != 0;
 float carry = 0.0f;
-constexpr uint each = LANES == 1 ? 32 : 4;  // a core is alone with its row
+constexpr uint each = 4;
 for (ulong first = 0; first < d; first += each * width) {
   float part[each];
   float sum = 0.0f;
@@ -53,6 +55,22 @@ for (ulong first = 0; first < d; first += each * width) {
   carry = simd_broadcast(before + sum, ushort(width - 1));
 }
 """)  # fmt: skip
+# A sum waits for the one before it: two rows at a time, so that a core waits half as long.
+_CUMSUM_ALONE = Text("cumsum_alone", "x", "out", """
+const ulong d = x_shape[x_ndim - 1];
+ulong rows = 1;
+for (int axis = 0; axis + 1 < x_ndim; ++axis) rows *= x_shape[axis];
+const ulong first = 2 * ulong(thread_position_in_grid.x);
+const ulong one = first * d, other = min(first + 1, rows - 1) * d;
+float sum = 0.0f, sum2 = 0.0f;
+for (ulong i = 0; i < d; ++i) {
+  const ulong at = TURNED ? d - 1 - i : i;
+  sum += float(x[one + at]);
+  sum2 += float(x[other + at]);
+  out[one + at] = O(sum);
+  out[other + at] = O(sum2);   // the last row of an odd number once more
+}
+""")  # fmt: skip
 
 
 @lru_cache(maxsize=2)
@@ -60,8 +78,11 @@ def _scanned(backward: bool) -> ByHand:
     flag = mx.array([int(backward)], mx.uint32)
 
     def run(x: mx.array) -> list[mx.array]:
-        launch = by_rows(x.size // x.shape[-1])
-        return _CUMSUM([x, flag], [x.shape], [x.dtype], *launch, known_lanes())
+        rows, alike = x.size // x.shape[-1], ([x.shape], [x.dtype])
+        if alone():
+            pairs = by_rows(-(-rows // 2))
+            return _CUMSUM_ALONE([x], *alike, *pairs, [("TURNED", int(backward))])
+        return _CUMSUM([x, flag], *alike, *by_rows(rows), known_lanes())
 
     def plain(x: mx.array) -> list[mx.array]:
         return [mx.cumsum(wide(x), -1, reverse=backward).astype(x.dtype)]

@@ -75,8 +75,6 @@ class HostGridLauncher:
                 watched = self._sanitize or switches.SANITIZE.on()
                 run = self._loaded.get(key) or self._named(kinds, launch, watched)
                 self._loaded[key] = run
-        if self._spec.ensure_row_contiguous:
-            arrays = [mx.contiguous(a) for a in arrays]
         made: list[mx.array] = run(
             list(arrays), launch.grid, launch.threadgroup, launch.output_shapes,
             launch.output_dtypes, launch.init_value,
@@ -105,7 +103,9 @@ class HostGridLauncher:
             try:
                 fibers = needs_fibers(spec)
                 sanitize.keep_text(str(library), spec.header, spec.source)
-                return native.load_written(str(library), spec.name, fibers, threads, *names)
+                return native.load_written(
+                    str(library), spec.name, fibers, threads, spec.ensure_row_contiguous, *names
+                )
             except RuntimeError as error:
                 self._device.cache.drop(library)
                 stock.withdraw(library)

@@ -82,20 +82,21 @@ def launched(outputs: list[mx.array], rules: Any) -> list[mx.array]:
     return ruled
 
 
-def repeated(launch: Launcher, rules: Rules) -> Launcher:
+def repeated(launch: Launcher, rules: Rules, contiguous: bool = False) -> Launcher:
     """`launch` with `rules`, where it makes the same of all arrays of the same shapes and types.
 
-    The native module then repeats what it made, without Python.
+    The native module then repeats what it made, without Python; `contiguous` says that the kernel
+    reads arrays row after row, for a device that leaves that to whoever launches.
     """
-    if _bare():
-        return launch
     native = native_or_none()
     if native is None:
         return differentiable_ops(launch, rules)
-    repeat, ruled = native.Repeater(), native.ruled
+    repeat, ruled = native.Repeater(contiguous), native.ruled
     fit = _fitting(rules)
 
     def run(arrays: Arrays) -> list[mx.array]:
+        if _bare():
+            return launch(arrays)
         fitted = fit(len(arrays))
         again: list[mx.array] | None = repeat(arrays, fitted)
         if again is not None:

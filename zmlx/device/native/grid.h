@@ -24,6 +24,7 @@
 #include "mlx/primitives.h"
 #include "pool.h"
 #include "ready.h"
+#include "repeater.h"
 #include "ruled.h"
 #include "sanitized.h"
 
@@ -43,6 +44,7 @@ struct Written {
   GroupsEntry groups = nullptr;
   ThreadEntry thread = nullptr;
   bool watched = false;
+  bool contiguous = false;  // it reads arrays row after row
   int width = 1;  // threads of the CPU, at most
   std::shared_ptr<const Library> library;
   Names names;  // of a watched kernel's arrays
@@ -245,10 +247,14 @@ class WrittenKernel {
       launch.dtypes.push_back(dtype_named(nb::cast<const char*>(name)));
     }
     const std::vector<mx::Dtype> kinds = launch.dtypes;
+    std::vector<mx::array> inputs = arrays_of(arrays);
+    for (auto& input : inputs) {
+      input = written_->contiguous ? in_rows(input) : input;
+    }
     auto primitive = std::make_shared<GridKernel>(current_stream(), std::move(launch), sizes);
     nb::list results;
     for (auto& array :
-         mx::array::make_arrays(std::move(sizes), kinds, primitive, arrays_of(arrays))) {
+         mx::array::make_arrays(std::move(sizes), kinds, primitive, std::move(inputs))) {
       results.append(nb::cast(std::move(array)));
     }
     return results;
@@ -273,14 +279,15 @@ inline std::vector<std::string> texts_of(nb::handle sequence) {
 // Loads a library that zmlx/device/host_grid.py wrote; `fibers` says which entry it has, names of
 // inputs and outputs that it is to be watched.
 inline WrittenKernel load_written(
-    const char* path, const char* name, bool fibers, int threads, nb::handle inputs,
-    nb::handle outputs) {
+    const char* path, const char* name, bool fibers, int threads, bool contiguous,
+    nb::handle inputs, nb::handle outputs) {
   auto library = std::make_shared<Library>(path);
   library->guard("zm_entry");
   auto attach = library->symbol<void (*)(const Runtime*)>("zm_attach");
   auto written = std::make_shared<Written>();
   written->name = name;
   written->width = threads;
+  written->contiguous = contiguous;
   written->library = library;
   written->watched = !inputs.is_none();
   attach(written->watched ? watched_runtime() : Crew::runtime());
@@ -347,7 +354,7 @@ inline void bind_grid(nb::module_& m) {
   m.def("notes", &notes);
   m.def(
       "load_written", &load_written, nb::arg("path"), nb::arg("name"), nb::arg("fibers"),
-      nb::arg("threads"), nb::arg("inputs").none(), nb::arg("outputs").none());
+      nb::arg("threads"), nb::arg("contiguous"), nb::arg("inputs").none(), nb::arg("outputs").none());
   nb::class_<WrittenKernel>(m, "WrittenKernel")
       .def(
           "__call__", &WrittenKernel::call, nb::arg("arrays"), nb::arg("grid"),

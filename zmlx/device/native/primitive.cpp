@@ -254,7 +254,7 @@ NB_MODULE(zmlx_native, m) {
   m.def("reached", &zmlx::reached, nb::arg("moving"), nb::arg("stops"), nb::arg("ends"));
   zmlx::bind_tracing(m);
   nb::class_<zmlx::Repeater>(m, "Repeater")
-      .def(nb::init<>())
+      .def(nb::init<bool>(), nb::arg("contiguous") = false)
       .def("__call__", &zmlx::Repeater::call, nb::arg("arrays"), nb::arg("rules") = nb::none())
       .def("learn", &zmlx::Repeater::learn, nb::arg("arrays"), nb::arg("outputs"));
   nb::class_<zmlx::Pulls>(m, "Pulls").def(nb::init<>());

@@ -40,6 +40,12 @@ inline bool crosses(const mx::array& array) {
   return along && array.strides()[rank - 1] > 1 && array.shape()[rank - 1] > 1;
 }
 
+// `array` row after row: itself where it is known to be so.
+inline mx::array in_rows(const mx::array& array) {
+  const bool known = array.is_available() && array.flags().row_contiguous;
+  return known ? array : mx::contiguous(array);
+}
+
 inline bool any_crosses(nb::handle sequence) {
   for (nb::handle item : sequence) {
     if (crosses(nb::cast<const mx::array&>(item))) {
@@ -51,6 +57,9 @@ inline bool any_crosses(nb::handle sequence) {
 
 class Repeater {
  public:
+  // `contiguous`: the kernel reads arrays row after row.
+  explicit Repeater(bool contiguous) : contiguous_(contiguous) {}
+
   // Outputs for `sequence`, with `rules` unless they are None; None where nothing was learnt for such
   // arrays on this stream.
   nb::object call(nb::handle sequence, nb::handle rules) const {
@@ -61,12 +70,22 @@ class Repeater {
     }
     const Known& known = found->second;
     std::shared_ptr<mx::Primitive> primitive = known.primitive;
+    for (auto& input : inputs) {
+      input = contiguous_ ? in_rows(input) : input;
+    }
     inputs.insert(inputs.end(), known.behind.begin(), known.behind.end());
+    nb::list results;
+    std::vector<mx::array> now;
+    if (made_now(Runner(*primitive), known.shapes, known.dtypes, inputs, now)) {
+      for (auto& array : now) {
+        results.append(nb::cast(std::move(array)));
+      }
+      return results;
+    }
     if (!rules.is_none()) {
       Held::bury();
       primitive = std::make_shared<Ruled>(std::move(primitive), rules);
     }
-    nb::list results;
     if (known.shapes.size() == 1) {
       results.append(nb::cast(mx::array(
           known.shapes[0], known.dtypes[0], std::move(primitive), std::move(inputs))));
@@ -86,11 +105,14 @@ class Repeater {
     if (made.empty() || !made[0].has_primitive() || is_zeros(made[0])) {
       return;  // an empty launch gives zeros, which no kernel made
     }
-    const std::vector<mx::array> given = flat(arrays_of(sequence));
+    const std::vector<mx::array> bare = arrays_of(sequence);
     const std::vector<mx::array>& read = made[0].inputs();
-    if (read.size() < given.size()) {
-      return;
+    for (size_t i = 0; i < bare.size(); ++i) {
+      if (i >= read.size() || !reads(read[i], bare[i])) {
+        return;  // another array than the one given, which the next call would not know
+      }
     }
+    const std::vector<mx::array> given = flat(bare);
     const std::vector<mx::array> behind(read.begin() + given.size(), read.end());
     for (const auto& array : behind) {
       if (array.has_primitive()) {
@@ -118,6 +140,13 @@ class Repeater {
     std::vector<mx::Dtype> dtypes;
   };
 
+  // Whether `read` is `given`, row after row or with an axis.
+  static bool reads(const mx::array& read, const mx::array& given) {
+    const bool copied = read.has_primitive() && read.id() != given.id() &&
+        std::strcmp(read.primitive().name(), "Contiguous") == 0;
+    return given.ndim() == 0 || (copied ? read.inputs()[0] : read).id() == given.id();
+  }
+
   // MLX passes an array of rank 0 as a reference, which a text cannot index.
   static std::vector<mx::array> flat(std::vector<mx::array> arrays) {
     for (auto& array : arrays) {
@@ -136,6 +165,7 @@ class Repeater {
     };
     put(stream.index);
     for (const auto& array : arrays) {
+      put(static_cast<int32_t>(array.dtype().val()));
       put(static_cast<int32_t>(crosses(array) ? -array.ndim() : array.ndim()));
       for (const auto size : array.shape()) {
         put(static_cast<int32_t>(size));
@@ -144,6 +174,7 @@ class Repeater {
     return text;
   }
 
+  const bool contiguous_;
   std::unordered_map<std::string, Known> known_;
 };
 
