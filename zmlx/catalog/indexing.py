@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from zmlx.catalog.by_hand import ROW, ByHand, Text, by_rows, known_lanes
 from zmlx.catalog.common import Call
-from zmlx.catalog.formulas import wide
+from zmlx.catalog.formulas import fused, wide
 from zmlx.registry import forgets
 
 __all__ = ["fused_gather_add", "fused_scatter_add"]
@@ -154,10 +154,15 @@ for (ulong i = thread_index_in_simdgroup; i < d; i += LANES) {
 """)  # fmt: skip
 
 
-def _added(indices: mx.array, updates: mx.array, shape: tuple[int, int]) -> mx.array:
+@fused
+def _keys(indices: mx.array, n: int) -> mx.array:
     m = indices.shape[0]
-    at, inside = _placed(indices, shape[0])
-    keys = mx.sort(mx.where(inside, at, shape[0]) * m + mx.arange(m, dtype=mx.int64))
+    at, inside = _placed(indices, n)
+    return mx.where(inside, at, n) * m + mx.arange(m, dtype=mx.int64)
+
+
+def _added(indices: mx.array, updates: mx.array, shape: tuple[int, int]) -> mx.array:
+    keys = mx.sort(_keys(indices, shape[0]))
     return _scatterer(shape)(keys, updates, indices)[0]
 
 
