@@ -140,6 +140,35 @@ def test_a_piece_that_fails_later_is_run_by_mlx() -> None:
     assert_near(decoded(model, model), expected, 1e-5)
 
 
+def test_a_recurrent_state_is_fused_whole() -> None:
+    """Its arrays are read and written; after a prompt, after one token, from an empty state."""
+    model, twin = build("mamba2"), build("mamba2")
+    report = zmlx.patch(model, measure=False)
+    for spans in (((0, 4), (4, 5), (5, 6), (6, 7)), ((0, 1), (1, 2), (2, 5), (5, 6))):
+        caches = make_prompt_cache(model), make_prompt_cache(twin)
+        for start, end in spans:
+            got, plain = (
+                run(tokens(9)[:, start:end], cache=cache)
+                for run, cache in zip((model, twin), caches, strict=True)
+            )
+            assert_near(got, plain, 1e-5)
+            assert_near(*[[c.state for c in cache] for cache in caches], 1e-5)
+    place = report["backbone.layers.0"]
+    assert {d.way for k, d in place.decisions.items() if k.mode == "cache"} == {"whole"}
+    assert report.explain("backbone.layers.0", "cache").kernels_after
+
+
+def test_a_piece_of_one_call_stays_plain() -> None:
+    """The norm before the attention; `explain` shows what comes after it."""
+    model = build("llama")
+    report = zmlx.patch(model, measure=False)
+    decoded(model, model)
+    (found,) = {d.lone for d in report["model.layers.0"].decisions.values()}
+    assert found == (0,)
+    explained = report.explain("model.layers.0", "cache")
+    assert explained.kernels_after < explained.kernels_before
+
+
 def test_two_prompts_in_turn() -> None:
     model = build("llama")
     expected = decoded(model, model)

@@ -30,6 +30,7 @@ class Device(Protocol):
     takes_turns: bool  # threads of a group run one after another: a group of one is fastest
     worth_alone: int  # an op of at least this cost (see zmlx.ops.spec) deserves its own kernel
     rows_alone: bool  # a softmax or norm alone is faster by our kernel than by MLX's own
+    products: tuple[str, ...]  # types of which a product of one row joins what follows it
 
     def unavailable(self) -> str | None:
         """Why MLX ops run here in place of kernels, and the command that mends it; None when

@@ -38,6 +38,7 @@ class GpuDevice(ABC):
     takes_turns = False
     worth_alone = NEVER_ALONE
     rows_alone = False  # where nobody has measured it
+    products: tuple[str, ...] = ()  # a launch from Python costs more than it saves
     slots = MAX_BUFFERS  # arguments that a kernel may take
 
     def __init__(self) -> None:

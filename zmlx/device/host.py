@@ -39,6 +39,7 @@ class HostDevice:
     name = "host"
     takes_turns = True
     rows_alone = False
+    products = ("float32", "float16", "bfloat16")
     worth_alone = 10  # MLX computes exp and the like one element at a time, on one core
 
     def __init__(self) -> None:

@@ -166,6 +166,16 @@ class Writer:
         """`x` with a last dimension of size one."""
         return self._view("expand_dims", x, (*x.shape, 1), (x.ndim,))
 
+    def above(self, x: Value) -> Value:
+        """`x` with a dimension of size one before its last."""
+        shape = (*x.shape[:-1], 1, x.shape[-1])
+        return self._view("expand_dims", x, shape, (x.ndim - 1,))
+
+    def turned(self, x: Value) -> Value:
+        """A matrix, transposed."""
+        call = OpaqueCall(intercept.original("transpose"), (Ref(0),), label="transpose")
+        return self._called(call, x.node, x.shape[::-1], name_of(x.dtype))
+
     def _view(self, name: str, x: Value, shape: tuple[int, ...], axes: tuple[int, ...]) -> Value:
         call = OpaqueCall(intercept.original(name), (Ref(0),), {"axis": axes}, name)
         return self._called(call, x.node, shape, name_of(x.dtype))

@@ -90,7 +90,7 @@ class Program:
         self.written = Written(lifted)
         if runtime.folds and not runtime.exact and device.unavailable() is None:
             dear = 0 if device.rows_alone else device.worth_alone
-            self.written = written_out(lifted, not sums, dear)
+            self.written = written_out(lifted, not sums, dear, () if sums else device.products)
             if not sums:
                 self.written = replace(self.written, graph=centred(self.written.graph))
         return plan(self.written.graph, device.worth_alone, sums, **runtime.folding)

@@ -18,11 +18,13 @@ from zmlx.fuse.inline import defined, inlining
 from zmlx.fuse.keeping import keeping
 from zmlx.fuse.regions import regions
 from zmlx.fuse.simplify import cost, simplified, simplify
-from zmlx.ops.definitions import ONE_KERNEL
+from zmlx.ops.definitions import ONE_KERNEL, PRODUCTS
 from zmlx.trace.graph import Graph
 from zmlx.trace.passes import verified
 
 ALONE = "alone, so MLX's own kernel is as good: nothing elementwise over its rows is beside it"
+FOLDED = "its result is folded again, a norm's row say: that kernel reads it all at once"
+TURNED = ("transpose", "swapaxes")  # of a matrix
 APART = "no one kernel can hold what it is made of: its axes are no neighbours, say"
 
 
@@ -36,18 +38,23 @@ class Written:
 
 
 @verified("write")
-def written_out(graph: Graph, ends: bool, worth_alone: int) -> Written:
+def written_out(
+    graph: Graph, ends: bool, worth_alone: int, products: Collection[str] = ()
+) -> Written:
     """`graph` with the calls written out that join a kernel so; `ends` as for with_folds.
 
-    One whose ops cost at least `worth_alone` is written out alone too.
+    One whose ops cost at least `worth_alone` is written out alone too. `products`: the types of
+    which products of one row may be.
     """
-    chosen = [n for n in graph if defined(graph, n)]
+    chosen = [n for n in graph if defined(graph, n) and _is_better(graph, n, products)]
     left: dict[int, str] = {}
     while chosen:
         made, parts = _tried(graph, chosen)
         homes = _homes(made, ends)
+        sums = {p for n in chosen if graph[n]["call"].label in PRODUCTS for p in parts[n]}
         reasons = {
-            n: _why_not(graph[n]["call"].label, made, parts[n], homes, worth_alone) for n in chosen
+            n: _why_not(graph[n]["call"].label, made, parts[n], homes, worth_alone, sums)
+            for n in chosen
         }
         stay = {n: why for n, why in reasons.items() if why}
         if not stay:
@@ -56,6 +63,18 @@ def written_out(graph: Graph, ends: bool, worth_alone: int) -> Written:
         left |= {id(graph[n]["call"]): why for n, why in stay.items()}
         chosen = [n for n in chosen if n not in stay]
     return Written(_kept(graph, ends), (), left)
+
+
+def _is_better(graph: Graph, node: int, products: Collection[str]) -> bool:
+    """Whether a call may be written out as far as types and layouts go: a product reads rows of its
+    matrix, which then has to be a transposed one.
+    """
+    if graph[node]["call"].label not in PRODUCTS:
+        return True
+    matrix = graph[graph.operands(node)[-1]]
+    return graph[node]["dtype"] in products and (
+        matrix["kind"] == "opaque" and matrix["call"].label in TURNED
+    )
 
 
 def _kept(graph: Graph, ends: bool) -> Graph:
@@ -92,8 +111,9 @@ def _homes(graph: Graph, ends: bool) -> dict[int, Collection[int]]:
 
 
 def _why_not(
-    label: str, made: Graph, nodes: set[int], homes: dict[int, Collection[int]], worth_alone: int
-) -> str:
+    label: str, made: Graph, nodes: set[int], homes: dict[int, Collection[int]], worth_alone: int,
+    products: Collection[int],
+) -> str:  # fmt: skip
     """Why a call stays with MLX; "" where the reductions of its `nodes` are in one kernel."""
     folds = {n for n in nodes if made.kind(n) == "reduce"}
     if not folds:  # they are another call's, which decides
@@ -103,4 +123,7 @@ def _why_not(
         return APART
     beside = any(n not in nodes and works(made, n) for n in home)
     dear = cost(made, sorted(nodes - folds)) >= worth_alone
+    if label in PRODUCTS:
+        others = any(made.kind(n) == "reduce" and n not in products for n in home)
+        return FOLDED if others else "" if beside else ALONE
     return "" if beside or dear or label not in ONE_KERNEL else ALONE

@@ -9,7 +9,7 @@ zmlx.models.part calls it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, update_wrapper
@@ -261,8 +261,9 @@ def run(
     module: Any,
     call: Given,
     refused: Callable[[BaseException], None] | None = None,
+    lone: Collection[int] = (),
 ) -> Any:
-    """The call, by fused pieces.
+    """The call, by fused pieces; those numbered in `lone` are plain Python, as nothing joins there.
 
     Where a later piece cannot be fused after all, MLX runs it and `refused` is told why: what the
     calls below did to their caches is not done again.
@@ -274,7 +275,10 @@ def run(
     results: list[Any] = []
     while True:
         try:
-            done, value = pieces(module, results, call.holed, call.named)
+            if len(results) in lone:
+                done, value = _plainly(plain, module, results, call)
+            else:
+                done, value = pieces(module, results, call.holed, call.named)
         except (SanitizeError, CheckError, DeviceError):
             raise
         except (Exception, Touched) as error:
@@ -293,9 +297,14 @@ def run(
 
 
 def _plainly(plain: Callable[..., Any], module: Any, results: list[Any], call: Given) -> Any:
+    """A piece that Python runs, with the objects themselves."""
     holes = (*call.holed, *call.named.values())
     marks = {id(a) for a, h in zip(call.all, holes, strict=True) if type(h) is Hole}
-    return _run(plain, _Break(list(results), marks), module, call.args, call.kwargs)
+    try:
+        with _piece(_Break(list(results), marks)):
+            return True, plain(module, *call.args, **call.kwargs)
+    except Reached as reached:
+        return False, reached.call
 
 
 def _back(value: Any, call: Given) -> Any:

@@ -55,47 +55,94 @@ def decide(part: Part, module: nn.Module, key: Key, args: Any, kwargs: Any) -> D
         if possible.way is PLAIN or not part.options.measure:
             return possible
         if kept is not None:
-            return kept._replace(arrays=possible.arrays)
+            return kept._replace(arrays=possible.arrays, lone=possible.lone)
         return _measured(part, key, stand_in, possible)
 
 
 def _possible(part: Part, key: Key, stand_in: StandIn) -> Decision:
     """What can be fused, whether or not it pays; tried on copies."""
-    ways = [(WHOLE, False)] if key.mode != "cache" else [(PIECES, True), (PIECES, False)]
+    ways = [(WHOLE, False)]
+    if key.mode == "cache":
+        ways = [(PIECES, True), (PIECES, False)]
+        if _may_be_state(stand_in):
+            ways.insert(0, (WHOLE, True))
     reason = ""
     for way, arrays in ways:
-        entries: list[Entry] = []
+        entries, below = list[Entry](), list[Any]()
         try:
-            mx.eval(_tried(part, way, arrays, stand_in.fresh(), entries))
+            mx.eval(_tried(part, way, arrays, stand_in.fresh(), entries, below))
         except (SanitizeError, CheckError, DeviceError):
             raise
         except (Exception, breaks.Touched) as error:
             reason = refusal(error)
             continue
-        if not any(entry.program.plan.regions for entry in entries):
+        lone = tuple([i for i, entry in enumerate(entries) if way is PIECES and _is_lone(entry)])
+        joined = [entry for i, entry in enumerate(entries) if i not in lone]
+        if not any(entry.program.plan.regions for entry in joined):
             return Decision(PLAIN, "nothing joins here: MLX has a kernel for each call")
         twice = _twice(entries)
         if twice:
             return Decision(PLAIN, f"in pieces it would {twice} twice")
-        return Decision(way, "not measured", arrays)
+        if way is PIECES:
+            part.below[key] = next(shapes for i, shapes in enumerate(below) if i not in lone)
+        elif arrays:
+            part.examples[key] = list(stand_in.args), stand_in.kwargs
+        return Decision(way, "not measured", arrays, lone)
     return Decision(PLAIN, reason)
 
 
-def _tried(part: Part, way: str, arrays: bool, stand_in: StandIn, entries: list[Entry]) -> Any:
+def _tried(
+    part: Part, way: str, arrays: bool, stand_in: StandIn, entries: list[Entry], below: list[Any]
+) -> Any:
     module, args, kwargs = stand_in.module, stand_in.args, stand_in.kwargs
     if way is WHOLE:
         entry = part.whole.entry(module, *args, **kwargs)
         if entry.trace.plain:
             raise TypeError(entry.trace.exported or "it is traced as plain MLX")
+        if arrays:
+            _keeps_its_sizes(part, stand_in)
+            entry = part.whole.entry(module, *args, **kwargs)  # of a state that is no longer empty
         entries.append(entry)
         return []
 
     def pieces(module: Any, results: Any, holed: Any, named: Any) -> Any:
         entries.append(part.pieces.entry(module, list(results), holed, named))
+        below.append(_shaped(list(results)))
         return part.pieces(module, results, holed, named)
 
     call = breaks.given(args, kwargs, arrays)
     return [leaf for _, leaf in tree_flatten([breaks.run(part.plain, pieces, module, call)])]
+
+
+def _keeps_its_sizes(part: Part, stand_in: StandIn) -> None:
+    """Raise where the objects that a call is given grow: Python runs quicker with those.
+
+    One trace, and one tape, serve all calls with a recurrent state.
+    """
+    told: list[str] = []
+    for _ in range(3):
+        result = part.whole(stand_in.module, *stand_in.args, **stand_in.kwargs)
+        mx.eval([leaf for _, leaf in tree_flatten([result]) if isinstance(leaf, mx.array)])
+        told.append("; ".join(f"{a.dtype}{a.shape}" for a in _state(stand_in)))
+    if told[1] != told[2]:
+        raise TypeError("it looks into an object that grows")
+
+
+def _may_be_state(stand_in: StandIn) -> bool:
+    """Whether the objects hold arrays and count nothing, as a recurrent state does."""
+    plain = (mx.array, str, bool, type(None))
+    found = [leaf for _, leaf in tree_flatten(_objects(stand_in))]
+    return all(isinstance(leaf, plain) for leaf in found)
+
+
+def _state(stand_in: StandIn) -> list[mx.array]:
+    return [a for _, a in tree_flatten(_objects(stand_in)) if isinstance(a, mx.array)]
+
+
+def _objects(stand_in: StandIn) -> list[Any]:
+    """What the objects among a call's arguments hold; themselves, where that cannot be told."""
+    given = (*stand_in.args, *stand_in.kwargs.values())
+    return [getattr(a, "__dict__", a) for a in given if not breaks.is_data(a)]
 
 
 def _twice(entries: list[Entry]) -> str:
@@ -120,6 +167,13 @@ def calls_of(graph: Graph, nodes: list[int]) -> Counter[str]:
     """The calls of MLX among `nodes` that compute something, by name."""
     names = [title(graph[n]) for n in nodes if graph.kind(n) == "opaque"]
     return Counter(name for name in names if name not in _VIEWS)
+
+
+def _is_lone(entry: Entry) -> bool:
+    """Whether a piece is one call or op, which MLX runs as well, and Python starts sooner."""
+    graph = entry.trace.graph
+    works = [n for n in graph if graph.kind(n) in ("op", "reduce", "opaque")]
+    return sum(title(graph[n]) not in _VIEWS for n in works) <= 1
 
 
 # -- measuring ------------------------------------------------------------------------------------
@@ -191,10 +245,14 @@ def described(args: Any, kwargs: Any) -> tuple[Any, Any]:
     def told(index: int, value: Any) -> Any:
         if not breaks.is_data(value):
             return breaks.hole(index, type(value))
-        return tree_map(lambda x: Shaped(x.shape, x.dtype) if isinstance(x, mx.array) else x, value)
+        return _shaped(value)
 
     named = {name: told(len(args) + i, value) for i, (name, value) in enumerate(kwargs.items())}
     return [told(i, value) for i, value in enumerate(args)], named
+
+
+def _shaped(value: Any) -> Any:
+    return tree_map(lambda x: Shaped(x.shape, x.dtype) if isinstance(x, mx.array) else x, value)
 
 
 class Shaped:

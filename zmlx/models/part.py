@@ -53,6 +53,7 @@ class Decision(NamedTuple):
     way: str
     why: str
     arrays: bool = False  # in pieces: masks are handed on too
+    lone: tuple[int, ...] = ()  # pieces that run plainly, as nothing joins there
     plain_ms: float = 0.0  # where it was measured
     fused_ms: float = 0.0
 
@@ -67,6 +68,9 @@ class Part:
     decide: Callable[[Part, nn.Module, Key, Any, Any], Decision]
     _met: dict[int, tuple[Key, Decision]] = field(default_factory=dict)  # by kind
     examples: dict[Key, tuple[Any, Any]] = field(default_factory=dict)  # shapes of arguments
+    below: dict[Key, list[Any]] = field(
+        default_factory=dict
+    )  # likewise, before the first fused piece
     seen: Callable[[], nn.Module | None] = lambda: None  # a module of it, while it lives
     watcher: Callable[[Part, nn.Module, Any, Any], Any] | None = None  # zmlx.models.locating's
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -138,7 +142,7 @@ class Part:
         if decision.way is WHOLE:
             return self.whole(module, *args, **kwargs)
         call = breaks.given(args, kwargs, decision.arrays)
-        return breaks.run(self.plain, self.pieces, module, call, refused)
+        return breaks.run(self.plain, self.pieces, module, call, refused, decision.lone)
 
 
 def refusal(error: BaseException) -> str:

@@ -118,7 +118,7 @@ class PatchReport:
 
         Args:
             path: as in `places`, e.g. "model.layers.0".
-            mode: "call", "gradient" (its forward pass), or "cache": the first of the pieces.
+            mode: "call", "gradient" (its forward pass), or "cache": the first fused piece.
 
         Raises:
             KeyError: no module has this path. ValueError: no such call was met, or it is not fused.
@@ -182,9 +182,10 @@ class PatchReport:
 
 def explained(part: Part, key: Key) -> Any:
     """The explanation of a kind of calls, from the shapes of the first one."""
-    module = part.seen()
-    args, kwargs = tree_map(lambda x: x.made() if isinstance(x, Shaped) else x, part.examples[key])
-    if part.decisions[key].way is not PIECES:
+    module, decision = part.seen(), part.decisions[key]
+    example = part.examples[key], part.below.get(key, [])
+    (args, kwargs), below = tree_map(lambda x: x.made() if isinstance(x, Shaped) else x, example)
+    if decision.way is not PIECES:
         return part.whole.explain(module, *args, **kwargs)
-    call = breaks.given(tuple(args), kwargs, part.decisions[key].arrays)
-    return part.pieces.explain(module, [], call.holed, call.named)
+    call = breaks.given(tuple(args), kwargs, decision.arrays)
+    return part.pieces.explain(module, below, call.holed, call.named)

@@ -2,7 +2,8 @@
 
 DEFINITIONS maps "mean", "linalg.norm", ... (names on mlx.core) to functions that take `F` and then
 MLX's own parameters. `F` has one function for each row of the op table (F.add(a, b)), and
-F.reduce(row, x, axes), F.count(x, axes), F.squeeze(x, axes), F.unsqueeze(x), F.places(x, axis),
+F.reduce(row, x, axes), F.count(x, axes), F.squeeze(x, axes), F.unsqueeze(x), F.above(x) (a
+dimension of one before the last), F.turned(x) (a matrix transposed), F.places(x, axis),
 F.size(x, axis), and F.narrow(x, dtype), which gives a result its type and rounds where it is
 written; values have `dtype`, `shape` and `ndim`. A definition raises Undefined for what it does not
 say. The tracer notes which calls have one, zmlx.fuse.inline writes it out.
@@ -180,6 +181,28 @@ def _taken(F: Any, a: Any, indices: Any, axes: Axes) -> Any:
     return F.reduce("sum", F.where(hit, a, 0.0), axes)
 
 
+# -- products of one row --------------------------------------------------------------------------
+def matmul(F: Any, a: Any, b: Any, /) -> Any:
+    """One row by a matrix: each of its columns is a row of what is summed, and what follows joins.
+
+    `b` is a transposed matrix, a layer's weight say: zmlx.fuse.written looks.
+    """
+    _needs(a.ndim > 1 and b.ndim == 2 and a.dtype == b.dtype, "more than one row, or a batch")
+    _needs(all(n == 1 for n in a.shape[:-1]), "more than one row")
+    _needs(mx.issubdtype(a.dtype, mx.floating) and a.dtype != mx.float64, str(a.dtype))
+    _needs(1 not in b.shape, "a matrix of one row or column")
+    found = F.reduce("sum", F.multiply(_wide(F, F.turned(b)), _wide(F, F.above(a))), (a.ndim,))
+    return _given(F, found, a.dtype, (a.ndim,), False)
+
+
+def addmm(F: Any, c: Any, a: Any, b: Any, /, alpha: Any = 1.0, beta: Any = 1.0) -> Any:
+    _needs(type(alpha) in (int, float) and type(beta) in (int, float), "numbers that are arrays")
+    _needs(alpha == beta == 1 and c.dtype == a.dtype and c.ndim <= a.ndim, "another sum")
+    product = matmul(F, a, b)
+    _needs(c.shape[-1:] == product.shape[-1:], "a sum of one number")
+    return F.add(product, c)
+
+
 DEFINITIONS: dict[str, Callable[..., Any]] = {
     "mean": mean,
     "var": var,
@@ -191,7 +214,11 @@ DEFINITIONS: dict[str, Callable[..., Any]] = {
     "fast.layer_norm": layer_norm,
     "fast.cross_entropy": cross_entropy,
     "take_along_axis": take_along_axis,
+    "matmul": matmul,
+    "addmm": addmm,
 }
+# Those that are written out only where something joins them: MLX's own kernel is as good alone.
+PRODUCTS = ("matmul", "addmm")
 # Those for which MLX runs one kernel; the others are several of its ops.
 ONE_KERNEL = (
     "mean", "softmax", "logsumexp", "fast.rms_norm", "fast.layer_norm", "take_along_axis",
