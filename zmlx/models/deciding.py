@@ -26,6 +26,7 @@ from zmlx.fuse.entry import Entry
 from zmlx.models import breaks
 from zmlx.models.part import PIECES, PLAIN, WHOLE, Decision, Key, Part, part_of, refusal, swap
 from zmlx.models.standing import StandIn, copied, gradient_of, standing_in
+from zmlx.ops.definitions import PRODUCTS
 from zmlx.trace.calls import keeping_random_state
 from zmlx.trace.graph import Graph, title
 from zmlx.tuning import timing
@@ -159,6 +160,7 @@ def _twice(entries: list[Entry]) -> str:
     for entry in entries:
         plan = entry.program.plan
         pieces += calls_of(plan.graph, [native.node for native in plan.natives])
+        pieces += Counter(name for name, _ in entry.program.written.calls if name in PRODUCTS)
     more = pieces - whole
     return f"compute {', '.join(sorted(more))}" if more else ""
 

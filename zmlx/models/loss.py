@@ -7,6 +7,7 @@ are fused pieces, gradients included; the layers run as zmlx.patch has decided. 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from functools import update_wrapper
@@ -25,6 +26,7 @@ from zmlx.models import breaks
 from zmlx.models.deciding import calls_of
 from zmlx.models.part import part_of, refusal
 from zmlx.models.patching import loops
+from zmlx.ops.definitions import PRODUCTS
 from zmlx.trace import intercept
 
 _log = log.logger("zmlx.models")
@@ -109,6 +111,7 @@ class _Loss:
         plan = entry.program.plan
         if not done:
             dear = calls_of(plan.graph, [native.node for native in plan.natives])
+            dear += Counter(name for name, _ in entry.program.written.calls if name in PRODUCTS)
             if dear or entry.trace.updates or entry.trace.writes:
                 raise _Twice(f"before the layers it would do twice: {', '.join(sorted(dear))}")
         return self._pieces(*given)
