@@ -69,7 +69,7 @@ class FusedFunction:
             if bound is not None:
                 args = (bound, *args)
             tracer = intercept.current()
-            if tracer is not None and tracer.sees((args, kwargs)):
+            if tracer is not None and self._meets_traced(tracer, args, kwargs):
                 return self._inside(tracer, args, kwargs)
             try:
                 table = tables[switches.mode()]
@@ -79,10 +79,16 @@ class FusedFunction:
                 return self._fn(*args, **kwargs)
             if tracer is None:
                 return table.call(args, kwargs)
+            tracer.state.note_values(tracer, (self._fn, args, kwargs))
             with intercept.recording(None):
                 return table.call(args, kwargs)
         except Exception as error:
             raise shortened(error)  # noqa: B904 - the same one
+
+    def _meets_traced(self, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call reads traced values: of its arguments, of objects, of its closure."""
+        seen = tracer.sees((args, kwargs))
+        return seen or tracer.state.meets_traced((self._fn, args, kwargs))
 
     def _inside(self, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call in a function that is being traced."""

@@ -25,7 +25,7 @@ READS = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM
 _CONSTANT = ("math", "mlx", "numpy", "cmath")  # modules whose numbers nobody changes
 MISSING: Any = object()
 _KEEP = (dict, list, tuple, MappingProxyType)  # others make what an index gives: arrays
-_TRANSFORMED = type(mx.grad(abs))  # of what mx.grad, mx.compile, mx.checkpoint return
+TRANSFORMED = type(mx.grad(abs))  # of what mx.grad, mx.compile, mx.checkpoint return
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def names_of_arrays(fn: Callable[..., Any], arrays: Sequence[mx.array]) -> list[
     return [found.get(id(array), "") for array in arrays]
 
 
-def functions(fn: Any) -> list[FunctionType]:
-    """The user's Python functions behind `fn`: itself, and those that it names."""
-    return list(_functions(fn, {}))
+def functions(fn: Any, seen: dict[int, FunctionType] | None = None) -> list[FunctionType]:
+    """The user's Python functions behind `fn`: itself, and those that it names, less `seen`."""
+    return list(_functions(fn, {} if seen is None else seen))
 
 
 def _functions(fn: Any, seen: dict[int, FunctionType]) -> Iterator[FunctionType]:
@@ -108,7 +108,7 @@ def _functions(fn: Any, seen: dict[int, FunctionType]) -> Iterator[FunctionType]
 def _plain(fn: Any) -> FunctionType | None:
     """The Python function of a method, a partial, a fused function, a module, a gradient."""
     for _ in range(8):
-        if type(fn) is _TRANSFORMED:  # first: it says that it is of its function's class
+        if type(fn) is TRANSFORMED:  # first: it says that it is of its function's class
             fn = next((f for f in gc.get_referents(fn)[1:] if callable(f)), None)
         elif isinstance(fn, FunctionType):
             wrapped = getattr(fn, "__wrapped__", None)  # what zmlx calls in place of a partial

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zmlx.dtypes import is_float
 from zmlx.fuse.ones import undone
 from zmlx.fuse.places import Places
 from zmlx.fuse.repeats import key_of
@@ -58,6 +59,7 @@ def _shorter(graph: Graph) -> tuple[Graph, dict[int, int]]:
     result = Graph()
     new: dict[int, int] = {}
     seen: dict[Any, int] = {}
+    apart = _cast_apart(graph)
     for node in graph:
         if node not in live:
             continue
@@ -74,7 +76,7 @@ def _shorter(graph: Graph) -> tuple[Graph, dict[int, int]]:
         if kept is not None:
             new[node] = kept
             continue
-        key = _key(graph, node, operands)
+        key = None if node in apart else _key(graph, node, operands)
         if key is not None and key in seen:
             new[node] = seen[key]
             continue
@@ -164,6 +166,28 @@ def live_nodes(graph: Graph) -> set[int]:
             live.add(node)
             stack.extend(graph.operands(node))
     return live
+
+
+def _cast_apart(graph: Graph) -> set[int]:
+    """The ops that take an integer into a float type, where gradients may flow to it.
+
+    What each sends back is cast to the integer's type before it is added up, as in MLX: equal
+    ones must not be one.
+    """
+    moving, apart = set[int](), set[int]()
+    for node in graph:
+        data = graph[node]
+        if data["kind"] in ("input", "opaque", "item"):
+            moving.add(node)
+        elif data["kind"] in ("op", "reduce"):
+            sources = [o for o in data["operands"] if o in moving]
+            if not sources or (data["kind"] == "op" and OPS[data["op"]].grad == "zero"):
+                continue
+            moving.add(node)
+            kinds = [graph[o]["dtype"] for o in sources]
+            if data["kind"] == "op" and is_float(data["dtype"]) and not all(map(is_float, kinds)):
+                apart.add(node)
+    return apart
 
 
 def _key(graph: Graph, node: int, operands: tuple[int, ...]) -> Any:

@@ -183,16 +183,26 @@ class Table:
         changed = ", ".join(entry.around.changes()) or "a captured array"
         _log.info("%s: %s has changed, which it reads", self.name, changed)
         made = self._traced(call, key)
-        self._renewals += made.around is not None  # not those that MLX transforms
+        if made.around is not None:  # not those that MLX transforms
+            self._tell_renewed("reads %s, which is no argument of it and has changed", changed)
+        return made
+
+    def _tell_renewed(self, why: str, names: str) -> None:
+        """Warn where what is no argument has made many traces."""
+        self._renewals += 1
         if self._renewals == MANY_VALUES:
             _log.warning(
-                "%s reads %s, which is no argument of it and has changed %d times: each change "
-                "makes a new trace. Pass it, or name what holds it in inputs=.",
+                f"%s {why} %d times: each change makes a new trace. Pass it, or name what holds "
+                "it in inputs=.",
                 self.name,
-                changed,
+                names,
                 MANY_VALUES,
             )
-        return made
+
+    def _tell_written(self, names: Sequence[str]) -> None:
+        written = ", ".join(names)
+        _log.info("%s: writes %s, which is no argument of it: not cached", self.name, written)
+        self._tell_renewed("writes %s, which is no argument of it, and did so", written)
 
     def _traced(self, call: Call, key: Any) -> Entry:
         self.misses += 1
@@ -219,10 +229,19 @@ class Table:
         if any_traced(captures):
             _log.info("%s: captures arrays that MLX is transforming: not cached", self.name)
             return entry
+        if recorded.wrote:
+            self._tell_written(recorded.wrote)
+            return entry
         if not recorded.settled():
             _log.info("%s: captures arrays that wait on another thread: not cached", self.name)
             return entry
-        around = surroundings(self.fn, captures, call.leaves.objects)
+        read = [array for array in recorded.values_read if not any_traced([array])]
+        around = surroundings(
+            self.fn,
+            [*captures, *read],
+            call.leaves.objects,
+            [s.value for s in statics(call.structure)],
+        )
         entry.around = around if around and not recorded.plain else None
         self._tell(call, recorded.decisions)
         self._sites[key] = site

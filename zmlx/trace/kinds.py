@@ -170,23 +170,24 @@ def _is_found(cls: type) -> bool:
     return found is cls and (file is None or str(file).startswith(home))
 
 
-def is_library(module: str | None) -> bool:
+def is_library(module: Any) -> bool:
     """Whether a class of `module`, which some have not, is machinery: of Python, MLX or ZMLX."""
-    root = (module or "").partition(".")[0]
+    root = module.partition(".")[0] if isinstance(module, str) else ""  # C's may have a descriptor
     return root in {*_ATOMS, "builtins", "collections", "mlx", "numpy", "zmlx"}
 
 
 def has_attributes(cls: type) -> bool:
     """Whether instances keep attributes where Python code can read and replace them."""
-    return bool(getattr(cls, "__dictoffset__", 0)) or bool(_slot_names(cls))
+    return bool(getattr(cls, "__dictoffset__", 0)) or bool(slot_names(cls))
 
 
 def has_slots(cls: type) -> bool:
     """Whether instances keep attributes in __slots__."""
-    return bool(_slot_names(cls))
+    return bool(slot_names(cls))
 
 
-def _slot_names(cls: type) -> list[str]:
+def slot_names(cls: type) -> list[str]:
+    """The names of what instances keep in __slots__."""
     found = _slots.get(cls)
     if found is None:
         found = _slots[cls] = _find_slots(cls)
@@ -221,7 +222,7 @@ class Slots:
         self.owner = owner
 
     def items(self) -> list[tuple[str, Any]]:
-        names = _slot_names(type(self.owner))
+        names = slot_names(type(self.owner))
         return [(n, getattr(self.owner, n)) for n in names if hasattr(self.owner, n)]
 
 
@@ -252,7 +253,7 @@ def parts_of(value: Any) -> list[Any]:
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):
         parts.append(attributes)
-    if type(value) not in _NO_SLOTS and _slot_names(type(value)):
+    if type(value) not in _NO_SLOTS and slot_names(type(value)):
         parts.append(Slots(value))
     return parts
 

@@ -14,12 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from zmlx.trace import placeholders
+from zmlx.trace.drawn import NAME, Drawn
+from zmlx.trace.endings import random_state
 from zmlx.trace.kinds import (
     HOLDERS,
     Kind,
@@ -86,6 +89,8 @@ class Surroundings:
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._parts: list[tuple[Any, Any]] = []
+        self._globals: dict[int, set[str]] = {}  # names that functions use, by their module's dict
+        self._variables: dict[int, str] = {}  # names of cells
         self._classes: list[tuple[type, dict[str, Any]]] = []
         self._globals: set[int] = set()  # ids of the modules' dicts among the parts
         self.values = list(reached(fn))
@@ -101,6 +106,7 @@ class Surroundings:
                     self._classes.append((value, dict(vars(value))))
             elif kind_of(value) in HOLDERS:
                 self._parts += [(part, content(part)) for part in parts_of(value)]
+        self._drawn = Drawn(set().union(*self._globals.values()), self.values)
 
     def known(self) -> set[int]:
         """The ids of what was there before the trace, modules' and classes' values included."""
@@ -120,12 +126,23 @@ class Surroundings:
             found.update(map(id, vars(cls).values()))
         return found
 
+    def places(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Where the function finds what it reads: a container, the key, and what stands there."""
+        for part, held in self._parts:
+            names = self._globals.get(id(part))
+            for key in held if isinstance(held, dict) else range(len(held)):
+                if names is None or key in names:
+                    yield part, key, held[key]
+
     def _remember(self, fn: FunctionType) -> None:
+        own = () if is_library(fn.__module__) else _names(fn.__code__)
         self._parts.append((fn.__dict__, dict(fn.__dict__)))
         if id(fn.__globals__) not in self._globals:
-            self._globals.add(id(fn.__globals__))
             self._parts.append((fn.__globals__, dict(fn.__globals__)))
+        self._globals.setdefault(id(fn.__globals__), set()).update(own)
         self._parts += [(cell, content(cell)) for cell in filled_cells(fn)]
+        names = zip(map(id, fn.__closure__ or ()), fn.__code__.co_freevars, strict=True)
+        self._variables.update(names)
 
     def written_in_c(self) -> bool:
         """Whether C code (NumPy, by the buffer protocol) has written into an array held here."""
@@ -152,6 +169,41 @@ class Surroundings:
         if isinstance(held, dict):
             return held.get(key, NOTHING)
         return held[key] if key < len(held) else NOTHING
+
+    def written(self) -> list[tuple[str, Any, Any]]:
+        """What holds another value than before the trace: a name of the place, the part (or
+        class) that has it, and what that held.
+        """
+        found = [
+            (self.name_of(part, key), part, held)
+            for part, held in self._parts
+            if part is not random_state()
+            for key in _changed(held, content(part))
+            if id(part) not in self._globals or key in self._globals[id(part)]
+        ]
+        for cls, held in self._classes:
+            keys = _changed(held, dict(vars(cls)))
+            found += [(f"{cls.__qualname__}.{key}", cls, held) for key in keys]
+        return [*found, (NAME, self._drawn, None)] if self._drawn.moved() else found
+
+    def name_of(self, part: Any, key: Any = 0) -> str:
+        """What messages call a place: by a variable's or attribute's name, or what holds it."""
+        named = self._variables.get(id(part), key)
+        return named if isinstance(named, str) else f"a {type(part).__name__}"
+
+    def undo(self) -> None:
+        """Put back what the function has written, as it runs once more."""
+        self.restore()
+        for _, part, held in self.written():
+            if part is self._drawn:
+                part.undo()
+            elif isinstance(part, type) or id(part) in self._globals:
+                now = vars(part) if isinstance(part, type) else part
+                names = self._globals.get(id(part), {*now, *held})
+                for key in [key for key in _changed(held, dict(now)) if key in names]:
+                    _put_back(part, key, held)
+            else:
+                refill(part, held)
 
     def restore(self) -> None:
         """Undo the run where it has stored a traced value, or a lost array, here.
@@ -194,6 +246,28 @@ def _moved(held: Any, now: Any) -> bool:
     return len(a) != len(b) or any(
         i != j or unwrapped(v) is not unwrapped(w) for (i, v), (j, w) in zip(a, b, strict=True)
     )
+
+
+def _changed(before: Any, now: Any) -> list[Any]:
+    """The keys, or positions, at which two contents of one part differ."""
+    if isinstance(before, dict):
+        keys = [
+            k for k in {**before, **now} if _differ(before.get(k, NOTHING), now.get(k, NOTHING))
+        ]
+        return keys or ([] if list(before) == list(now) else [next(iter(now))])
+    pairs = enumerate(zip_longest(before, now, fillvalue=NOTHING))
+    return [i for i, (old, new) in pairs if _differ(old, new)]
+
+
+def _differ(old: Any, new: Any) -> bool:
+    return unwrapped(old) is not unwrapped(new)
+
+
+def _put_back(part: Any, key: Any, held: dict[Any, Any]) -> None:
+    if isinstance(part, type):
+        setattr(part, key, held[key]) if key in held else delattr(part, key)
+    else:
+        store(part, key, held[key]) if key in held else remove(part, key)
 
 
 def _bytes_of(array: mx.array) -> bytes | None:

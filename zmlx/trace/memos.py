@@ -56,22 +56,32 @@ class Memos:
             raise Specialize(frozenset({SIZES}), tracer)
         value, holder = found
         line = tracer.graph[value.node]["loc"] if isinstance(value, Proxy) else ""
-        kind = type(holder).__name__
+        place = self._around.name_of(holder)
         del found, value, holder
         if first and self._put() and leaks.survivor(tracer) is None:
             return True
         self._take_out()
         raise TraceError(
             f"[zmlx.trace] {line or locate.of_function(self._fn)}: a traced value of "
-            f"{called(self._fn)}, made here, is kept in a {kind} that is neither an argument nor "
+            f"{called(self._fn)}, made here, is kept in {place} that is neither an argument nor "
             "named state, so later calls would not renew it. Return it, pass that object as an "
             "argument, or name it in inputs=."
         )
 
-    def restore(self) -> None:
-        """Leave everything as it was, after a run that failed."""
+    def restore(self, again: bool = False) -> None:
+        """Leave everything as it was, after a run that failed; what the function wrote of plain
+        values stays, as in plain MLX, unless it is to run `again`.
+        """
         self._forget()
-        self._around.restore()
+        self._around.undo() if again else self._around.restore()
+
+    def wrote(self) -> tuple[str, ...]:
+        """The names of what the function has written outside of its arguments: not at later calls
+        of its trace. What it made once and keeps it finds there.
+        """
+        kept = {id(part) for part, _, _ in self._places}
+        written = self._around.written()
+        return tuple(dict.fromkeys(name for name, part, _ in written if id(part) not in kept))
 
     def _forget(self) -> None:
         for cache in self._caches:

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from zmlx.ops.table import OPS
 from zmlx.trace.array_name import by_zmlx
-from zmlx.trace.members import IN_PLACE, SHAPE_READS, recorded
+from zmlx.trace.members import IN_PLACE, READS, SHAPE_READS, recorded
 from zmlx.trace.recorders import current, paused
 from zmlx.trace.wrappers import refuse_closures
 
@@ -32,6 +32,8 @@ def wrappers() -> Iterator[tuple[str, Wrap]]:
         yield name, partial(_write, name)
     for name in SHAPE_READS:
         yield name, _size
+    for name in (*READS, "__repr__", "__format__"):
+        yield name, _value
     yield "__len__", _length
     yield "at", _at
 
@@ -76,6 +78,18 @@ def _length(get: Callable[[mx.array], Any]) -> Callable[[mx.array], Any]:
         if tracer is not None and not by_zmlx(sys._getframe(1)):
             tracer.unseen.note_size(self)
         return get(self)
+
+    return read
+
+
+def _value(member: Callable[..., Any]) -> Callable[..., Any]:
+    """Reading a value: the trace holds as long as the array is what it was."""
+
+    def read(self: mx.array, *args: Any, **kwargs: Any) -> Any:
+        tracer = current()
+        if tracer is not None and not by_zmlx(sys._getframe(1)):
+            tracer.values_read[id(self)] = self
+        return member(self, *args, **kwargs)
 
     return read
 

@@ -14,6 +14,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+import mlx.core as mx
+
 from zmlx.errors import LostTraceError, TraceError
 from zmlx.trace import intercept, leaks, locate, type_name
 from zmlx.trace.calls import keeping_random_state, moved
@@ -25,7 +27,7 @@ from zmlx.trace.machines import StandIn
 from zmlx.trace.memos import Memos
 from zmlx.trace.moment import settle
 from zmlx.trace.passes import verified
-from zmlx.trace.reader import Reader
+from zmlx.trace.reader import Reader, places
 from zmlx.trace.recipe import UNCHANGED, Recipes, Update, Write
 from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize, Token, given_number
 from zmlx.trace.sizes import Decision, Sizes
@@ -94,6 +96,8 @@ class Trace:
     plain: str = ""  # why the function must run as plain MLX, unfused
     exported: str = ""  # why and where parts of it come from mx.export_function
     reads: tuple[tuple[Token, str], ...] = ()  # numbers whose value was read, and the line
+    values_read: tuple[mx.array, ...] = ()  # captured arrays whose values it holds for
+    wrote: tuple[str, ...] = ()  # names of plain values that are no arguments: see Memos.wrote
     simple: Graph | None = None  # simplified, where patterns were looked for (zmlx.fuse.patterns)
     fired: tuple[Any, ...] = ()  # those that are replaced in it
 
@@ -156,16 +160,16 @@ def _numbers_found(
             settle(tracer.moments)
             if memos.settle(tracer):
                 continue
-            return replace(found, reads=tuple(reads.items()))
+            return replace(found, reads=tuple(reads.items()), wrote=memos.wrote())
         except Specialize as need:
-            memos.restore()
+            memos.restore(again=True)
             if need.tracer is not tracer or need.tokens <= static:
                 raise
             reads.update(dict.fromkeys(need.tokens - static, need.loc))
             static |= need.tokens
         except (TypeError, ValueError, RuntimeError, AttributeError, TraceError) as error:
-            memos.restore()
             refused = _refused(error, tracer, call)
+            memos.restore(again=isinstance(error, TraceError) or not refused <= static)
             if refused <= static:
                 raise
             static |= refused
@@ -186,15 +190,11 @@ def _refused(error: Exception, tracer: Tracer, call: Call) -> frozenset[Token]:
     return frozenset({SIZES} if tracer.sizes.made else range(len(call.leaves.numbers)))
 
 
-def _run(
-    tracer: Tracer,
-    fn: Callable[..., Any],
-    call: Call,
-    around: leaks.Surroundings,
-) -> Trace:
+def _run(tracer: Tracer, fn: Callable[..., Any], call: Call, around: leaks.Surroundings) -> Trace:
     with _recorded(tracer, call) as (args, kwargs, proxies):
         intercept.show_everywhere(None if tracer.reading else fn)
         intercept.show_places(type_name.places([*around.values, *call.leaves.passed]))
+        intercept.show_places(places(around.places()))
         tracer.older = around.known
         try:
             result = _result(tracer, fn, args, kwargs)
@@ -227,6 +227,7 @@ def _run(
         _written_numbers(call, updates),
         tracer.personal,
         exported=tracer.unseen.why(locate.of_function(fn)),
+        values_read=tuple(tracer.values_read.values()),
     )
 
 

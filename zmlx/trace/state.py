@@ -118,6 +118,11 @@ class State:
         met = list(reached(start))
         return any(map(holds, met)) or any(True for _ in _traced_places(met, set()))
 
+    def note_values(self, tracer: Tracer, start: Any) -> None:
+        """Note the arrays that Python code can reach from `start` as read: MLX runs it now."""
+        found = [value for value in reached(start) if type(value) is mx.array]
+        tracer.values_read.update({id(array): array for array in found})
+
     def _call(
         self, tracer: Tracer, fn: Callable[..., Any], met: Sequence[Any], everything: bool
     ) -> StateCall | None:

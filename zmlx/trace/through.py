@@ -149,6 +149,7 @@ def _as_call(
     label = getattr(target, "__name__", type(target).__name__)
     traced = tracer.sees((args, kwargs)) or tracer.state.meets_traced((target, args, kwargs))
     if not runs_always and not traced:
+        tracer.state.note_values(tracer, (target, args, kwargs))
         with intercept.recording(None), keeping_random_state() as drew:
             result = fn(target, *args, **kwargs)
             if not drew():

@@ -71,6 +71,7 @@ class Tracer:
     streams: Streams = field(default_factory=Streams)
     copies: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)  # of others, by id
     gradients: list[Token] = field(default_factory=list)  # those that became nodes, or shall not
+    values_read: dict[int, mx.array] = field(default_factory=dict)  # of captured arrays, by id
     _captured: dict[int, Capture] = field(default_factory=dict)  # by id of the array
     sizes: Sizes = field(init=False)
     unseen: Unseen = field(init=False)
@@ -133,10 +134,9 @@ class Tracer:
 
     def varies(self, tree: Any) -> bool:
         """Whether a traced value in `tree` may differ from call to call."""
-        kind = type(tree)
-        if kind is Proxy:
+        if type(tree) is Proxy:
             return not tree.known
-        return kind is ScalarProxy or any(map(self.varies, children(tree)))
+        return type(tree) is ScalarProxy or any(map(self.varies, children(tree)))
 
     def plainly(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
