@@ -70,8 +70,8 @@ def walks_of_gradient(monkeypatch, run):
     made = []
     first = Program.__init__
 
-    def noted(self, graph, runtime, name, sums=False):
-        first(self, graph, runtime, name, sums)
+    def noted(self, graph, runtime, name, sums=False, **further):
+        first(self, graph, runtime, name, sums, **further)
         if sums:
             made.append(self.plan.graph)
 

@@ -88,14 +88,15 @@ def test_different_functions_in_threads():
 
 
 def test_plain_mlx_goes_on_while_another_thread_traces():
-    inside, done = threading.Event(), threading.Event()
+    inside, done = threading.Lock(), threading.Lock()
+    assert inside.acquire() and done.acquire()
     results = []
 
     @zmlx.fuse
     def slow(a):
         b = mx.exp(a)
-        inside.set()
-        assert done.wait(timeout=30)
+        inside.release()
+        assert done.acquire(timeout=30)
         return b * 2
 
     def run() -> None:
@@ -104,11 +105,11 @@ def test_plain_mlx_goes_on_while_another_thread_traces():
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert inside.wait(timeout=30)
+    assert inside.acquire(timeout=30)
     a = array(3, 4, 6)
     close(mx.exp(a) * a[0], mx.array(a) * 0 + mx.exp(a) * a[0])
     assert type(mx.sum(a * a)) is mx.array and (a @ a.T).shape == (4, 4)
-    done.set()
+    done.release()
     thread.join(timeout=30)
     close(results[0], mx.exp(x) * 2)
 

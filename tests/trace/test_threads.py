@@ -48,17 +48,18 @@ def test_two_threads_trace_at_once():
 
 
 def test_plain_mlx_runs_beside_a_trace():
-    inside, done = threading.Event(), threading.Event()
+    inside, done = threading.Lock(), threading.Lock()
+    assert inside.acquire() and done.acquire()
     results = []
 
     def slow(x):
         y = mx.exp(x)
-        inside.set()
-        assert done.wait(30)
+        inside.release()
+        assert done.acquire(timeout=30)
         return y * 2
 
     def plain():
-        assert inside.wait(30)
+        assert inside.acquire(timeout=30)
         try:
             assert hasattr(mx.exp, "__zmlx_original__")  # the trace is running
             a = mx.array([1.0, 2.0])
@@ -67,7 +68,7 @@ def test_plain_mlx_runs_beside_a_trace():
             b = mx.exp(a) * 2 + nn.relu(a)[1] + a.at[0].add(1.0)
             results.append((b.tolist(), mx.grad(lambda v: mx.sum(v * v))(a).tolist()))
         finally:
-            done.set()
+            done.release()
 
     together(lambda: results.append(kinds(traced(slow, X).graph)), plain)
     a = mx.array([5.0, 3.0])

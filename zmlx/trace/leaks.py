@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
 from types import CodeType, FrameType, FunctionType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +31,11 @@ from zmlx.trace.kinds import (
     kind_of,
     parts_of,
     refill,
-    remove,
-    store,
 )
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import ScalarProxy
 from zmlx.trace.tree import Leaves, filled_cells
-from zmlx.trace.wrappers import unwrapped
+from zmlx.trace.undone import NOTHING, changed, put_back, reset
 
 if TYPE_CHECKING:
     from zmlx.trace.tracer import Tracer
@@ -47,7 +44,6 @@ _MOST = 20_000  # containers that are remembered
 _MOST_ARRAYS, _SMALL = 64, 1 << 16  # arrays whose bytes are compared after the trace, by bytes
 _MOMENT = 0.5  # seconds that another thread may take to read its arguments
 _HOLDERS = (*HOLDERS, Kind.ROW)
-NOTHING: Any = object()
 _CACHE: type = functools._lru_cache_wrapper
 
 
@@ -92,7 +88,6 @@ class Surroundings:
         self._globals: dict[int, set[str]] = {}  # names that functions use, by their module's dict
         self._variables: dict[int, str] = {}  # names of cells
         self._classes: list[tuple[type, dict[str, Any]]] = []
-        self._globals: set[int] = set()  # ids of the modules' dicts among the parts
         self.values = list(reached(fn))
         self.caches = [value for value in self.values if type(value) is _CACHE]
         self._known: set[int] | None = None
@@ -178,11 +173,11 @@ class Surroundings:
             (self.name_of(part, key), part, held)
             for part, held in self._parts
             if part is not random_state()
-            for key in _changed(held, content(part))
+            for key in changed(held, content(part))
             if id(part) not in self._globals or key in self._globals[id(part)]
         ]
         for cls, held in self._classes:
-            keys = _changed(held, dict(vars(cls)))
+            keys = changed(held, dict(vars(cls)))
             found += [(f"{cls.__qualname__}.{key}", cls, held) for key in keys]
         return [*found, (NAME, self._drawn, None)] if self._drawn.moved() else found
 
@@ -200,8 +195,8 @@ class Surroundings:
             elif isinstance(part, type) or id(part) in self._globals:
                 now = vars(part) if isinstance(part, type) else part
                 names = self._globals.get(id(part), {*now, *held})
-                for key in [key for key in _changed(held, dict(now)) if key in names]:
-                    _put_back(part, key, held)
+                for key in [key for key in changed(held, dict(now)) if key in names]:
+                    reset(part, key, held)
             else:
                 refill(part, held)
 
@@ -221,53 +216,9 @@ class Surroundings:
                 for name in traced:
                     setattr(part, name, held[name]) if name in held else delattr(part, name)
             elif isinstance(part, dict):
-                _put_back(part, held, traced, id(part) in self._globals)
-            elif _moved(held, content(part)):
+                put_back(part, held, traced, id(part) in self._globals)
+            elif changed(held, content(part)):
                 refill(part, held)
-
-
-def _put_back(part: dict[Any, Any], held: dict[Any, Any], traced: Any, shared: bool) -> None:
-    """Write what differs, key by key: other threads read. Of a module's names `shared` says that
-    traces, of other threads too, put functions there.
-    """
-    missing = object()
-    for key in [*part, *[key for key in held if key not in part]]:
-        old, new = held.get(key, missing), part.get(key, missing)
-        put = shared and any(isinstance(v, ModuleType) or callable(v) for v in (old, new))
-        if unwrapped(old) is unwrapped(new) or (put and key not in traced):
-            continue
-        remove(part, key) if old is missing else store(part, key, old)
-
-
-def _moved(held: Any, now: Any) -> bool:
-    """Whether two contents differ, but for what traces put in the place of MLX's functions."""
-    pairs = (list(c.items()) if isinstance(c, dict) else list(enumerate(c)) for c in (held, now))
-    a, b = pairs
-    return len(a) != len(b) or any(
-        i != j or unwrapped(v) is not unwrapped(w) for (i, v), (j, w) in zip(a, b, strict=True)
-    )
-
-
-def _changed(before: Any, now: Any) -> list[Any]:
-    """The keys, or positions, at which two contents of one part differ."""
-    if isinstance(before, dict):
-        keys = [
-            k for k in {**before, **now} if _differ(before.get(k, NOTHING), now.get(k, NOTHING))
-        ]
-        return keys or ([] if list(before) == list(now) else [next(iter(now))])
-    pairs = enumerate(zip_longest(before, now, fillvalue=NOTHING))
-    return [i for i, (old, new) in pairs if _differ(old, new)]
-
-
-def _differ(old: Any, new: Any) -> bool:
-    return unwrapped(old) is not unwrapped(new)
-
-
-def _put_back(part: Any, key: Any, held: dict[Any, Any]) -> None:
-    if isinstance(part, type):
-        setattr(part, key, held[key]) if key in held else delattr(part, key)
-    else:
-        store(part, key, held[key]) if key in held else remove(part, key)
 
 
 def _bytes_of(array: mx.array) -> bytes | None:

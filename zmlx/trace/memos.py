@@ -25,6 +25,7 @@ from zmlx.trace.leaks import holds
 from zmlx.trace.proxy import Proxy
 from zmlx.trace.scalars import SIZES, ScalarProxy, Specialize
 from zmlx.trace.tracer import Tracer
+from zmlx.trace.undone import NOTHING
 from zmlx.trace.unflatten import row
 
 _STEPS = 4  # from a traced value to the cache that holds it: tuples, the cache's own dict
@@ -114,7 +115,7 @@ class Memos:
 
     def _take_out(self) -> None:
         for part, key, old in reversed(self._places):
-            if old is not leaks.NOTHING:
+            if old is not NOTHING:
                 _store(part, key, old)
             elif isinstance(part, type):
                 delattr(part, key)
