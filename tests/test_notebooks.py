@@ -18,14 +18,15 @@ from zmlx.tuning.report import TunedKernel, TuneReport
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
-_MEASURED = re.compile(r"\d+\.\d+|\d+ %|–")
+_MEASURED, _MARKS = re.compile(r"\d+\.\d+|\d+ %|–"), re.compile(r"[\[\](){}\"',]+")
 
 
 def shown(path: Path) -> list[list[str]]:
-    """The words of each cell's outputs, without what a clock has measured, and the order by it."""
+    """The words of each cell's outputs, without what a clock has measured, and the order by it: that
+    of rows, and so the marks around their words."""
     cells = json.loads(path.read_text("utf-8"))["cells"]
     texts = [json.dumps(cell.get("outputs", []), ensure_ascii=False) for cell in cells]
-    return [sorted(_MEASURED.sub("0", text).split()) for text in texts]
+    return [sorted(_MARKS.sub(" ", _MEASURED.sub("0", text)).split()) for text in texts]
 
 
 def test_they_run_and_show_what_they_show(

@@ -123,37 +123,40 @@ def test_a_traced_function_may_wait_for_its_own_first_call_of_another_kind():
 
 
 def test_clear_and_first_calls_do_not_wait_for_a_trace():
-    inside, done = threading.Event(), threading.Event()
+    inside, done = threading.Lock(), threading.Lock()
+    assert inside.acquire() and done.acquire()
 
     @zmlx.fuse
     def slow(v):
-        inside.set()
-        assert done.wait(30)
+        inside.release()
+        assert done.acquire(timeout=30)
+        done.release()  # for another trace
         return mx.exp(v) * 2
 
     thread = threading.Thread(target=lambda: mx.eval(slow(x)))
     thread.start()
-    assert inside.wait(30)
+    assert inside.acquire(timeout=30)
     other = zmlx.fuse(lambda v: mx.sin(v) * v)
     close(other(x), mx.sin(x) * x)
     other.clear()
     slow.clear()
     assert thread.is_alive()
-    done.set()
+    done.release()
     thread.join(30)
     close(slow(x), mx.exp(x) * 2)
 
 
 def test_a_module_that_another_thread_traces():
     """Its weights are proxies there meanwhile: this thread waits, and takes the arrays."""
-    inside, done = threading.Event(), threading.Event()
+    inside, done = threading.Lock(), threading.Lock()
+    assert inside.acquire() and done.acquire()
     layer = nn.Linear(6, 3)
     started = []
 
     def slow(layer, v):
         y = layer(v)
-        inside.set()
-        assert done.wait(30)
+        inside.release()
+        assert done.acquire(timeout=30)
         return mx.tanh(y)
 
     first, second = zmlx.fuse(slow), zmlx.fuse(lambda layer, v: mx.sin(layer(v)))
@@ -163,13 +166,13 @@ def test_a_module_that_another_thread_traces():
 
     def wait_then_let_go():
         started.append(1)
-        threading.Timer(0.3, done.set).start()
+        threading.Timer(0.3, done.release).start()
 
     def work(i):
         if i == 0:
             mx.eval(first(layer, x))
         else:
-            assert inside.wait(30)
+            assert inside.acquire(timeout=30)
             wait_then_let_go()
             close(second(layer, x), want)
             close(second(layer, x[:2, None]), want[:2, None])
@@ -214,14 +217,15 @@ def test_a_thread_that_waits_for_itself_is_told(monkeypatch):
 
 def test_a_thread_that_waits_keeps_nothing_of_the_trace():
     """What it read of the module, before it saw that another thread traces it, is no leak."""
-    inside, done = threading.Event(), threading.Event()
+    inside, done = threading.Lock(), threading.Lock()
+    assert inside.acquire() and done.acquire()
     layer = nn.Linear(6, 3)
     mx.eval(layer.parameters())
 
     def slow(layer, v):
         y = layer(v)
-        inside.set()
-        assert done.wait(30)
+        inside.release()
+        assert done.acquire(timeout=30)
         return mx.tanh(y)
 
     first, second = zmlx.fuse(slow), zmlx.fuse(lambda layer, v: mx.sin(layer(v)))
@@ -230,8 +234,8 @@ def test_a_thread_that_waits_keeps_nothing_of_the_trace():
 
     def work(i):
         if i == 1:
-            assert inside.wait(30)
-            threading.Timer(0.2, done.set).start()
+            assert inside.acquire(timeout=30)
+            threading.Timer(0.2, done.release).start()
         close([first, second][i](layer, x), want[i])
 
     at_once(2, work)

@@ -87,14 +87,14 @@ def views(rng: np.random.Generator, shape: list[int]) -> list[Callable[[mx.array
     rank = len(shape)
     pick = lambda n: int(rng.integers(n))  # noqa: E731
     place = pick(rank + 1)
-    order = rng.permutation(rank).tolist()
+    order, anew = rng.permutation(rank).tolist(), _shape(rng, prod(shape))
     made: list[Callable] = [
         lambda x: [mx.expand_dims(x, place)],
         lambda x: [x[..., None]],
         lambda x: [x[None]],
         lambda x: [x.transpose(*order)],
         lambda x: [x.T],
-        lambda x: [x.reshape(_shape(rng, prod(shape)))],
+        lambda x: [x.reshape(anew)],
         lambda x: [x.squeeze()],
         lambda x: [mx.broadcast_to(x, (2, *shape))],
     ]

@@ -32,6 +32,7 @@ class RecordingDevice:
         self.name = "host" if host else "metal"
         self.takes_turns, self.worth_alone = host, 10 if host else NEVER_ALONE
         self.rows_alone = False
+        self.products = ("float32",) if host else ()
         self._seen: dict[Any, Texts] = {}
 
     @property

@@ -182,25 +182,26 @@ def test_a_subclass_made_inside():
 
 def test_other_threads_find_the_class_itself():
     """A thread that runs plain MLX beside a trace sees no stand-in."""
-    inside, done = threading.Event(), threading.Event()
+    inside, done = threading.Lock(), threading.Lock()
+    assert inside.acquire() and done.acquire()
     kept = []
 
     def fn(x):
         kept.append(mx.array)
-        inside.set()
-        assert done.wait(30)
+        inside.release()
+        assert done.acquire(timeout=30)
         return mx.array([1.0]) * x
 
     tracing = threading.Thread(target=lambda: traced(fn, X))
     tracing.start()
-    assert inside.wait(30)
+    assert inside.acquire(timeout=30)
     try:
         made = mx.array([1.0, 2.0])
         assert mx.array is imported and type(made) is mx.array
         assert pickle.loads(pickle.dumps(made)).tolist() == [1.0, 2.0]
         same(mx.zeros(2) + made, made)
     finally:
-        done.set()
+        done.release()
         tracing.join(timeout=30)
     assert mx.array is imported and type(mx) is type(sys)
     assert kept[0] is not imported and kept[0] == imported

@@ -1,4 +1,4 @@
-// zmlx_multiply_add_48b7466a24af7228
+// zmlx_multiply_add_6bb7304d4e99443c
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -19,7 +19,8 @@ const long in2_step0 = in2_strides[0];
 const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
 const bool across = (in0_step0 == 1 && in0_step1 != 1);
-if (SHORT && !across) {
+const bool lined = SHORT && !across && in0_step1 == 1 && in0_step0 == long(n1);
+if (SHORT && !across && !lined) {
   constexpr int kTurn = ELEMS < 8 ? ELEMS : 8;  // loads of an array under way
   const INDEX begin = (t >> 5) * INDEX(32 * ELEMS) + (t & 31);
   INDEX c0 = 0, c1 = 0;
@@ -92,6 +93,30 @@ INDEX rest = begin;
 c1 = rest % n1;
 rest /= n1;
 c0 = rest;
+if (lined && whole) {
+  long at1 = long(c1) * in1_step1;
+  long at2 = long(c0) * in2_step0;
+  const auto w0 = zmlx_take<ELEMS>(in0 + begin, 1, apart);
+  zmlx_results<ELEMS, float> r0;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const float x0 = float(w0[k]);
+    const float x1 = float(in1[at1]);
+    const float x2 = float(in2[at2]);
+    float y0;
+    zmlx_region(x0, x1, x2, y0);
+    r0[k] = y0;
+    at1 += in1_step1;
+    c1 += 1;
+    const INDEX carry1 = c1 >= n1;
+    c1 -= carry1 * n1;
+    at1 += carry1 ? long(-n1) * in1_step1 : 0;
+    at2 += carry1 ? long(1) * in2_step0 : 0;
+    c0 += carry1;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  return;
+}
 if (whole && n1 - c1 >= reach) {
   const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
   const long at1 = long(c1) * in1_step1;

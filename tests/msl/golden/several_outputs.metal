@@ -1,4 +1,4 @@
-// zmlx_less_exp_add_fbbea5b477efaf0e
+// zmlx_less_exp_add_1ad5d7115c07be3f
 #ifndef ZMLX_LOOP
 #define ZMLX_LOOP
 #endif
@@ -21,7 +21,8 @@ const long in1_step1 = in1_strides[0];
 const INDEX t = INDEX(thread_position_in_grid.x);
 #ifdef ZMLX_WIDE
 const bool across = (in0_step0 == 1 && in0_step1 != 1);
-if (SHORT && !across) {
+const bool lined = SHORT && !across && in0_step1 == 1 && in0_step0 == long(n1);
+if (SHORT && !across && !lined) {
   constexpr int kTurn = ELEMS < 8 ? ELEMS : 8;  // loads of an array under way
   const INDEX begin = (t >> 5) * INDEX(32 * ELEMS) + (t & 31);
   INDEX c0 = 0, c1 = 0;
@@ -90,6 +91,35 @@ INDEX rest = begin;
 c1 = rest % n1;
 rest /= n1;
 c0 = rest;
+if (lined && whole) {
+  long at1 = long(c1) * in1_step1;
+  const auto w0 = zmlx_take<ELEMS>(in0 + begin, 1, apart);
+  zmlx_results<ELEMS, bool> r0;
+  zmlx_results<ELEMS, float> r1;
+  zmlx_results<ELEMS, float> r2;
+  ZMLX_UNROLL
+  for (int k = 0; k < ELEMS; ++k) {
+    const float x0 = float(w0[k]);
+    const float x1 = float(in1[at1]);
+    bool y0;
+    float y1;
+    float y2;
+    zmlx_region(x0, x1, y0, y1, y2);
+    r0[k] = y0;
+    r1[k] = y1;
+    r2[k] = y2;
+    at1 += in1_step1;
+    c1 += 1;
+    const INDEX carry1 = c1 >= n1;
+    c1 -= carry1 * n1;
+    at1 += carry1 ? long(-n1) * in1_step1 : 0;
+    c0 += carry1;
+  }
+  zmlx_give<ELEMS>(out0 + begin, r0, apart);
+  zmlx_give<ELEMS>(out1 + begin, r1, apart);
+  zmlx_give<ELEMS>(out2 + begin, r2, apart);
+  return;
+}
 if (whole && n1 - c1 >= reach) {
   const long at0 = long(c0) * in0_step0 + long(c1) * in0_step1;
   const long at1 = long(c1) * in1_step1;
