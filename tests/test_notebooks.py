@@ -22,8 +22,8 @@ _MEASURED, _MARKS = re.compile(r"\d+\.\d+|\d+ %|–"), re.compile(r"[\[\](){}\"'
 
 
 def shown(path: Path) -> list[list[str]]:
-    """The words of each cell's outputs, without what a clock has measured, and the order by it: that
-    of rows, and so the marks around their words."""
+    """The words of each cell's outputs, without what a clock has measured, and the order of rows by
+    it, which moves the marks around their words."""
     cells = json.loads(path.read_text("utf-8"))["cells"]
     texts = [json.dumps(cell.get("outputs", []), ensure_ascii=False) for cell in cells]
     return [sorted(_MARKS.sub(" ", _MEASURED.sub("0", text)).split()) for text in texts]
