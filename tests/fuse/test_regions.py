@@ -276,3 +276,21 @@ def test_a_batched_region_may_need_more_buffers_than_metal_has(host_device):
     assert len(regions_of(fused, *arrays)) == 1
     axes = (0, None, None)
     close(mx.vmap(fused, in_axes=axes)(*arrays), mx.vmap(plain, in_axes=axes)(*arrays))
+
+
+def test_a_kernel_does_not_wait_for_itself_by_the_order_of_draws(host_device):
+    """The second draw waits for the first, which waits for the sum that is beside what it scales."""
+
+    def fn(x):
+        y = mx.tanh(x * 2)
+        total = y.sum(-1, keepdims=True)
+        first = mx.random.bernoulli(mx.sort(mx.sigmoid(total), 0))
+        second = mx.random.bernoulli(0.5, x.shape)
+        return first, (y - total) * second
+
+    x = array(1, 6, 8)
+    mx.random.seed(3)
+    want = fn(x)
+    mx.eval(want)
+    mx.random.seed(3)
+    close(zmlx.fuse(fn, inputs=mx.random.state, outputs=mx.random.state)(x), want)

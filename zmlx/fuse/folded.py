@@ -46,6 +46,8 @@ class _Joiner:
         self.graph, self.groups, self.folds, self.ends = graph, groups, folds, ends
         self.shapes = symbolic_shapes(graph)
         self.returned = set(graph.outputs)
+        effects = [n for n in graph if not graph[n].get("pure", True)]
+        self.following = dict(zip(effects, effects[1:], strict=False))  # effects keep their order
         self.members: dict[int, set[int]] = {}  # by any name of the cluster
         self.cluster: dict[int, int] = {}  # by node
         for group in [*groups, *[[n] for n in folds]]:
@@ -155,7 +157,7 @@ class _Joiner:
         self.cluster.update(dict.fromkeys(nodes, mine))
 
     def _comes_back(self, nodes: set[int]) -> bool:
-        """Whether a value leaves `nodes` and what is made of it comes back.
+        """Whether a value leaves `nodes` and what is made of it, or runs after that, comes back.
 
         What shares a cluster with a value waits for it, and is there at once.
         """
@@ -175,7 +177,8 @@ class _Joiner:
         return False
 
     def _after(self, nodes: set[int]) -> list[int]:
-        return [u for n in nodes for u in self.graph.nx.successors(n) if u not in nodes]
+        found = [u for n in nodes for u in self.graph.nx.successors(n) if u not in nodes]
+        return [*found, *[self.following[n] for n in nodes if n in self.following]]
 
     # -- what one kernel can do ---------------------------------------------------------------
     def _is_legal(self, nodes: set[int]) -> bool:
