@@ -279,7 +279,7 @@ def test_a_batched_region_may_need_more_buffers_than_metal_has(host_device):
 
 
 def test_a_kernel_does_not_wait_for_itself_by_the_order_of_draws(host_device):
-    """The second draw waits for the first, which waits for the sum that is beside what it scales."""
+    """The second draw waits for the first, which waits for the sum beside what it scales."""
 
     def fn(x):
         y = mx.tanh(x * 2)
